@@ -1,0 +1,1 @@
+"""Flower client application: one hospital site."""

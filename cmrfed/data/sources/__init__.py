@@ -1,0 +1,1 @@
+"""One importer per public layout; each yields patients in the canonical labels."""

@@ -1,0 +1,1 @@
+"""The judge: fidelity, anatomy, memorisation and utility of a synthetic data set, from folders alone."""

@@ -1,0 +1,1 @@
+"""The federation: messages, sites, strategies and the resumable round loop."""

@@ -1,0 +1,1 @@
+"""The report: JSON in, one self-contained HTML file out."""

@@ -1,0 +1,1 @@
+"""Training of one generator on one cohort: steps, augmentation, loop."""

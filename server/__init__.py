@@ -1,0 +1,1 @@
+"""Flower server application: the coordinator."""
