@@ -1,0 +1,178 @@
+"""The synthetic data set: a folder of patients as NIfTI, with a manifest that says what it is.
+
+Folder::
+
+    manifest.json   cases.csv   images/<case>.nii.gz   masks/<case>.nii.gz   previews/*.png
+
+A case is one phase of one patient, named ``<patient>_<ED|ES>``; its slices run from base to apex.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from pydantic import ValidationError
+
+from cmrfed.artifacts import read_json, write_json
+from cmrfed.config import Section
+from cmrfed.data.labels import Label, Phase
+from cmrfed.errors import DataError
+
+SCHEMA_VERSION = 1
+INTENDED_USE = (
+    "Research on methods for cardiac MRI: training and testing of segmentation, and study of synthetic data. "
+    "Not for diagnosis, treatment or any other clinical use."
+)
+
+
+class PrivacyStatement(Section):
+    """What is promised about the patients behind the data, in words that are true as they stand."""
+
+    differentially_private: bool
+    unit: str | None = None
+    statement: str
+
+
+NOT_PRIVATE = PrivacyStatement(
+    differentially_private=False,
+    statement="Not differentially private. The generators were trained on patients without any formal guarantee; "
+    "the data set may reveal who took part or what they look like. Treat it as you would treat the scans.",
+)
+
+
+class Manifest(Section):
+    """The content of manifest.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    patients: int
+    seed: int
+    generators: dict[str, str]
+    """Stage → digest of its weights."""
+    experiment_digest: str | None = None
+    image_value_range: tuple[float, float] = (-1.0, 1.0)
+    size_px: int
+    spacing_mm: tuple[float, float, float] | None = None
+    """Row, column and slice spacing; None is unknown, and then the spacing in the NIfTI headers means nothing."""
+    labels: dict[str, int] = {label.name: int(label) for label in Label}
+    styles: tuple[str, ...] = ()
+    privacy: PrivacyStatement
+    intended_use: str = INTENDED_USE
+    versions: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One phase of one synthetic patient: image float32 (Z, H, W) in [-1, 1], mask uint8 (Z, H, W)."""
+
+    case_id: str
+    patient_id: str
+    phase: Phase
+    image: np.ndarray
+    mask: np.ndarray
+    spacing_mm: tuple[float, float, float] | None
+    style: str
+
+
+def affine_of(spacing_mm: tuple[float, float, float] | None) -> np.ndarray:
+    """Affine (4, 4) for arrays in the order (column, row, slice); unknown spacing gives the identity."""
+    row, column, depth = spacing_mm or (1.0, 1.0, 1.0)
+    return np.diag([column, row, depth, 1.0])
+
+
+def write_case(folder: Path, case: Case) -> None:
+    """Write one case as two NIfTI files of the same geometry, in the order (column, row, slice)."""
+    affine = affine_of(case.spacing_mm)
+    for kind, array in (("images", case.image.astype(np.float32)), ("masks", case.mask.astype(np.uint8))):
+        (folder / kind).mkdir(exist_ok=True, parents=True)
+        volume = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
+        volume.header.set_xyzt_units("mm" if case.spacing_mm else "unknown")
+        nib.save(volume, folder / kind / f"{case.case_id}.nii.gz")
+
+
+CASE_COLUMNS = ("case", "patient", "phase", "slices", "style")
+
+
+def write_index(folder: Path, manifest: Manifest, rows: list[dict[str, str | int]]) -> None:
+    """Write cases.csv and, last, manifest.json: a folder with a manifest is whole."""
+    with (folder / "cases.csv").open("w", newline="") as handle:
+        table = csv.DictWriter(handle, CASE_COLUMNS)
+        table.writeheader()
+        table.writerows(rows)
+    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+
+
+class SyntheticDataset:
+    """A synthetic data set on disk."""
+
+    def __init__(self, root: Path, manifest: Manifest, rows: list[dict[str, str]]) -> None:
+        self.root, self.manifest, self.rows = root, manifest, rows
+
+    @classmethod
+    def open(cls, root: Path | str) -> "SyntheticDataset":
+        """Open a folder made by `cmrfed synthesize`.
+
+        Raises:
+            DataError: The folder is not a synthetic data set, or one of its files is missing or damaged.
+        """
+        root = Path(root)
+        if not (root / "manifest.json").is_file():
+            raise DataError(
+                f"{root} is not a synthetic data set",
+                got="no manifest.json",
+                expected="a folder made by `cmrfed synthesize`",
+                do=f"cmrfed synthesize RUN_DIR --out {root} --patients 20 --seed 0",
+            )
+        try:
+            manifest = Manifest.model_validate(read_json(root / "manifest.json"))
+        except ValidationError as error:
+            raise DataError(
+                f"{root}/manifest.json is damaged", got=str(error), do="synthesise again"
+            ) from None
+        if not (root / "cases.csv").is_file():
+            raise DataError(f"{root}/cases.csv is missing", do="synthesise again")
+        with (root / "cases.csv").open(newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        if not rows:
+            raise DataError(f"{root}/cases.csv is empty", expected="at least one case", do="synthesise again")
+        return cls(root, manifest, rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cases(self) -> Iterator[Case]:
+        """Read the cases one by one.
+
+        Raises:
+            DataError: A file is missing, damaged, or image and mask differ in shape.
+        """
+        for row in self.rows:
+            image, mask = (self._read(kind, row["case"]) for kind in ("images", "masks"))
+            if image.shape != mask.shape:
+                raise DataError(
+                    f"image and mask of {row['case']} differ in shape",
+                    got=(image.shape, mask.shape),
+                    do="synthesise again",
+                )
+            phase = Phase[row["phase"]]
+            yield Case(
+                row["case"],
+                row["patient"],
+                phase,
+                image.astype(np.float32),
+                mask.astype(np.uint8),
+                self.manifest.spacing_mm,
+                row["style"],
+            )
+
+    def _read(self, kind: str, case: str) -> np.ndarray:
+        path = self.root / kind / f"{case}.nii.gz"
+        try:
+            return np.asarray(nib.load(path).dataobj).transpose(2, 1, 0)  # type: ignore[attr-defined]
+        except Exception as error:  # nibabel raises many kinds for a damaged file
+            raise DataError(
+                f"{path} cannot be read", got=error, do="synthesise again, or remove the case from cases.csv"
+            ) from None
