@@ -1,1 +1,1 @@
-"""Cohorts of real patients: importers, preparation, verification, splits; the phantom; the synthetic data set's format."""
+"""Cohorts of real patients: importers, preparation, verification, splits; the phantom; the synthetic format."""

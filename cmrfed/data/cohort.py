@@ -97,9 +97,7 @@ def write_cohort(
     rows, images, masks = [], [], []
     for patient in patients:
         if patient.record.patient_id in {r.patient_id for r in records}:
-            raise DataError(
-                f"patient {patient.record.patient_id} comes twice", do="rename or remove one of the two"
-            )
+            raise DataError(f"patient {patient.record.patient_id} comes twice", do="rename or remove one of the two")
         for volume in sorted(patient.volumes, key=lambda v: v.phase):
             depth = len(volume.image)
             if volume.image.shape != (depth, size_px, size_px):
@@ -111,9 +109,7 @@ def write_cohort(
             rows += [(len(records), int(volume.phase), z, depth) for z in range(depth)]
             images.append(volume.image.astype(np.float16))
             masks.append(
-                np.zeros(volume.image.shape, np.uint8)
-                if volume.mask is None
-                else volume.mask.astype(np.uint8)
+                np.zeros(volume.image.shape, np.uint8) if volume.mask is None else volume.mask.astype(np.uint8)
             )
         records.append(patient.record)
     if not rows:
@@ -183,9 +179,7 @@ class Cohort(Sequence[PatientRecord]):
         try:
             header = CohortHeader.model_validate(raw)
         except ValidationError as error:
-            raise DataError(
-                f"{root}/cohort.json is damaged", got=str(error), do="prepare the cohort again"
-            ) from None
+            raise DataError(f"{root}/cohort.json is damaged", got=str(error), do="prepare the cohort again") from None
         cohort = cls(root, header)
         return cohort if patients is None else cohort.select(patients)
 
@@ -208,11 +202,7 @@ class Cohort(Sequence[PatientRecord]):
     @cached_property
     def digest(self) -> str:
         """Digest of the content: the folder's own, or folder and selection."""
-        return (
-            self.header.digest
-            if self._chosen is None
-            else digest_json([self.header.digest, list(self._chosen)])
-        )
+        return self.header.digest if self._chosen is None else digest_json([self.header.digest, list(self._chosen)])
 
     @cached_property
     def _all_records(self) -> tuple[PatientRecord, ...]:
@@ -226,9 +216,7 @@ class Cohort(Sequence[PatientRecord]):
         place = {record.patient_id: i for i, record in enumerate(self._all_records)}
         unknown = [p for p in self._chosen if p not in place]
         if unknown:
-            raise DataError(
-                f"{self.root} lacks patients", got=unknown[:5], expected="identifiers in patients.jsonl"
-            )
+            raise DataError(f"{self.root} lacks patients", got=unknown[:5], expected="identifiers in patients.jsonl")
         return np.array([place[p] for p in self._chosen], int)
 
     @cached_property
@@ -342,9 +330,7 @@ class Cohort(Sequence[PatientRecord]):
         names, shares = list(fractions), np.array(list(fractions.values()))
         taken = np.zeros(len(names))
         parts: dict[str, list[str]] = {name: [] for name in names}
-        for k, patient in enumerate(
-            order, 1
-        ):  # the part that lags most behind its share takes the next patient
+        for k, patient in enumerate(order, 1):  # the part that lags most behind its share takes the next patient
             pick = int(np.argmax(shares * k - taken))
             taken[pick] += 1
             parts[names[pick]].append(str(patient))

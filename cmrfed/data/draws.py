@@ -53,13 +53,9 @@ def gather(cohort: Cohort, rows: np.ndarray) -> SliceBatch:
     table = cohort.slices[rows]
     index, count, phase = table["index"].astype(int), table["count"].astype(int), table["phase"].astype(int)
     masks = np.asarray(cohort.masks[rows], np.int64)
-    basal = np.where(
-        (index > 0)[:, None, None], cohort.masks[np.maximum(rows - 1, 0)].astype(np.int64), NO_SLICE
-    )
+    basal = np.where((index > 0)[:, None, None], cohort.masks[np.maximum(rows - 1, 0)].astype(np.int64), NO_SLICE)
     ed_rows = _ed_rows(cohort, rows)
-    ed = np.where(
-        (ed_rows >= 0)[:, None, None], cohort.masks[np.maximum(ed_rows, 0)].astype(np.int64), NO_SLICE
-    )
+    ed = np.where((ed_rows >= 0)[:, None, None], cohort.masks[np.maximum(ed_rows, 0)].astype(np.int64), NO_SLICE)
     return SliceBatch(
         image=torch.from_numpy(np.asarray(cohort.images[rows], np.float32))[:, None],
         mask=torch.from_numpy(masks),

@@ -129,9 +129,7 @@ class SyntheticDataset:
         try:
             manifest = Manifest.model_validate(read_json(root / "manifest.json"))
         except ValidationError as error:
-            raise DataError(
-                f"{root}/manifest.json is damaged", got=str(error), do="synthesise again"
-            ) from None
+            raise DataError(f"{root}/manifest.json is damaged", got=str(error), do="synthesise again") from None
         if not (root / "cases.csv").is_file():
             raise DataError(f"{root}/cases.csv is missing", do="synthesise again")
         with (root / "cases.csv").open(newline="") as handle:

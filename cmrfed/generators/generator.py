@@ -1,0 +1,194 @@
+"""The generator: backbone × process × codec. Both stages and all families are this one class."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from cmrfed.artifacts import new_folder, read_json, write_json
+from cmrfed.config import Section
+from cmrfed.errors import ConfigError, DataError
+from cmrfed.generators.backbone import Backbone, BackboneConfig
+from cmrfed.generators.codec import CodecName, make_codec
+from cmrfed.generators.condition import Condition
+from cmrfed.generators.process import FlowConfig, ProcessConfig, make_process
+from cmrfed.generators.samplers import SamplerConfig, make_sampler
+
+
+class GeneratorConfig(Section):
+    """A generator as a recipe states it."""
+
+    codec: CodecName
+    size_px: int = Field(64, ge=16)
+    condition_masks: int = Field(1, ge=0)
+    """1 for the image stage (its own mask); 2 for the mask stage (basal neighbour, ED)."""
+    styles: int = Field(1, ge=1)
+    process: ProcessConfig = FlowConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    condition_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of items trained without any condition; needed for guidance."""
+    mask_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of condition masks forgotten in training."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GeneratorConfig":
+        step = self.backbone.patch_px * 2 ** (len(self.backbone.channels) - 1)
+        if self.size_px % step:
+            raise ValueError(f"size_px {self.size_px} must be a multiple of {step} (patch_px × 2^(levels - 1))")
+        if self.sampler.guidance_scale != 1 and not self.condition_dropout:
+            raise ValueError("guidance_scale other than 1 needs condition_dropout > 0 in training")
+        return self
+
+
+class Generator(nn.Module):
+    """Learns p(raw | condition) and draws from it.
+
+    Args:
+        config: What it is.
+        seed: Seed of the initial weights.
+    """
+
+    def __init__(self, config: GeneratorConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.codec = make_codec(config.codec)
+        self.process = make_process(config.process)
+        self.size = config.size_px // self.codec.shrink
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = Backbone(
+                config.backbone,
+                size=self.size,
+                channels=self.codec.channels,
+                masks=config.condition_masks,
+                styles=config.styles,
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def loss(self, raw: Tensor, cond: Condition, rng: torch.Generator) -> Tensor:
+        """Mean squared error of the prediction, one value per item (B,): never a mean over the batch.
+
+        Args:
+            raw: Images float (B, 1, H, W) in [-1, 1], or labels int64 (B, H, W).
+            cond: Conditions of the same B items.
+            rng: Source of times, noise and forgotten conditions; a CPU generator.
+        """
+        cond = cond.drop_masks(self.config.mask_dropout, rng).drop(self.config.condition_dropout, rng)
+        noisy, time, target = self.process.perturb(self.codec.encode(raw), rng)
+        prediction = self.network(noisy, time, self.network.condition_planes(cond))
+        return (prediction - target).square().flatten(1).mean(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        cond: Condition,
+        seeds: Sequence[int],
+        *,
+        sampler: SamplerConfig | None = None,
+        shared_seeds: Sequence[int] | None = None,
+        shared: float = 0.0,
+        batch_size: int = 64,
+        precision: torch.dtype = torch.float32,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Draw one sample per condition; sample i depends on ``seeds[i]`` (and ``shared_seeds[i]``) only.
+
+        Args:
+            cond: B conditions.
+            seeds: B seeds.
+            sampler: Another sampler than the configured one.
+            shared_seeds: B seeds of a second noise; items with the same one resemble each other.
+            shared: Share of the variance of the initial noise that comes from ``shared_seeds``, in [0, 1].
+            batch_size: Items at a time.
+            precision: torch.bfloat16 for autocast, where the processor has it.
+            on_batch: Called with the number of items done.
+
+        Returns:
+            Images float32 (B, 1, H, W) in [-1, 1], or labels int64 (B, H, W).
+        """
+        if len(seeds) != len(cond):
+            raise ConfigError("each sample needs a seed", got=f"{len(seeds)} seeds", expected=len(cond))
+        config = sampler or self.config.sampler
+        parts = []
+        for start in range(0, len(cond), batch_size):
+            part = slice(start, start + batch_size)
+            noise = self._noise(seeds[part], None if shared_seeds is None else shared_seeds[part], shared)
+            with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+                array = self._integrate(noise, cond[part].to(self.device), seeds[part], config)
+            parts.append(self.codec.decode(array).cpu())
+            if on_batch:
+                on_batch(len(parts[-1]))
+        return torch.cat(parts)
+
+    def _noise(self, seeds: Sequence[int], shared_seeds: Sequence[int] | None, shared: float) -> Tensor:
+        own = self._normal(seeds)
+        if shared_seeds is None or not shared:
+            return own
+        return (1 - shared) ** 0.5 * own + shared**0.5 * self._normal(shared_seeds)
+
+    def _normal(self, seeds: Sequence[int]) -> Tensor:
+        shape = (self.codec.channels, self.size, self.size)
+        draws = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(draws).to(self.device)
+
+    def _integrate(self, noise: Tensor, cond: Condition, seeds: Sequence[int], config: SamplerConfig) -> Tensor:
+        scheduler = make_sampler(config, self.process)
+        planes = self.network.condition_planes(cond)
+        null = self.network.condition_planes(cond.null()) if config.guidance_scale != 1 else None
+        # a stream of its own for the noise that ancestral sampling adds, apart from the initial noise
+        streams = [torch.Generator().manual_seed(seed ^ 0x5DEECE66D) for seed in seeds]
+        array = noise
+        for time in scheduler.timesteps:
+            times = time.expand(len(array)).to(array.device)
+            out = self.network(array, times, planes)
+            if null is not None:
+                free = self.network(array, times, null)
+                out = free + config.guidance_scale * (out - free)
+            array = scheduler.step(out, time, array, generator=streams, return_dict=False)[0]
+        return array
+
+    # --- files ------------------------------------------------------------------------------
+    def save(self, folder: Path) -> None:
+        """Write a folder that diffusers opens: unet/, scheduler/, model_index.json; and generator.json of our own."""
+        with new_folder(folder) as part:
+            self.network.unet.save_pretrained(part / "unet", safe_serialization=True)
+            self.process.scheduler.save_pretrained(part / "scheduler")
+            scheduler = type(self.process.scheduler).__name__
+            index = {
+                "_class_name": "DDPMPipeline",
+                "unet": ["diffusers", "UNet2DModel"],
+                "scheduler": ["diffusers", scheduler],
+            }
+            write_json(part / "model_index.json", index)
+            write_json(part / "generator.json", self.config.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Generator":
+        """Read a folder that `save` wrote.
+
+        Raises:
+            DataError: A file is missing, or the weights do not fit the configuration.
+        """
+        try:
+            config = GeneratorConfig.model_validate(read_json(folder / "generator.json"))
+        except ValidationError as error:
+            raise DataError(
+                f"{folder}/generator.json cannot be used", got=error, do="save the generator again"
+            ) from None
+        generator = cls(config)
+        try:
+            unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, low_cpu_mem_usage=False)
+            generator.network.unet.load_state_dict(unet.state_dict())
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"the weights in {folder}/unet cannot be used", got=error, do="save the generator again"
+            ) from None
+        return generator.eval()

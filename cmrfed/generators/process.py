@@ -1,0 +1,85 @@
+"""Processes: how data are perturbed and what the network learns to predict. They differ in nothing else."""
+
+from typing import Annotated, Literal, Protocol
+
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from pydantic import Field
+from torch import Tensor
+
+from cmrfed.config import Section
+
+TIMESTEPS = 1000
+
+
+class DDPMConfig(Section):
+    """Variance-preserving diffusion (Ho et al., arXiv 2006.11239), cosine schedule (arXiv 2102.09672)."""
+
+    kind: Literal["ddpm"] = "ddpm"
+    prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
+    schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+
+
+class FlowConfig(Section):
+    """Flow matching on straight paths (Lipman et al., arXiv 2210.02747)."""
+
+    kind: Literal["flow"] = "flow"
+    time_law: Literal["logit_normal", "uniform"] = "logit_normal"
+
+
+ProcessConfig = Annotated[DDPMConfig | FlowConfig, Field(discriminator="kind")]
+
+
+class Process(Protocol):
+    """Perturbation and target of one family."""
+
+    scheduler: SchedulerMixin
+
+    def perturb(self, clean: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean (B, …) => noisy (B, …), time for the network (B,) in [0, 1000], regression target (B, …)."""
+
+
+def _noise_like(clean: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.randn(clean.shape, generator=rng).to(clean)
+
+
+class DDPM:
+    """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε; the target is ε, or v = √ᾱ_t ε - √(1 - ᾱ_t) x_0 (arXiv 2202.00512)."""
+
+    def __init__(self, config: DDPMConfig) -> None:
+        self.config = config
+        self.scheduler = DDPMScheduler(
+            num_train_timesteps=TIMESTEPS, beta_schedule=config.schedule, prediction_type=config.prediction
+        )
+
+    def perturb(self, clean: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Uniform integer times."""
+        noise = _noise_like(clean, rng)
+        time = torch.randint(TIMESTEPS, (len(clean),), generator=rng).to(clean.device)
+        noisy = self.scheduler.add_noise(clean, noise, time)
+        target = noise if self.config.prediction == "epsilon" else self.scheduler.get_velocity(clean, noise, time)
+        return noisy, time.float(), target
+
+
+class Flow:
+    """x_σ = (1 - σ) x_0 + σ ε with velocity ε - x_0; σ = sigmoid(N(0, 1)) (arXiv 2403.03206) or uniform."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        self.config = config
+        self.scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS)
+
+    def perturb(self, clean: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Times from the configured law."""
+        noise = _noise_like(clean, rng)
+        if self.config.time_law == "logit_normal":
+            sigma = torch.randn(len(clean), generator=rng).sigmoid()
+        else:
+            sigma = torch.rand(len(clean), generator=rng)
+        sigma = sigma.to(clean)
+        wide = sigma.view(-1, *[1] * (clean.ndim - 1))
+        return (1 - wide) * clean + wide * noise, sigma * TIMESTEPS, noise - clean
+
+
+def make_process(config: DDPMConfig | FlowConfig) -> Process:
+    """The process of that configuration."""
+    return DDPM(config) if isinstance(config, DDPMConfig) else Flow(config)

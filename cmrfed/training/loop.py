@@ -1,0 +1,184 @@
+"""Training of one generator on one site's cohort, a run of steps at a time.
+
+Every draw is a function of (seed, stage, style, step), so a run of steps that is repeated gives the same weights.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cmrfed.config import Section
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.draws import SliceBatch, draw_rows, gather
+from cmrfed.errors import DataError
+from cmrfed.generators.condition import Condition
+from cmrfed.generators.generator import Generator
+from cmrfed.rng import numpy_generator, torch_generator
+from cmrfed.training.augment import AugmentConfig, augment
+
+Stage = Literal["mask", "image"]
+
+
+class TrainingConfig(Section):
+    """How one stage is trained."""
+
+    rounds: int = Field(10, ge=1)
+    local_steps: int = Field(20, ge=1)
+    """Optimizer steps of each site in each round."""
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.9, ge=0, lt=1)
+    """Of the global weights, per round; the generator that is saved has the averaged weights."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    augment: AugmentConfig | None = AugmentConfig()
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate at a step: linear warm-up, then a half cosine to 1 % at the last step of the last round."""
+        total = self.rounds * self.local_steps
+        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))))
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a run of steps did: the mean loss of each step, slices seen, and seconds."""
+
+    losses: list[float]
+    items: int
+    seconds: float
+
+
+def stage_inputs(batch: SliceBatch, stage: Stage, style: int) -> tuple[Tensor, Condition]:
+    """What the stage generates, and what it is told.
+
+    The mask stage learns a slice from its basal neighbour and, for ES, from the ED mask; the image stage learns an
+    image from its mask.
+    """
+    masks = torch.stack([batch.basal, batch.ed], 1) if stage == "mask" else batch.mask[:, None]
+    raw = batch.mask if stage == "mask" else batch.image
+    return raw, Condition(masks, batch.phase, batch.position, torch.full_like(batch.phase, style))
+
+
+class LocalTrainer:
+    """AdamW (arXiv 1711.05101) on one cohort.
+
+    Args:
+        generator: Trained in place.
+        cohort: The site's patients.
+        stage: "mask" or "image".
+        style: Number of the site's style.
+        config: How to train.
+        seed: Of the experiment.
+
+    Raises:
+        DataError: The cohort is empty, of another size, or lacks masks.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        cohort: Cohort,
+        stage: Stage,
+        style: int,
+        config: TrainingConfig,
+        seed: int,
+    ) -> None:
+        _check(generator, cohort)
+        self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
+        self.config, self.seed = config, seed
+        self.parameters = [p for p in generator.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+
+    def run(
+        self,
+        first_step: int,
+        steps: int,
+        *,
+        anchor: Mapping[str, Tensor] | None = None,
+        proximal_mu: float = 0.0,
+    ) -> LocalResult:
+        """Take ``steps`` steps, the first of which is number ``first_step`` of the stage.
+
+        Args:
+            first_step: Sets the draws and the learning rate.
+            steps: How many.
+            anchor: Global weights that FedProx holds on to (arXiv 1812.06127), by name in ``generator.network``.
+            proximal_mu: Weight of ½ ‖w - anchor‖².
+        """
+        start = time.monotonic()
+        hold = (
+            [anchor[n].to(p) for n, p in self.generator.network.named_parameters()] if anchor and proximal_mu else None
+        )
+        self.generator.network.train()
+        losses = [self._step(step, hold, proximal_mu) for step in range(first_step, first_step + steps)]
+        return LocalResult(losses, steps * self.config.batch_size, time.monotonic() - start)
+
+    def _batch(self, step: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
+        draws = numpy_generator(self.seed, "rows", self.stage, self.style, step)
+        batch = gather(self.cohort, draw_rows(self.cohort, self.config.batch_size, 1, draws))
+        if self.config.augment:
+            batch = augment(batch, self.config.augment, rng)
+        raw, cond = stage_inputs(batch, self.stage, self.style)
+        return raw.to(self.generator.device), cond.to(self.generator.device)
+
+    def _step(self, step: int, hold: list[Tensor] | None, proximal_mu: float) -> float:
+        rng = torch_generator(self.seed, "step", self.stage, self.style, step)
+        raw, cond = self._batch(step, rng)
+        self.optimizer.param_groups[0]["lr"] = self.config.rate_at(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        half = self.config.precision == "bf16"
+        with torch.autocast(self.generator.device.type, torch.bfloat16, enabled=half):
+            loss = self.generator.loss(raw, cond, rng).mean()
+        loss.backward()
+        if hold is not None:
+            for parameter, centre in zip(self.parameters, hold, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach() - centre, alpha=proximal_mu)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    # --- state ------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's moments and step counts, flat, ready for safetensors."""
+        states = self.optimizer.state_dict()["state"]
+        return {f"{i}.{key}": value for i, state in states.items() for key, value in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave."""
+        nested: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            number, key = name.split(".", 1)
+            nested.setdefault(int(number), {})[key] = value
+        self.optimizer.load_state_dict({"state": nested, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+def _check(generator: Generator, cohort: Cohort) -> None:
+    if not len(cohort):
+        raise DataError(f"cohort {cohort.name} is empty", expected="at least one patient", do="add patients")
+    if cohort.size_px != generator.config.size_px:
+        raise DataError(
+            f"cohort {cohort.name} is of another size than the generator",
+            got=f"{cohort.size_px} px",
+            expected=f"{generator.config.size_px} px",
+            do="prepare the cohort with the size of the recipe",
+        )
+    bare = [p.patient_id for p in cohort.patients if not p.has_mask]
+    if bare:
+        raise DataError(
+            f"cohort {cohort.name} has patients without masks",
+            got=f"{len(bare)} of {len(cohort)}, such as {bare[0]}",
+            expected="a mask for every patient: both stages learn from masks",
+            do="annotate them, or leave them out of the cohort",
+        )
