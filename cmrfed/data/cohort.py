@@ -60,7 +60,8 @@ class CohortHeader(Section):
 class Volume:
     """One phase of one patient, from base to apex.
 
-    image: float32 (Z, H, W) in [-1, 1]. mask: uint8 (Z, H, W) canonical, or None. spacing_mm: row, column, slice, or None.
+    image: float32 (Z, H, W) in [-1, 1]. mask: uint8 (Z, H, W) canonical, or None.
+    spacing_mm: row, column, slice, or None.
     """
 
     patient_id: str
@@ -85,16 +86,19 @@ def write_cohort(
     name: str,
     source: str,
     size_px: int,
-    labels: Sequence[int],
+    labels: Sequence[int] | None,
     preparation: dict[str, float | int | str | None],
 ) -> "Cohort":
     """Write prepared patients as a cohort folder; the folder appears only when it is whole.
+
+    ``labels`` are the structures that the annotators drew; None takes those found in the masks.
 
     Raises:
         DataError: There is no patient, a patient comes twice, or a volume has another size.
     """
     records: list[PatientRecord] = []
     rows, images, masks = [], [], []
+    found: set[int] = set()
     for patient in patients:
         if patient.record.patient_id in {r.patient_id for r in records}:
             raise DataError(f"patient {patient.record.patient_id} comes twice", do="rename or remove one of the two")
@@ -111,6 +115,7 @@ def write_cohort(
             masks.append(
                 np.zeros(volume.image.shape, np.uint8) if volume.mask is None else volume.mask.astype(np.uint8)
             )
+            found.update(np.unique(masks[-1][masks[-1] > 0]).tolist())
         records.append(patient.record)
     if not rows:
         raise DataError(
@@ -136,7 +141,7 @@ def write_cohort(
             name=name,
             source=source,
             size_px=size_px,
-            labels=tuple(int(v) for v in labels),
+            labels=tuple(sorted(int(v) for v in (found if labels is None else labels))),
             patients=len(records),
             slices=len(rows),
             preparation=preparation,
