@@ -18,14 +18,9 @@ from cmrfed.generators.process import FlowConfig, ProcessConfig, make_process
 from cmrfed.generators.samplers import SamplerConfig, make_sampler
 
 
-class GeneratorConfig(Section):
-    """A generator as a recipe states it."""
+class GeneratorSettings(Section):
+    """A generator as a recipe states it, without what follows from the data."""
 
-    codec: CodecName
-    size_px: int = Field(64, ge=16)
-    condition_masks: int = Field(1, ge=0)
-    """1 for the image stage (its own mask); 2 for the mask stage (basal neighbour, ED)."""
-    styles: int = Field(1, ge=1)
     process: ProcessConfig = FlowConfig()
     backbone: BackboneConfig = BackboneConfig()
     sampler: SamplerConfig = SamplerConfig()
@@ -33,6 +28,16 @@ class GeneratorConfig(Section):
     """Share of items trained without any condition; needed for guidance."""
     mask_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of condition masks forgotten in training."""
+
+
+class GeneratorConfig(GeneratorSettings):
+    """A generator in full."""
+
+    codec: CodecName
+    size_px: int = Field(64, ge=16)
+    condition_masks: int = Field(1, ge=0)
+    """1 for the image stage (its own mask); 2 for the mask stage (basal neighbour, ED)."""
+    styles: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> "GeneratorConfig":

@@ -1,0 +1,226 @@
+"""The command line: each command is thin, says what it did, and turns errors into one paragraph."""
+
+import errno
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+import yaml
+
+from cmrfed.errors import CmrfedError, ConfigError
+from cmrfed.progress import console, say
+
+app = typer.Typer(
+    name="cmrfed",
+    help="Federated generation of synthetic, labelled short-axis cardiac MRI, measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+export_app = typer.Typer(
+    help="Write a synthetic data set in another layout.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(export_app, name="export")
+
+Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+
+
+def _free(out: Path, force: bool) -> None:
+    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists", do="choose another folder, or add --force to replace it")
+
+
+def _named_cohorts(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, mark, path) in zip(texts, pairs, strict=True):
+        if not (name and mark and path):
+            raise ConfigError(
+                "--external cannot be read", got=text, expected="NAME=COHORT, such as sunnybrook=cohorts/sb"
+            )
+    return {name: path for name, _, path in pairs}
+
+
+@app.command(epilog="Example: cmrfed phantom out/scans --patients 12 --sites 3 --seed 0")
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder for the scans: one folder per site, in ACDC's layout.")],
+    patients: Annotated[int, typer.Option(min=1, help="Patients in all.")] = 24,
+    sites: Annotated[int, typer.Option(min=1, help="Sites, each with a scanner of its own.")] = 3,
+    seed: Annotated[int, typer.Option(help="Same seed, same scans.")] = 0,
+    force: Force = False,
+) -> None:
+    """Make scans of a simulated beating heart, with known volumes."""
+    from cmrfed.data.phantom import PhantomConfig, write_phantom
+
+    _free(out, force)
+    write_phantom(out, PhantomConfig(patients=patients, sites=sites, seed=seed))
+    say(f"{patients} patients at {sites} site(s): {out}")
+
+
+@app.command(epilog="Example: cmrfed prepare data/acdc cohorts/acdc --source acdc")
+def prepare(
+    src: Annotated[Path, typer.Argument(help="The data set as it was downloaded.")],
+    out: Annotated[Path, typer.Argument(help="The cohort folder to write.")],
+    source: Annotated[str, typer.Option(help="acdc, mnms, mnms2 or nnunet.")],
+    size: Annotated[int, typer.Option(min=16, help="Height and width of the slices, in pixels.")] = 64,
+    field_mm: Annotated[float, typer.Option(help="Field of view about the heart, where spacing is known.")] = 180.0,
+    field_px: Annotated[int, typer.Option(help="The same in pixels of the scan, where spacing is unknown.")] = 128,
+    name: Annotated[str | None, typer.Option(help="Name of the cohort; by default that of the folder.")] = None,
+    strict: Annotated[bool, typer.Option(help="Stop at the first unusable file instead of setting it aside.")] = False,
+    force: Force = False,
+) -> None:
+    """Turn scans into a cohort: canonical labels, one field of view, intensities in [-1, 1]."""
+    from cmrfed.data.prepare import PrepareConfig
+    from cmrfed.data.prepare import prepare as prepare_cohort
+
+    _free(out, force)
+    config = PrepareConfig(size_px=size, field_mm=field_mm, field_px=field_px)
+    cohort = prepare_cohort(src, out, source, config, name=name or out.name, strict=strict)
+    say(f"cohort {cohort.name}: {len(cohort)} patients, {len(cohort.rows)} slices: {out}")
+
+
+@app.command(epilog="Example: cmrfed verify data/acdc")
+def verify(
+    path: Annotated[list[Path], typer.Argument(help="Scans or cohort folders; duplicates are sought across all.")],
+    source: Annotated[str | None, typer.Option(help="Layout of the scans; found out when not given.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with an error when anything is wrong.")] = False,
+) -> None:
+    """Check scans or cohorts and give a reason for every file that cannot be used."""
+    from cmrfed.data.verify import verify_many
+
+    print(verify_many(path, source, strict=strict).text())
+
+
+@app.command(epilog="Example: cmrfed run configs/recipes/demo.yaml --run-dir runs/demo")
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as one of configs/recipes.")],
+    run_dir: Annotated[Path, typer.Option(help="Where results go; the same command resumes.")],
+    data: Annotated[list[Path] | None, typer.Option(help="Cohort folder; several make a site each.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print settings and plan, and stop.")] = False,
+) -> None:
+    """Train both stages over the sites, synthesise, evaluate, report."""
+    from cmrfed import pipeline
+    from cmrfed.experiment import resolve
+
+    overrides = list(assign or [])
+    if data:
+        overrides.append(f"data.cohorts={[str(path.absolute()) for path in data]}")
+    experiment = resolve(recipe, overrides)
+    if dry_run:
+        tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.plan(experiment)}
+        print(yaml.safe_dump(tree, sort_keys=False))
+        return
+    report = pipeline.run(experiment, run_dir)
+    print(report)
+
+
+@app.command(epilog="Example: cmrfed synthesize runs/demo --out out/synthetic --patients 20 --seed 1")
+def synthesize(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="The data set to write.")],
+    patients: Annotated[int, typer.Option(min=1, help="Synthetic patients, each at ED and ES.")] = 20,
+    seed: Annotated[int, typer.Option(help="Same seed, same patients.")] = 0,
+    force: Force = False,
+) -> None:
+    """Draw a synthetic data set from the generators of a run."""
+    from cmrfed.pipeline import synthesize_run
+
+    _free(out, force)
+    dataset = synthesize_run(run_dir, out, patients=patients, seed=seed)
+    say(f"{dataset.manifest.patients} patients, {len(dataset)} cases: {out}")
+
+
+@export_app.command("nnunet", epilog="Example: cmrfed export nnunet runs/demo/synthetic out/nnunet")
+def export_nnunet(
+    synthetic: Annotated[Path, typer.Argument(help="A synthetic data set.")],
+    out: Annotated[Path, typer.Argument(help="nnU-Net's raw folder (nnUNet_raw).")],
+    dataset_id: Annotated[int, typer.Option(min=1, max=999, help="Number of the data set.")] = 501,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "CMRFedSynthetic",
+) -> None:
+    """Write a data set that nnU-Net v2 can plan and train on."""
+    from cmrfed.data.nnunet_export import export_nnunet as export
+
+    say(f"nnU-Net data set: {export(synthetic, out, dataset_id, name)}")
+
+
+@app.command(
+    epilog="Example: cmrfed evaluate --synthetic out/synthetic --train cohorts/a --holdout cohorts/b --out out/judged"
+)
+def evaluate(
+    synthetic: Annotated[Path, typer.Option(help="A synthetic data set.")],
+    train: Annotated[Path, typer.Option(help="Cohort that the generators learned from.")],
+    holdout: Annotated[Path, typer.Option(help="Cohort that no generator has seen.")],
+    out: Annotated[Path, typer.Option(help="Folder for the numbers, pictures and report.")],
+    external: Annotated[list[str] | None, typer.Option(help="NAME=COHORT of another data set.")] = None,
+    paired: Annotated[Path | None, typer.Option(help="Images drawn for the hold-out's own masks.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value of the evaluation's settings.")] = None,
+) -> None:
+    """Measure a synthetic data set against real ones."""
+    from cmrfed.data.cohort import Cohort
+    from cmrfed.evaluation.judge import evaluate as judge
+    from cmrfed.experiment import resolve
+    from cmrfed.report.html import write_report
+
+    overrides = [f"evaluation.{text}" for text in assign or []]
+    config = resolve({"name": "evaluation", "data": {}}, overrides).evaluation
+    others = {name: Cohort.open(path) for name, path in _named_cohorts(external or []).items()}
+    judge(
+        synthetic=synthetic,
+        train=Cohort.open(train),
+        holdout=Cohort.open(holdout),
+        external=others,
+        paired=paired,
+        config=config,
+        out=out,
+    )
+    print(write_report(out))
+
+
+@app.command(epilog="Example: cmrfed report runs/demo")
+def report(folder: Annotated[Path, typer.Argument(help="The folder of a run or of an evaluation.")]) -> None:
+    """Write the report again from the numbers of a run or an evaluation."""
+    from cmrfed.report.html import write_report
+
+    print(write_report(folder))
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("flwr", "diffusers", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line; exit status 0 only on success."""
+    _quiet_libraries()
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        say("Stopped. Nothing half-written is left; the same command carries on.")
+        sys.exit(130)
+    except CmrfedError as error:
+        _fail(error, str(error), debug)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        advice = "free space or choose another folder, then run the same command again"
+        _fail(error, f"Cannot write {error.filename or 'a file'}. Got: {error.strerror}. Do: {advice}.", debug)
+
+
+def _fail(error: BaseException, text: str, debug: bool) -> None:
+    if debug:
+        raise error
+    console.print(f"error: {text}", style="bold red" if console.is_terminal else None, markup=False, soft_wrap=True)
+    sys.exit(1)

@@ -1,0 +1,179 @@
+"""The root of the configuration: a recipe, its overrides, and the digest that names the result."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from cmrfed.artifacts import digest_json
+from cmrfed.config import Section
+from cmrfed.data.partition import PartitionConfig
+from cmrfed.data.phantom import PhantomConfig
+from cmrfed.errors import ConfigError
+from cmrfed.evaluation.judge import EvaluationConfig
+from cmrfed.federation.strategy import FederationConfig
+from cmrfed.generators.generator import GeneratorConfig, GeneratorSettings
+from cmrfed.synthesis.two_stage import SynthesisConfig
+from cmrfed.training.loop import Stage, TrainingConfig
+
+STAGES: tuple[Stage, ...] = ("mask", "image")
+
+
+class DataConfig(Section):
+    """Where patients come from and how they are shared out."""
+
+    phantom: PhantomConfig | None = None
+    """The built-in phantom, used when no cohort is given."""
+    cohorts: tuple[str, ...] = ()
+    """Cohort folders. One is shared out over the sites by ``partition``; of several each is a site."""
+    size_px: int = Field(64, ge=16)
+    holdout: float = Field(1 / 3, gt=0, lt=1)
+    """Share of patients that no stage ever sees; they test the result."""
+    partition: PartitionConfig = PartitionConfig()
+    external: dict[str, str] = {}
+    """Name → cohort folder: other data sets to test segmenters on."""
+
+
+class StageConfig(Section):
+    """One of the two stages."""
+
+    generator: GeneratorSettings = GeneratorSettings()
+    training: TrainingConfig = TrainingConfig()
+
+
+class ComputeConfig(Section):
+    """Speed alone: nothing here changes a guarantee, and it is outside the digest."""
+
+    threads: int = Field(2, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class Experiment(Section):
+    """Everything that decides a result."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    seed: int = 0
+    data: DataConfig
+    mask: StageConfig = StageConfig()
+    image: StageConfig = StageConfig()
+    federation: FederationConfig = FederationConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_sites_once(cls, tree: Any) -> Any:
+        """``data.partition.sites`` also sets ``federation.sites``, where the recipe does not."""
+        if not isinstance(tree, dict):
+            return tree
+        layout = (tree.get("data") or {}).get("partition") or {}
+        federation = tree.get("federation") or {}
+        if isinstance(layout, dict) and isinstance(federation, dict):
+            sites = layout.get("sites", PartitionConfig().sites)
+            tree = tree | {"federation": {"sites": sites} | federation}
+        return tree
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Experiment":
+        if self.federation.sites != self.data.partition.sites:
+            raise ValueError(
+                f"federation.sites is {self.federation.sites}, data.partition.sites is {self.data.partition.sites}: "
+                "set the latter alone"
+            )
+        for stage in STAGES:
+            self.generator(stage)
+        return self
+
+    @property
+    def sites(self) -> int:
+        """Number of sites, which is also the number of styles."""
+        return self.data.partition.sites
+
+    def generator(self, stage: Stage) -> GeneratorConfig:
+        """The generator of a stage in full: the recipe's settings and what follows from the data."""
+        settings = (self.mask if stage == "mask" else self.image).generator
+        return GeneratorConfig(
+            **settings.model_dump(),
+            codec="mask" if stage == "mask" else "pixel",
+            condition_masks=2 if stage == "mask" else 1,
+            size_px=self.data.size_px,
+            styles=self.sites,
+        )
+
+    @property
+    def digest(self) -> str:
+        """Names the result: the digest of all settings but ``compute`` and the places of the data."""
+        return digest_json(self.model_dump(mode="json", exclude={"compute": True, "data": {"cohorts", "external"}}))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a YAML recipe."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe {path}", do="name a file in configs/recipes") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a readable recipe", got=error, expected="YAML") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} is not a recipe", got=type(tree).__name__, expected="a YAML mapping")
+    return tree
+
+
+def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Apply ``key.sub=value`` assignments, values in YAML; the tree itself is left alone."""
+    tree = yaml.safe_load(yaml.safe_dump(tree))
+    for text in assignments:
+        path, mark, value = text.partition("=")
+        if not mark or not path:
+            raise ConfigError("an override cannot be read", got=text, expected="key=value, such as seed=1")
+        node, *rest = tree, *path.split(".")
+        for key in rest[:-1]:
+            if node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+            if not isinstance(node, dict):
+                raise ConfigError(f"override {text} goes through a value", got=key, expected="a section")
+        node[rest[-1]] = yaml.safe_load(value)
+    return tree
+
+
+def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -> Experiment:
+    """Recipe and overrides => experiment.
+
+    Raises:
+        ConfigError: A key is misspelt or a value does not fit; the message names each.
+    """
+    tree = override(read_recipe(recipe) if isinstance(recipe, Path) else recipe, overrides or [])
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_in_words(problem) for problem in error.errors())
+        where = recipe if isinstance(recipe, Path) else "the recipe"
+        raise ConfigError(f"{where} cannot be used", got=problems, do="correct these settings") from None
+
+
+def _in_words(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{where or 'recipe'}: {problem['msg']}"
+    near = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(), 1)
+    return f"{where}: no such setting" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _all_keys() -> list[str]:
+    names: set[str] = set()
+
+    def walk(schema: Any) -> None:
+        if isinstance(schema, dict):
+            names.update(schema.get("properties", {}))
+            for value in schema.values():
+                walk(value)
+        elif isinstance(schema, list):
+            for value in schema:
+                walk(value)
+
+    walk(Experiment.model_json_schema())
+    return sorted(names)

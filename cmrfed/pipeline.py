@@ -1,0 +1,363 @@
+"""The main job: data to sites, both stages over the federation, a synthetic data set, its evaluation, a report.
+
+Every step leaves its result in the run folder, and is skipped when it is there: the same command resumes.
+"""
+
+import importlib.metadata
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmrfed.artifacts import digest_folder, read_json, write_json
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.partition import PartitionConfig, partition
+from cmrfed.data.phantom import PhantomConfig, write_phantom
+from cmrfed.data.pool import pool
+from cmrfed.data.prepare import PrepareConfig, prepare
+from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest, SyntheticDataset
+from cmrfed.errors import ConfigError, DataError
+from cmrfed.evaluation.judge import evaluate
+from cmrfed.experiment import STAGES, Experiment
+from cmrfed.federation.local_grid import LocalGrid
+from cmrfed.federation.run import FederatedRun, StageSpec
+from cmrfed.generators.generator import Generator
+from cmrfed.progress import say, track
+from cmrfed.report.html import write_report
+from cmrfed.synthesis.two_stage import pair_with, synthesize
+from cmrfed.synthesis.write import write_dataset
+
+PACKAGES = ("cmrfed", "torch", "flwr", "diffusers", "monai", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Cohorts of a run: what sites train on (one each), their union, and the patients no stage sees."""
+
+    sites: list[Cohort]
+    train: Cohort
+    holdout: Cohort
+
+
+# --- data ---------------------------------------------------------------------------------------
+def open_data(experiment: Experiment, run_dir: Path) -> Data:
+    """Open or make the cohort of a run, set patients aside, and share the others out over the sites."""
+    config = experiment.data
+    whole, layout = _whole_cohort(experiment, run_dir)
+    split_file = run_dir / "split.json"
+    if not split_file.exists():
+        parts = whole.split({"train": 1 - config.holdout, "holdout": config.holdout}, experiment.seed)
+        ids = {name: list(part.patient_ids) for name, part in parts.items()}
+        write_json(split_file, {"cohort": whole.digest, **ids})
+    split = read_json(split_file)
+    if split["cohort"] != whole.digest:
+        raise ConfigError(
+            f"{run_dir} was started on other patients",
+            got=f"cohort {whole.digest[:12]}",
+            expected=f"cohort {split['cohort'][:12]}",
+            do="give the same cohort as before, or another --run-dir",
+        )
+    train, holdout = whole.select(split["train"]), whole.select(split["holdout"])
+    return Data(partition(train, layout, experiment.seed), train, holdout)
+
+
+def _whole_cohort(experiment: Experiment, run_dir: Path) -> tuple[Cohort, PartitionConfig]:
+    config = experiment.data
+    by_centre = config.partition.model_copy(update={"scheme": "centre"})
+    if config.cohorts:
+        cohorts = [_open_sized(Path(path), config.size_px) for path in config.cohorts]
+        if len(cohorts) == 1:
+            return cohorts[0], config.partition
+        if len(cohorts) != experiment.sites:
+            raise ConfigError(
+                "each of several cohorts is a site",
+                got=f"{len(cohorts)} cohorts, data.partition.sites = {experiment.sites}",
+                expected="equal numbers",
+                do=f"--set data.partition.sites={len(cohorts)}",
+            )
+        return _pooled(cohorts, run_dir), by_centre
+    if config.phantom is None:
+        raise ConfigError("there are no patients", got="neither --data nor data.phantom", do="give --data COHORT")
+    return _pooled(_phantom_cohorts(config.phantom, config.size_px, run_dir / "data"), run_dir), by_centre
+
+
+def _open_sized(path: Path, size_px: int) -> Cohort:
+    cohort = Cohort.open(path)
+    if cohort.size_px != size_px:
+        raise ConfigError(
+            f"cohort {path} is of another size than the recipe",
+            got=f"{cohort.size_px} px",
+            expected=f"{size_px} px",
+            do=f"prepare it with --size {size_px}, or --set data.size_px={cohort.size_px}",
+        )
+    return cohort
+
+
+def _pooled(cohorts: list[Cohort], run_dir: Path) -> Cohort:
+    out = run_dir / "data" / "pooled"
+    return Cohort.open(out) if (out / "cohort.json").exists() else pool(cohorts, out, "pooled")
+
+
+def _phantom_cohorts(config: PhantomConfig, size_px: int, folder: Path) -> list[Cohort]:
+    """The phantom of each site, written as scans and read back by the importer that real scans go through."""
+    scans, names = folder / "phantom", [f"site-{i}" for i in range(config.sites)]
+    if not all((folder / name / "cohort.json").exists() for name in names):
+        shutil.rmtree(scans, ignore_errors=True)
+        write_phantom(scans, config)
+        for name in names:
+            prepare(scans / name, folder / name, "acdc", PrepareConfig(size_px=size_px), name=name)
+        shutil.rmtree(scans)
+    return [Cohort.open(folder / name) for name in names]
+
+
+def write_sites(data: Data, run_dir: Path) -> list[Path]:
+    """Make the root folder of each simulated site; it refers to the cohort instead of copying it."""
+    roots = []
+    for number, cohort in enumerate(data.sites):
+        root = run_dir / "sites" / f"{number:02d}"
+        site = {"name": f"site-{number}", "style": number, "cohort": str(cohort.root)}
+        write_json(root / "site.json", site | {"patients": list(cohort.patient_ids)})
+        roots.append(root)
+    return roots
+
+
+def build_sites(experiment: Experiment, run_dir: Path) -> list[Path]:
+    """Data and site folders of a run: what a simulation needs before it trains."""
+    return write_sites(open_data(experiment, run_dir), run_dir)
+
+
+def stage_specs(experiment: Experiment) -> list[StageSpec]:
+    """Both stages as the federation takes them."""
+    training = {"mask": experiment.mask.training, "image": experiment.image.training}
+    return [StageSpec(stage, experiment.generator(stage), training[stage]) for stage in STAGES]
+
+
+# --- the record of a run ------------------------------------------------------------------------
+class Record:
+    """run.json: what was run, on what, with what, and how long each step took."""
+
+    def __init__(self, run_dir: Path, experiment: Experiment) -> None:
+        self.path = run_dir / "run.json"
+        fresh = {
+            "experiment": experiment.model_dump(mode="json"),
+            "digest": experiment.digest,
+            "versions": versions(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": None,
+            "timings_s": {},
+            "peak_memory_mb": 0,
+        }
+        self.content: dict[str, Any] = read_json(self.path) if self.path.exists() else fresh
+        if self.content["digest"] != experiment.digest:
+            raise ConfigError(
+                f"{run_dir} holds another run",
+                got=f"experiment {experiment.digest[:12]}",
+                expected=f"experiment {self.content['digest'][:12]}",
+                do="give another --run-dir, or the recipe and settings of that run",
+            )
+        self.save()
+
+    def save(self) -> None:
+        """Write it, with the largest memory seen so far."""
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        self.content["peak_memory_mb"] = max(self.content["peak_memory_mb"], round(peak / 1024))
+        write_json(self.path, self.content)
+
+    def set(self, **values: Any) -> None:
+        """Record values."""
+        self.content.update(values)
+        self.save()
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the seconds of the block to those of the step; what was spent before an interruption counts too."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            times = self.content["timings_s"]
+            times[step] = round(times.get(step, 0.0) + time.monotonic() - start, 1)
+            self.save()
+
+
+def describe_sites(data: Data) -> list[dict[str, Any]]:
+    """Name, size and groups of each simulated site."""
+    out = []
+    for number, cohort in enumerate(data.sites):
+        groups: dict[str, int] = {}
+        for record in cohort.patients:
+            groups[record.group or "unknown"] = groups.get(record.group or "unknown", 0) + 1
+        out.append({"name": f"site-{number}", "patients": len(cohort), "groups": dict(sorted(groups.items()))})
+    return out
+
+
+# --- steps --------------------------------------------------------------------------------------
+def run(experiment: Experiment, run_dir: Path) -> Path:
+    """Do the whole job in one process and return the path of the report.
+
+    Args:
+        experiment: What to do.
+        run_dir: Where results go; a folder with the beginnings of the same run is carried on.
+    """
+    run_dir = run_dir.absolute()
+    torch.set_num_threads(experiment.compute.threads)
+    record = Record(run_dir, experiment)
+    with record.timed("data"):
+        data = open_data(experiment, run_dir)
+        roots = write_sites(data, run_dir)
+    record.set(sites=describe_sites(data), split={"train": len(data.train), "holdout": len(data.holdout)})
+    train(experiment, run_dir, roots, record)
+    with record.timed("synthesis"):
+        _synthesis_step(experiment, run_dir, data)
+    with record.timed("evaluation"):
+        _evaluation_step(experiment, run_dir, data)
+    record.set(finished=datetime.now(UTC).isoformat(timespec="seconds"))
+    report = write_report(run_dir)
+    say(f"report: {report}")
+    return report
+
+
+def train(experiment: Experiment, run_dir: Path, roots: list[Path], record: Record) -> None:
+    """Train both stages over the in-process grid."""
+    for spec in stage_specs(experiment):
+        with record.timed(spec.name):
+            grid = LocalGrid(roots, run_dir)
+            FederatedRun(
+                grid,
+                run_dir,
+                run_id=experiment.name,
+                seed=experiment.seed,
+                digest=experiment.digest,
+                federation=experiment.federation,
+                stages=[spec],
+                threads=experiment.compute.threads,
+            ).start_or_resume()
+
+
+def _manifest(
+    run_dir: Path, name: str, patients: int, seed: int, spacing: tuple[float, float, float] | None
+) -> Manifest:
+    record = read_json(run_dir / "run.json")
+    return Manifest(
+        name=name,
+        patients=patients,
+        seed=seed,
+        generators={stage: digest_folder(run_dir / "generators" / stage) for stage in STAGES},
+        experiment_digest=record["digest"],
+        size_px=record["experiment"]["data"]["size_px"],
+        spacing_mm=spacing,
+        styles=tuple(site["name"] for site in record["sites"]),
+        privacy=NOT_PRIVATE,
+        versions=versions(),
+    )
+
+
+def synthesize_run(run_dir: Path, out: Path, *, patients: int, seed: int) -> SyntheticDataset:
+    """Draw a synthetic data set from the generators of a finished run.
+
+    Raises:
+        DataError: The run has no generators yet.
+    """
+    if not (run_dir / "run.json").exists():
+        raise DataError(
+            f"{run_dir} is not a run", expected="a folder made by `cmrfed run`", do="cmrfed run RECIPE --run-dir DIR"
+        )
+    experiment = Experiment.model_validate(read_json(run_dir / "run.json")["experiment"])
+    generators = {stage: _generator(run_dir, stage) for stage in STAGES}
+    spacing = _spacing(run_dir, experiment)
+    manifest = _manifest(run_dir, f"{experiment.name}-synthetic", patients, seed, spacing)
+    expected = 2 * patients * sum(experiment.synthesis.slices) // 2
+    with track("synthesis: slices (about)", expected) as bar:
+        cases = synthesize(
+            generators["mask"],
+            generators["image"],
+            experiment.synthesis,
+            patients=patients,
+            seed=seed,
+            spacing_mm=spacing,
+            style_names=manifest.styles,
+            on_slices=bar.advance,
+        )
+        return write_dataset(out, cases, manifest)
+
+
+def _generator(run_dir: Path, stage: str) -> Generator:
+    folder = run_dir / "generators" / stage
+    if not folder.exists():
+        raise DataError(
+            f"{run_dir} has no {stage} generator yet", do="finish the run: the same `cmrfed run` command resumes it"
+        )
+    return Generator.load(folder)
+
+
+def _spacing(run_dir: Path, experiment: Experiment) -> tuple[float, float, float] | None:
+    """In-plane spacing that preparation fixed for all patients (a public constant), and the recipe's slice spacing."""
+    sites = read_json(run_dir / "sites" / "00" / "site.json")
+    records = Cohort.open(sites["cohort"]).patients
+    in_plane = {record.spacing_mm[:2] if record.spacing_mm else None for record in records}
+    if len(in_plane) != 1 or None in in_plane:
+        return None
+    row, column = in_plane.pop()  # type: ignore[misc]
+    return (row, column, experiment.synthesis.slice_spacing_mm)
+
+
+def _synthesis_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
+    config = experiment.synthesis
+    if not (run_dir / "synthetic" / "manifest.json").exists():
+        synthesize_run(run_dir, run_dir / "synthetic", patients=config.patients, seed=config.seed)
+    if not (run_dir / "paired" / "manifest.json").exists():
+        manifest = _manifest(run_dir, f"{experiment.name}-paired", len(data.holdout), config.seed, None)
+        slices = len(data.holdout.rows)
+        with track("synthesis: images of hold-out masks", slices) as bar:
+            cases: Iterator[Case] = pair_with(
+                _generator(run_dir, "image"),
+                data.holdout,
+                config,
+                seed=config.seed,
+                style_names=manifest.styles,
+                on_slices=bar.advance,
+            )
+            write_dataset(run_dir / "paired", cases, manifest)
+
+
+def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
+    out = run_dir / "evaluation"
+    if (out / "evaluation.json").exists():
+        return
+    evaluate(
+        synthetic=run_dir / "synthetic",
+        train=data.train,
+        holdout=data.holdout,
+        external={name: _open_sized(Path(p), experiment.data.size_px) for name, p in experiment.data.external.items()},
+        paired=run_dir / "paired",
+        config=experiment.evaluation,
+        out=out,
+    )
+
+
+# --- dry run ------------------------------------------------------------------------------------
+def plan(experiment: Experiment) -> dict[str, Any]:
+    """What a run would do, without touching a file: sizes, steps, bytes per round."""
+    stages = {}
+    for spec in stage_specs(experiment):
+        count = sum(p.numel() for p in Generator(spec.generator).network.parameters())
+        stages[spec.name] = {
+            "parameters": count,
+            "rounds": spec.training.rounds,
+            "steps_per_site": spec.training.rounds * spec.training.local_steps,
+            "slices_seen_per_site": spec.training.rounds * spec.training.local_steps * spec.training.batch_size,
+            "megabytes_per_site_and_round": round(2 * 4 * count / 1e6, 1),
+        }
+    return {"digest": experiment.digest, "sites": experiment.sites, "stages": stages}

@@ -1,0 +1,210 @@
+"""Synthetic patients in two stages: a stack of masks from base to apex at ED and ES, then images from the masks.
+
+The mask stage walks the heart: each ED slice is drawn given the one nearer to the base, each ES slice given its basal
+neighbour and the ED slice at its place. So slices agree with each other, and ES with ED.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from cmrfed.config import Section
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.labels import Phase
+from cmrfed.data.synthetic import Case
+from cmrfed.errors import DataError
+from cmrfed.generators.condition import UNKNOWN, Condition
+from cmrfed.generators.generator import Generator
+from cmrfed.rng import fold, numpy_generator
+
+
+class SynthesisConfig(Section):
+    """How patients are drawn. The range of slices is a public choice, never taken from patients."""
+
+    patients: int = Field(40, ge=1)
+    seed: int = 0
+    slices: tuple[int, int] = (8, 10)
+    """Fewest and most slices of a patient, each number equally likely."""
+    slice_spacing_mm: float = Field(10.0, gt=0)
+    """Written beside a known in-plane spacing."""
+    shared_noise: float = Field(0.5, ge=0, le=1)
+    """Share of an image's initial noise that all slices of its patient have in common."""
+    batch_size: int = Field(64, ge=1)
+    precision: str = Field("bf16", pattern="^(fp32|bf16)$")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "SynthesisConfig":
+        if not 2 <= self.slices[0] <= self.slices[1]:
+            raise ValueError(f"slices must be (fewest, most) with 2 <= fewest <= most, got {self.slices}")
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's arithmetic."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who a synthetic patient is, before anything is drawn."""
+
+    number: int
+    depth: int
+    style: int
+
+    @property
+    def name(self) -> str:
+        """Identifier."""
+        return f"syn-{self.number + 1:04d}"
+
+
+def plan_patients(config: SynthesisConfig, patients: int, styles: int, seed: int) -> list[Plan]:
+    """Depth and style of each patient; patient i is the same however many are drawn."""
+    low, high = config.slices
+    depths = [int(numpy_generator(seed, "depth", i).integers(low, high + 1)) for i in range(patients)]
+    return [Plan(i, depth, i % styles) for i, depth in enumerate(depths)]
+
+
+def draw_masks(generator: Generator, plans: Sequence[Plan], config: SynthesisConfig, seed: int) -> list[np.ndarray]:
+    """Masks of each patient, uint8 (2, Z, H, W): ED and ES, base to apex."""
+    size = generator.config.size_px
+    out = [np.zeros((2, plan.depth, size, size), np.uint8) for plan in plans]
+    for phase in Phase:
+        for z in range(max(plan.depth for plan in plans)):
+            active = [i for i, plan in enumerate(plans) if plan.depth > z]
+            basal = [out[i][phase, z - 1] if z else None for i in active]
+            ed = [out[i][Phase.ED, z] if phase == Phase.ES else None for i in active]
+            cond = Condition(
+                torch.stack([_context(basal, size), _context(ed, size)], 1),
+                torch.full((len(active),), int(phase)),
+                torch.tensor([z / (plans[i].depth - 1) for i in active]),
+                torch.tensor([plans[i].style for i in active]),
+            )
+            seeds = [fold(seed, "mask", plans[i].number, int(phase), z) for i in active]
+            drawn = generator.sample(cond, seeds, batch_size=config.batch_size, precision=config.dtype)
+            for i, mask in zip(active, drawn.numpy(), strict=True):
+                out[i][phase, z] = mask
+    return out
+
+
+def _context(masks: Sequence[np.ndarray | None], size: int) -> Tensor:
+    """Masks, or unknown where there is none: int64 (B, H, W)."""
+    unknown = np.full((size, size), UNKNOWN, np.int64)
+    return torch.from_numpy(np.stack([unknown if m is None else m.astype(np.int64) for m in masks]))
+
+
+def draw_images(
+    generator: Generator,
+    masks: Sequence[np.ndarray],
+    phases: Sequence[Phase],
+    styles: Sequence[int],
+    config: SynthesisConfig,
+    seeds: Sequence[int],
+    on_slices: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """Images of volumes: masks uint8 (Z, H, W) each => float32 (Z, H, W) each in [-1, 1].
+
+    ``seeds`` holds one seed per *patient volume*; volumes with the same one share part of their noise.
+    """
+    counts = [len(mask) for mask in masks]
+    place = np.concatenate([np.arange(n) / max(n - 1, 1) for n in counts]).astype(np.float32)
+    cond = Condition(
+        torch.from_numpy(np.concatenate(masks).astype(np.int64))[:, None],
+        torch.tensor(np.repeat([int(p) for p in phases], counts)),
+        torch.from_numpy(place),
+        torch.tensor(np.repeat(list(styles), counts)),
+    )
+    own = [fold(s, "slice", int(p), z) for s, p, n in zip(seeds, phases, counts, strict=True) for z in range(n)]
+    common = [fold(s, "patient") for s, n in zip(seeds, counts, strict=True) for _ in range(n)]
+    flat = generator.sample(
+        cond,
+        own,
+        shared_seeds=common,
+        shared=config.shared_noise,
+        batch_size=config.batch_size,
+        precision=config.dtype,
+        on_batch=on_slices,
+    )[:, 0].numpy()
+    return [part.astype(np.float32) for part in np.split(flat, np.cumsum(counts)[:-1])]
+
+
+def synthesize(
+    mask_generator: Generator,
+    image_generator: Generator,
+    config: SynthesisConfig,
+    *,
+    patients: int,
+    seed: int,
+    spacing_mm: tuple[float, float, float] | None,
+    style_names: Sequence[str],
+    on_slices: Callable[[int], None] | None = None,
+    group: int = 16,
+) -> Iterator[Case]:
+    """Draw patients: ED and ES of each. Patient i depends on the seed and i only.
+
+    Args:
+        mask_generator: Draws stacks of masks.
+        image_generator: Draws images from masks.
+        config: Settings.
+        patients: How many.
+        seed: Of the data set.
+        spacing_mm: Row, column and slice spacing of what the generators learned from, or None.
+        style_names: Name of each style.
+        on_slices: Called with the number of images done.
+        group: Patients held in memory at a time.
+    """
+    plans = plan_patients(config, patients, len(style_names), seed)
+    for start in range(0, patients, group):
+        part = plans[start : start + group]
+        masks = draw_masks(mask_generator, part, config, seed)
+        volumes = [(plan, phase, masks[i][phase]) for i, plan in enumerate(part) for phase in Phase]
+        images = draw_images(
+            image_generator,
+            [mask for _, _, mask in volumes],
+            [phase for _, phase, _ in volumes],
+            [plan.style for plan, _, _ in volumes],
+            config,
+            [fold(seed, "image", plan.number) for plan, _, _ in volumes],
+            on_slices,
+        )
+        for (plan, phase, mask), image in zip(volumes, images, strict=True):
+            name = f"{plan.name}_{phase.name}"
+            yield Case(name, plan.name, phase, image, mask, spacing_mm, style_names[plan.style])
+
+
+def pair_with(
+    image_generator: Generator,
+    cohort: Cohort,
+    config: SynthesisConfig,
+    *,
+    seed: int,
+    style_names: Sequence[str],
+    on_slices: Callable[[int], None] | None = None,
+) -> Iterator[Case]:
+    """Draw an image for each real mask of a cohort, for measures that compare pairs. Not for release.
+
+    Raises:
+        DataError: No patient of the cohort has a mask.
+    """
+    chosen = [i for i, record in enumerate(cohort.patients) if record.has_mask]
+    if not chosen:
+        raise DataError(f"cohort {cohort.name} has no masks to draw images for", do="leave out mask-paired measures")
+    for i in chosen:
+        volumes = cohort.volumes(i)
+        style = i % len(style_names)
+        images = draw_images(
+            image_generator,
+            [v.mask for v in volumes if v.mask is not None],
+            [v.phase for v in volumes],
+            [style] * len(volumes),
+            config,
+            [fold(seed, "paired", volumes[0].patient_id)] * len(volumes),
+            on_slices,
+        )
+        for volume, image in zip(volumes, images, strict=True):
+            name, mask = f"{volume.patient_id}_{volume.phase.name}", np.asarray(volume.mask)
+            yield Case(name, volume.patient_id, volume.phase, image, mask, volume.spacing_mm, style_names[style])
