@@ -116,10 +116,12 @@ def digest_folder(folder: Path) -> str:
     return total.hexdigest()
 
 
-def save_state(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+def save_state(
+    path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write tensors as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    return write_bytes(path, _serialise(tensors, dict(metadata or {})))
+    return write_bytes(path, _serialise(tensors, dict(metadata) if metadata else None))
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -130,4 +132,9 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing", do="check the folder, or make it again") from None
     except SafetensorError as error:
-        raise DataError(f"{path} is damaged", got=error, expected="a safetensors file", do="restore it or delete it and run again") from None
+        raise DataError(
+            f"{path} is damaged",
+            got=error,
+            expected="a safetensors file",
+            do="restore it or delete it and run again",
+        ) from None
