@@ -1,0 +1,238 @@
+"""Asking sites and judging their replies: who is there, who answered, and what is set aside and why."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from cmrfed.errors import FederationError
+from cmrfed.federation.messages import (
+    SiteInfo,
+    StageJob,
+    State,
+    TrainReply,
+    decode_info,
+    decode_reply,
+    encode_job,
+    to_array_record,
+)
+from cmrfed.federation.strategy import FederationConfig
+from cmrfed.progress import say
+
+_METRICS = ("loss", "first_loss", "last_loss", "items", "seconds")
+_POLL_S = 1.0
+
+
+class Roster:
+    """The sites that are connected now, by name.
+
+    Args:
+        grid: Where the nodes are.
+        config: How many there should be, and how long to wait.
+    """
+
+    def __init__(self, grid: Grid, config: FederationConfig) -> None:
+        self.grid, self.config = grid, config
+        self.sites: dict[str, SiteInfo] = {}
+        self.nodes: dict[str, int] = {}
+        self._told: set[str] = set()
+
+    def present(self) -> list[str]:
+        """Names of the sites that are connected now; new nodes are asked who they are.
+
+        Raises:
+            FederationError: Two nodes claim the same name.
+        """
+        connected = set(self.grid.get_node_ids())
+        self.nodes = {name: node for name, node in self.nodes.items() if node in connected}
+        strangers = sorted(connected - set(self.nodes.values()))
+        if strangers:
+            self._introduce(strangers)
+        return sorted(self.nodes)
+
+    def _introduce(self, nodes: Sequence[int]) -> None:
+        questions = [Message(RecordDict(), dst_node_id=n, message_type=MessageType.QUERY) for n in nodes]
+        for reply in self.grid.send_and_receive(questions, timeout=self.config.connect_timeout_s):
+            if reply.has_error():
+                self.tell(f"A node cannot take part: {reply.error.reason}")
+                continue
+            try:
+                info = decode_info(reply.content)
+            except FederationError as error:
+                self.tell(f"A node cannot take part: {error}")
+                continue
+            self._admit(reply.metadata.src_node_id, info)
+
+    def _admit(self, node: int, info: SiteInfo) -> None:
+        if info.name in self.nodes:
+            raise FederationError(
+                "two sites have the same name", got=info.name, do="give each site.json a name of its own"
+            )
+        self.sites[info.name], self.nodes[info.name] = info, node
+
+    def wait(self) -> list[str]:
+        """Wait until all sites are there, or until the time is up; return the names of those that are."""
+        deadline = time.monotonic() + self.config.connect_timeout_s
+        while len(names := self.present()) < self.config.sites and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if len(names) < self.config.sites:
+            self.tell(f"{len(names)} of {self.config.sites} sites are connected: {', '.join(names) or 'none'}")
+        return names
+
+    def tell(self, text: str) -> None:
+        """Tell the user, once."""
+        if text not in self._told:
+            self._told.add(text)
+            say(text)
+
+
+@dataclass
+class Outcome:
+    """What became of the sites that were asked in a round."""
+
+    asked: Sequence[str]
+    replies: dict[str, TrainReply] = field(default_factory=dict)
+    """Usable replies, by site."""
+    problems: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Status ("refused", "missing" or "set aside") and reason of all others."""
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+    def missing(self) -> list[str]:
+        """Sites that may still answer when they are asked again."""
+        return [s for s in self.asked if s not in self.replies and self.problems[s][0] == "missing"]
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean over the usable replies, every site counting the same."""
+        losses = [(reply.metrics or {})["loss"] for reply in self.replies.values()]
+        return sum(losses) / len(losses)
+
+    def metrics(self) -> dict[str, Any]:
+        """Per site: metrics, status and reason, for metrics.json."""
+        out: dict[str, Any] = {}
+        for site in self.asked:
+            known = dict(self.replies[site].metrics or {}) if site in self.replies else {}
+            status, reason = ("ok", None) if site in self.replies else self.problems[site]
+            out[site] = {**{name: known.get(name) for name in _METRICS}, "status": status, "reason": reason}
+        return out
+
+
+def ask(
+    grid: Grid, roster: Roster, job: StageJob, weights: State, names: Sequence[str], config: FederationConfig
+) -> Outcome:
+    """Send a request to the named sites and collect usable replies.
+
+    Sites that do not answer are asked again while the quorum is missed; sites answer a repeated request from their
+    stored reply, so nothing is trained twice.
+
+    Raises:
+        FederationError: Fewer usable replies than the quorum.
+    """
+    outcome, record = Outcome(names), to_array_record(weights)
+    outcome.problems = dict.fromkeys(names, ("missing", "not connected, or no answer in time"))
+    for attempt in range(1 + config.retries):
+        targets = [s for s in outcome.missing() if s in roster.nodes]
+        _exchange(grid, roster, job, weights, record, targets, outcome)
+        if len(outcome.replies) >= config.min_sites:
+            return outcome
+        if not outcome.missing() or attempt == config.retries:
+            break
+        roster.wait()
+    reasons = "; ".join(f"{s}: {status} ({reason})" for s, (status, reason) in sorted(outcome.problems.items()))
+    raise FederationError(
+        f"round {job.round} of the {job.stage} stage misses its quorum",
+        got=f"{len(outcome.replies)} usable of {len(names)} replies; {reasons or 'no site is connected'}",
+        expected=f"at least {config.min_sites} (federation.min_sites)",
+        do="mend the sites, then run the same command: it goes on from the last finished round",
+    )
+
+
+def _exchange(
+    grid: Grid,
+    roster: Roster,
+    job: StageJob,
+    weights: State,
+    record: ArrayRecord,
+    targets: Sequence[str],
+    outcome: Outcome,
+) -> None:
+    site_of = {roster.nodes[site]: site for site in targets}
+
+    def messages() -> Iterator[Message]:
+        for node in site_of:
+            yield Message(encode_job(job, record), dst_node_id=node, message_type=MessageType.TRAIN)
+
+    outcome.bytes_down += record.count_bytes() * len(targets)
+    for reply in grid.send_and_receive(messages(), timeout=roster.config.round_timeout_s):
+        site = site_of.get(reply.metadata.src_node_id)  # an unavailable node is reported by the SuperLink
+        if site is None:
+            continue
+        if reply.has_error():
+            outcome.problems[site] = ("missing", f"the site failed: {reply.error.reason}")
+            continue
+        outcome.bytes_up += _bytes(reply.content.array_records.values())
+        _judge(reply.content, roster.sites[site], job, weights, outcome)
+    for site in targets:
+        if site in outcome.problems and site not in outcome.replies:
+            roster.tell(f"{site} is left out: {': '.join(outcome.problems[site])}")
+
+
+def _bytes(records: Iterable[ArrayRecord]) -> int:
+    return sum(record.count_bytes() for record in records)
+
+
+def _judge(content: RecordDict, info: SiteInfo, job: StageJob, weights: State, outcome: Outcome) -> None:
+    """File a reply as usable, refused or set aside."""
+    try:
+        reply = decode_reply(content)
+    except FederationError as error:
+        outcome.problems[info.name] = ("set aside", str(error))
+        return
+    if reply.status == "refused":
+        outcome.problems[info.name] = ("refused", reply.reason)
+    elif fault := find_fault(reply, info, job, weights):
+        outcome.problems[info.name] = ("set aside", fault)
+    else:
+        outcome.replies[info.name] = reply
+        outcome.problems.pop(info.name, None)
+
+
+def find_fault(reply: TrainReply, info: SiteInfo, job: StageJob, weights: State) -> str | None:
+    """Say why a reply must not be aggregated, or None: the one place where replies are validated.
+
+    Args:
+        reply: A reply with status "ok".
+        info: The site that was asked.
+        job: What it was asked.
+        weights: The global weights that went with the request.
+    """
+    arrays, metrics = reply.arrays or {}, reply.metrics or {}
+    if reply.site != info.name:
+        return f"it calls itself {reply.site!r}, and was {info.name!r} before"
+    if reply.key != job.key:
+        return f"it answers another request: got digest {reply.key[:12]}, expected {job.key[:12]}"
+    if info.patients < 1:
+        return "it says that it has no patients"
+    if set(metrics) != set(_METRICS) or not all(math.isfinite(v) for v in metrics.values()):
+        return f"its metrics are not {', '.join(_METRICS)}, all finite"
+    if set(arrays) != set(weights):
+        odd = sorted(set(arrays) ^ set(weights))
+        return f"it lacks or adds weights: {', '.join(odd[:3])}"
+    return next((fault for name in weights if (fault := _array_fault(name, arrays, weights))), None)
+
+
+def _array_fault(name: str, arrays: State, weights: State) -> str | None:
+    got, expected = arrays[name], weights[name]
+    if got.shape != expected.shape:
+        return f"{name} has shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
+    if got.dtype != expected.dtype:
+        return f"{name} is {got.dtype}, expected {expected.dtype}"
+    if not bool(torch.isfinite(got).all()):
+        return f"{name} holds NaN or infinity"
+    return None

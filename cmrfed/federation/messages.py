@@ -1,0 +1,176 @@
+"""What travels between server and sites, and the only place that knows Flower's records and their keys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from cmrfed.artifacts import digest_json, digest_state
+from cmrfed.config import Section
+from cmrfed.errors import FederationError, SiteRefused
+from cmrfed.generators.generator import GeneratorConfig
+from cmrfed.training.loop import Stage, TrainingConfig
+
+State = Mapping[str, Tensor]
+"""Weights by name, in order of name; floating point only."""
+
+WEIGHT = "num-examples"
+"""The metric by which Flower's strategies weight a reply; the server sets it, never the site."""
+
+_SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class StageJob(Section):
+    """A request to train one stage for one round, complete in itself."""
+
+    run: str = Field(pattern=_SAFE_NAME)
+    experiment: str
+    """Digest of the whole experiment."""
+    seed: int
+    stage: Stage
+    round: int = Field(ge=1)
+    generator: GeneratorConfig
+    training: TrainingConfig
+    proximal_mu: float = Field(0.0, ge=0)
+    model_digest: str
+    """Digest of the weights that travel with the request."""
+    threads: int = Field(1, ge=1)
+    """Threads of the computation: the last bits of a sum depend on it, so every site uses the same number."""
+
+    @cached_property
+    def config_digest(self) -> str:
+        """Digest of what is trained and how, as this side understands it, defaults included."""
+        return digest_json(self.model_dump(mode="json", include={"generator", "training", "proximal_mu"}))
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of all that decides the result up to rounding: the same key may be answered with the same reply."""
+        return digest_json(self.model_dump(mode="json", exclude={"threads"}))
+
+
+class SiteInfo(Section):
+    """How a site introduces itself."""
+
+    name: str = Field(pattern=_SAFE_NAME)
+    style: int = Field(ge=0)
+    patients: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """A site's answer: "ok" with weights and metrics, or "refused" with a reason."""
+
+    site: str
+    status: Literal["ok", "refused"]
+    key: str
+    """`StageJob.key` of the request that is answered; "" when it could not be read."""
+    reason: str = ""
+    arrays: State | None = None
+    metrics: Mapping[str, float] | None = None
+    """loss, first_loss, last_loss, items, seconds."""
+
+
+def to_array_record(state: State) -> ArrayRecord:
+    """Serialise weights, in order of name."""
+    return ArrayRecord({name: Array(state[name].detach().cpu().numpy()) for name in sorted(state)})
+
+
+def to_state(record: ArrayRecord) -> dict[str, Tensor]:
+    """Read weights, in order of name."""
+    return {name: torch.from_numpy(record[name].numpy()) for name in sorted(record)}
+
+
+def encode_job(job: StageJob, arrays: ArrayRecord) -> RecordDict:
+    """Pack a request; each call makes records of its own, since a client may change what it gets."""
+    config = ConfigRecord({"job": job.model_dump_json(), "config-digest": job.config_digest})
+    return RecordDict({"arrays": ArrayRecord(dict(arrays.items())), "config": config})
+
+
+def decode_job(content: RecordDict) -> tuple[StageJob, dict[str, Tensor]]:
+    """Unpack a request and recompute both of its digests.
+
+    Raises:
+        SiteRefused: It cannot be read, or this site understands it otherwise than the server.
+    """
+    try:
+        config = content.config_records["config"]
+        job = StageJob.model_validate_json(str(config["job"]))
+        state = to_state(content.array_records["arrays"])
+    except (ValidationError, KeyError, TypeError, ValueError) as error:
+        raise SiteRefused(
+            "the request cannot be read", got=_short(error), do="install the same version on server and site"
+        ) from None
+    _same("configuration", config.get("config-digest"), job.config_digest)
+    _same("weights", job.model_digest, digest_state(state))
+    return job, state
+
+
+def _same(what: str, sent: Any, found: str) -> None:
+    if sent != found:
+        raise SiteRefused(
+            f"the digest of the {what} differs between server and site",
+            got=f"{found} at the site",
+            expected=f"{sent} as sent by the server",
+            do="install the same version on server and site",
+        )
+
+
+def encode_reply(reply: TrainReply) -> RecordDict:
+    """Pack a reply: one ConfigRecord, and for "ok" one ArrayRecord and one MetricRecord."""
+    texts = {"site": reply.site, "status": reply.status, "key": reply.key, "reason": reply.reason}
+    content = RecordDict({"reply": ConfigRecord(dict(texts))})
+    if reply.arrays is not None:
+        content["arrays"] = to_array_record(reply.arrays)
+        content["metrics"] = MetricRecord({name: float(v) for name, v in (reply.metrics or {}).items()})
+    return content
+
+
+def decode_reply(content: RecordDict) -> TrainReply:
+    """Unpack a reply; nothing that it claims is trusted yet.
+
+    Raises:
+        FederationError: It lacks a record or holds one of another kind.
+    """
+    try:
+        texts = {k: str(content.config_records["reply"][k]) for k in ("site", "status", "key", "reason")}
+        if texts["status"] == "refused":
+            return TrainReply(texts["site"], "refused", texts["key"], texts["reason"])
+        metrics = {str(k): float(v) for k, v in content.metric_records["metrics"].items()}  # type: ignore[arg-type]
+        arrays = to_state(content.array_records["arrays"])
+        return TrainReply(texts["site"], "ok", texts["key"], arrays=arrays, metrics=metrics)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FederationError("the reply cannot be read", got=_short(error)) from None
+
+
+def encode_info(info: SiteInfo) -> RecordDict:
+    """Pack a site's introduction."""
+    return RecordDict({"site": ConfigRecord({"info": info.model_dump_json()})})
+
+
+def encode_refusal(reason: str) -> RecordDict:
+    """Pack the refusal of a site that cannot even introduce itself."""
+    return RecordDict({"site": ConfigRecord({"refused": reason})})
+
+
+def decode_info(content: RecordDict) -> SiteInfo:
+    """Unpack a site's introduction.
+
+    Raises:
+        FederationError: It refused, or sent something else.
+    """
+    try:
+        record = content.config_records["site"]
+        if "refused" in record:
+            raise FederationError("the site refused", got=record["refused"])
+        return SiteInfo.model_validate_json(str(record["info"]))
+    except (ValidationError, KeyError, TypeError) as error:
+        raise FederationError("the introduction cannot be read", got=_short(error)) from None
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]

@@ -1,0 +1,155 @@
+"""A federated run: stage after stage, round after round, saved after each, resumed by starting it again."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from cmrfed.artifacts import digest_state
+from cmrfed.errors import FederationError
+from cmrfed.federation.exchange import Outcome, Roster, ask
+from cmrfed.federation.messages import StageJob, State
+from cmrfed.federation.rounds import RoundStore, ServerState
+from cmrfed.federation.strategy import Aggregator, FederationConfig, choose
+from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.progress import track
+from cmrfed.rng import fold
+from cmrfed.training.loop import Stage, TrainingConfig
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One generator to train."""
+
+    name: Stage
+    generator: GeneratorConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Per stage: the folder of the averaged generator, the digest of the last global weights, and seconds."""
+
+    generators: dict[Stage, Path] = field(default_factory=dict)
+    digests: dict[Stage, str] = field(default_factory=dict)
+    seconds: dict[Stage, float] = field(default_factory=dict)
+
+
+class FederatedRun:
+    """Trains the stages over a grid of sites.
+
+    Args:
+        grid: Flower's, or a `LocalGrid`.
+        run_dir: Run folder; ``<stage>/`` and ``generators/<stage>/`` are written into it.
+        run_id: Name of the run at the sites; letters, digits, dot, hyphen, underscore.
+        seed: Of the experiment.
+        digest: Of the experiment.
+        federation: Who takes part and how replies are aggregated.
+        stages: In order.
+        threads: Threads at each site; the same number everywhere gives the same bits everywhere.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        run_dir: Path,
+        *,
+        run_id: str,
+        seed: int,
+        digest: str,
+        federation: FederationConfig,
+        stages: Sequence[StageSpec],
+        threads: int = 1,
+    ) -> None:
+        self.grid, self.run_dir, self.run_id, self.seed = grid, run_dir, run_id, seed
+        self.digest, self.federation, self.stages, self.threads = digest, federation, tuple(stages), threads
+        self.roster = Roster(grid, federation)
+
+    def start_or_resume(self) -> RunResult:
+        """Train what is not trained yet.
+
+        Raises:
+            FederationError: The folder belongs to another experiment, or a round misses its quorum.
+        """
+        result = RunResult()
+        for stage in self.stages:
+            store = RoundStore(self.run_dir / stage.name, self.digest)
+            state = self._train_stage(stage, store)
+            folder = self.run_dir / "generators" / stage.name
+            if not folder.is_dir():
+                generator = Generator(stage.generator)
+                generator.network.load_state_dict(dict(state["ema"]))
+                generator.save(folder)
+            result.generators[stage.name] = folder
+            result.digests[stage.name] = digest_state(state["global"])
+            result.seconds[stage.name] = sum(m["seconds"] for m in store.metrics())
+        return result
+
+    def _train_stage(self, stage: StageSpec, store: RoundStore) -> ServerState:
+        done, total = store.latest(), stage.training.rounds
+        state = store.load(done) if done else self._initial(stage)
+        if done >= total:
+            return state
+        self.roster.wait()
+        aggregator = Aggregator(self.federation.strategy)
+        aggregator.load_state_dict(state["strategy"])
+        with track(f"Training the {stage.name} generator", total) as progress:
+            progress.advance(done)
+            for number in range(done + 1, total + 1):
+                start = time.monotonic()
+                state, outcome = self._round(stage, number, state, aggregator)
+                seconds = time.monotonic() - start
+                store.save(number, state, self._metrics(stage.name, number, seconds, outcome))
+                progress.advance(1, f"loss {outcome.mean_loss:.4f}")
+        return state
+
+    def _initial(self, stage: StageSpec) -> ServerState:
+        weights = Generator(stage.generator, fold(self.seed, "init", stage.name)).network.state_dict()
+        whole = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
+        if whole:
+            raise FederationError("averaging needs floating-point weights", got=f"integers in {whole[0]}")
+        weights = {name: weights[name].clone() for name in sorted(weights)}
+        return {"global": weights, "ema": weights, "strategy": {}}
+
+    def _round(
+        self, stage: StageSpec, number: int, state: ServerState, aggregator: Aggregator
+    ) -> tuple[ServerState, Outcome]:
+        old = state["global"]
+        names = choose(self.roster.present(), self.federation.asked, self.seed, stage.name, number)
+        job = self._job(stage, number, old)
+        outcome = ask(self.grid, self.roster, job, old, names, self.federation)
+        replies = [(r.arrays, self._weight(site)) for site, r in sorted(outcome.replies.items()) if r.arrays]
+        new = aggregator.aggregate(number, old, replies)
+        decay = min(stage.training.ema_decay, (1 + number) / (10 + number))
+        ema = {name: decay * state["ema"][name] + (1 - decay) * new[name] for name in new}
+        return {"global": new, "ema": ema, "strategy": aggregator.state_dict(sorted(new))}, outcome
+
+    def _job(self, stage: StageSpec, number: int, weights: State) -> StageJob:
+        return StageJob(
+            run=self.run_id,
+            experiment=self.digest,
+            seed=self.seed,
+            stage=stage.name,
+            round=number,
+            generator=stage.generator,
+            training=stage.training,
+            proximal_mu=self.federation.proximal_mu,
+            model_digest=digest_state(weights),
+            threads=self.threads,
+        )
+
+    def _weight(self, site: str) -> float:
+        return float(self.roster.sites[site].patients) if self.federation.weighting == "patients" else 1.0
+
+    def _metrics(self, stage: Stage, number: int, seconds: float, outcome: Outcome) -> dict[str, Any]:
+        return {
+            "stage": stage,
+            "round": number,
+            "seconds": seconds,
+            "sites": outcome.metrics(),
+            "bytes_down": outcome.bytes_down,
+            "bytes_up": outcome.bytes_up,
+        }

@@ -1,0 +1,119 @@
+"""A federation small enough for tests: discs for hearts, a network of a few thousand weights, real code."""
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from client.client_app import app
+from flwr.app import Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
+from cmrfed.data.labels import Phase
+from cmrfed.federation.local_grid import LocalGrid
+from cmrfed.federation.run import FederatedRun, StageSpec
+from cmrfed.federation.site import SiteRecord
+from cmrfed.federation.strategy import FederationConfig
+from cmrfed.generators.backbone import BackboneConfig
+from cmrfed.generators.generator import GeneratorConfig
+from cmrfed.training.loop import TrainingConfig
+
+SIZE_PX = 16
+
+
+def tiny_patient(number: int, *, has_mask: bool = True) -> PreparedPatient:
+    """Two phases of two slices: concentric discs whose radius depends on the patient."""
+    rows, columns = np.mgrid[:SIZE_PX, :SIZE_PX] - SIZE_PX / 2
+    radius = np.hypot(rows, columns)
+    volumes = []
+    for phase in Phase:
+        outer = 4 + number % 3 - 0.5 * phase
+        mask = np.where(radius < outer - 2, 3, np.where(radius < outer, 2, 0)).astype(np.uint8)
+        image = (np.array([-0.8, 0, -0.2, 0.7], np.float32)[mask]) + np.float32(0.01 * number)
+        volumes.append(
+            Volume(f"p{number:02d}", phase, np.stack([image] * 2), np.stack([mask] * 2) if has_mask else None, None)
+        )
+    return PreparedPatient(PatientRecord(patient_id=f"p{number:02d}", has_mask=has_mask), tuple(volumes))
+
+
+def tiny_cohort(path: Path, patients: int = 6, *, has_mask: bool = True) -> Cohort:
+    """Write a cohort of discs."""
+    made = [tiny_patient(i, has_mask=has_mask) for i in range(patients)]
+    return write_cohort(path, made, name="discs", source="test", size_px=SIZE_PX, labels=(2, 3), preparation={})
+
+
+def make_sites(run_dir: Path, sites: int = 3) -> list[Path]:
+    """Write site roots that share one cohort: site i has i + 1 patients of its own."""
+    total = sites * (sites + 1) // 2
+    cohort = tiny_cohort(run_dir / "cohort", total)
+    ids, roots = list(cohort.patient_ids), []
+    for i in range(sites):
+        mine, ids = tuple(ids[: i + 1]), ids[i + 1 :]
+        root = run_dir / "sites" / f"{i:02d}"
+        SiteRecord(name=f"site-{i}", style=i, cohort=str(cohort.root), patients=mine).save(root)
+        roots.append(root)
+    return roots
+
+
+def tiny_stage(name: str = "image", rounds: int = 2, steps: int = 2, **training: object) -> StageSpec:
+    """A stage with a network of one level and a few steps."""
+    generator = GeneratorConfig(
+        codec="pixel" if name == "image" else "mask",
+        size_px=SIZE_PX,
+        condition_masks=1 if name == "image" else 2,
+        styles=8,
+        backbone=BackboneConfig(channels=(32,), layers_per_block=1, patch_px=4, attention_levels=0, norm_groups=4),
+    )
+    settings = {"batch_size": 2, "precision": "fp32", "rounds": rounds, "local_steps": steps, **training}
+    return StageSpec(name, generator, TrainingConfig(**settings))
+
+
+def federated_run(
+    run_dir: Path, *stages: StageSpec, client: ClientApp = app, grid: LocalGrid | None = None, **federation: object
+) -> FederatedRun:
+    """A run over the sites of ``run_dir``; unknown keywords go to the FederationConfig."""
+    config = FederationConfig(**{"connect_timeout_s": 0.01, **federation})
+    return FederatedRun(
+        grid or LocalGrid(client, run_dir, config.sites),
+        run_dir,
+        run_id="test-run",
+        seed=5,
+        digest="d" * 64,
+        federation=config,
+        stages=stages or (tiny_stage(),),
+    )
+
+
+class FaultyGrid(LocalGrid):
+    """A grid whose replies can be spoiled or lost.
+
+    Args:
+        spoil: Called with (site number, type of message, reply content); returns the content to deliver, or None to
+            lose the reply.
+    """
+
+    def __init__(self, run_dir: Path, sites: int, spoil: Callable[[int, str, RecordDict], RecordDict | None]) -> None:
+        super().__init__(app, run_dir, sites)
+        self.spoil = spoil
+        self.asked: list[list[int]] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        out, asked = [], []
+        for message in messages:
+            number = message.metadata.dst_node_id - self.nodes[0]
+            asked.append(number)
+            for reply in super().send_and_receive([message], timeout=timeout):
+                content = self.spoil(number, message.metadata.message_type, copy.deepcopy(reply.content))
+                if content is not None:
+                    reply.content = content
+                    out.append(reply)
+        self.asked.append(asked)
+        return out[::-1]  # the order of arrival must not matter
+
+
+def random_state(seed: int, names: Iterable[str] = ("a", "b")) -> dict[str, torch.Tensor]:
+    """Weights for tests of aggregation: float32, of unlike shapes."""
+    rng = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(3 + i, 2, generator=rng) for i, name in enumerate(names)}
