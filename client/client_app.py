@@ -1,20 +1,5 @@
 """Flower ClientApp: one site of the federation."""
 
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
+from cmrfed.federation.client import app
 
-from cmrfed.federation.site import answer_hello, answer_train
-
-app = ClientApp()
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train one round."""
-    return Message(answer_train(context, message.content), reply_to=message)
-
-
-@app.query()
-def hello(message: Message, context: Context) -> Message:
-    """Say who this is."""
-    return Message(answer_hello(context), reply_to=message)
+__all__ = ["app"]

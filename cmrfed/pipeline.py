@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from flwr.serverapp import Grid
 
 from cmrfed.artifacts import digest_folder, read_json, write_json
 from cmrfed.data.cohort import Cohort
@@ -28,6 +29,7 @@ from cmrfed.evaluation.judge import evaluate
 from cmrfed.experiment import STAGES, Experiment
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
+from cmrfed.federation.site import SiteRecord
 from cmrfed.generators.generator import Generator
 from cmrfed.progress import say, track
 from cmrfed.report.html import write_report
@@ -122,20 +124,20 @@ def _phantom_cohorts(config: PhantomConfig, size_px: int, folder: Path) -> list[
     return [Cohort.open(folder / name) for name in names]
 
 
-def write_sites(data: Data, run_dir: Path) -> list[Path]:
+def write_sites(data: Data, run_dir: Path, device: Literal["cpu", "cuda"]) -> list[Path]:
     """Make the root folder of each simulated site; it refers to the cohort instead of copying it."""
     roots = []
     for number, cohort in enumerate(data.sites):
         root = run_dir / "sites" / f"{number:02d}"
-        site = {"name": f"site-{number}", "style": number, "cohort": str(cohort.root)}
-        write_json(root / "site.json", site | {"patients": list(cohort.patient_ids)})
+        SiteRecord(
+            name=f"site-{number}",
+            style=number,
+            cohort=str(cohort.root),
+            patients=cohort.patient_ids,
+            device=device,
+        ).save(root)
         roots.append(root)
     return roots
-
-
-def build_sites(experiment: Experiment, run_dir: Path) -> list[Path]:
-    """Data and site folders of a run: what a simulation needs before it trains."""
-    return write_sites(open_data(experiment, run_dir), run_dir)
 
 
 def stage_specs(experiment: Experiment) -> list[StageSpec]:
@@ -212,13 +214,8 @@ def run(experiment: Experiment, run_dir: Path) -> Path:
         run_dir: Where results go; a folder with the beginnings of the same run is carried on.
     """
     run_dir = run_dir.absolute()
-    torch.set_num_threads(experiment.compute.threads)
-    record = Record(run_dir, experiment)
-    with record.timed("data"):
-        data = open_data(experiment, run_dir)
-        roots = write_sites(data, run_dir)
-    record.set(sites=describe_sites(data), split={"train": len(data.train), "holdout": len(data.holdout)})
-    train(experiment, run_dir, roots, record)
+    data, roots, record = begin(experiment, run_dir)
+    train(experiment, run_dir, LocalGrid(roots), record)
     with record.timed("synthesis"):
         _synthesis_step(experiment, run_dir, data)
     with record.timed("evaluation"):
@@ -229,11 +226,21 @@ def run(experiment: Experiment, run_dir: Path) -> Path:
     return report
 
 
-def train(experiment: Experiment, run_dir: Path, roots: list[Path], record: Record) -> None:
-    """Train both stages over the in-process grid."""
+def begin(experiment: Experiment, run_dir: Path) -> tuple[Data, list[Path], Record]:
+    """Data, site folders and record of a run: what a simulation needs before it trains."""
+    torch.set_num_threads(experiment.compute.threads)
+    record = Record(run_dir, experiment)
+    with record.timed("data"):
+        data = open_data(experiment, run_dir)
+        roots = write_sites(data, run_dir, experiment.compute.device)
+    record.set(sites=describe_sites(data), split={"train": len(data.train), "holdout": len(data.holdout)})
+    return data, roots, record
+
+
+def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> None:
+    """Train both stages over a grid of sites: in this process, under Ray or over a network."""
     for spec in stage_specs(experiment):
         with record.timed(spec.name):
-            grid = LocalGrid(roots, run_dir)
             FederatedRun(
                 grid,
                 run_dir,

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from client.client_app import app
 from flwr.app import Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
@@ -44,16 +43,19 @@ def tiny_cohort(path: Path, patients: int = 6, *, has_mask: bool = True) -> Coho
     return write_cohort(path, made, name="discs", source="test", size_px=SIZE_PX, labels=(2, 3), preparation={})
 
 
+def site_roots(run_dir: Path, sites: int) -> list[Path]:
+    """Where `make_sites` puts them."""
+    return [run_dir / "sites" / f"{i:02d}" for i in range(sites)]
+
+
 def make_sites(run_dir: Path, sites: int = 3) -> list[Path]:
     """Write site roots that share one cohort: site i has i + 1 patients of its own."""
     total = sites * (sites + 1) // 2
     cohort = tiny_cohort(run_dir / "cohort", total)
-    ids, roots = list(cohort.patient_ids), []
-    for i in range(sites):
+    ids, roots = list(cohort.patient_ids), site_roots(run_dir, sites)
+    for i, root in enumerate(roots):
         mine, ids = tuple(ids[: i + 1]), ids[i + 1 :]
-        root = run_dir / "sites" / f"{i:02d}"
         SiteRecord(name=f"site-{i}", style=i, cohort=str(cohort.root), patients=mine).save(root)
-        roots.append(root)
     return roots
 
 
@@ -71,12 +73,12 @@ def tiny_stage(name: str = "image", rounds: int = 2, steps: int = 2, **training:
 
 
 def federated_run(
-    run_dir: Path, *stages: StageSpec, client: ClientApp = app, grid: LocalGrid | None = None, **federation: object
+    run_dir: Path, *stages: StageSpec, grid: LocalGrid | None = None, **federation: object
 ) -> FederatedRun:
     """A run over the sites of ``run_dir``; unknown keywords go to the FederationConfig."""
     config = FederationConfig(**{"connect_timeout_s": 0.01, **federation})
     return FederatedRun(
-        grid or LocalGrid(client, run_dir, config.sites),
+        grid or LocalGrid(site_roots(run_dir, config.sites)),
         run_dir,
         run_id="test-run",
         seed=5,
@@ -95,14 +97,14 @@ class FaultyGrid(LocalGrid):
     """
 
     def __init__(self, run_dir: Path, sites: int, spoil: Callable[[int, str, RecordDict], RecordDict | None]) -> None:
-        super().__init__(app, run_dir, sites)
+        super().__init__(site_roots(run_dir, sites))
         self.spoil = spoil
         self.asked: list[list[int]] = []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         out, asked = [], []
         for message in messages:
-            number = message.metadata.dst_node_id - self.nodes[0]
+            number = message.metadata.dst_node_id - SUPERLINK_NODE_ID - 1
             asked.append(number)
             for reply in super().send_and_receive([message], timeout=timeout):
                 content = self.spoil(number, message.metadata.message_type, copy.deepcopy(reply.content))

@@ -1,49 +1,38 @@
 """A Flower grid inside this process: the same ServerApp and ClientApp code, without Ray and without a network."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-_FIRST_NODE = SUPERLINK_NODE_ID + 1
+from cmrfed.federation.client import app
+
 _RUN_ID = 1
 
 
 class LocalGrid(Grid):
-    """Calls a ClientApp for one simulated site after the other.
+    """Calls the ClientApp for one simulated site after the other.
 
     A site is opened for each message and closed with it, so memory holds one site's training at a time. Nothing can
     interrupt a site, so timeouts have no effect here: a round lasts as long as its sites take.
 
     Args:
-        app: The ClientApp.
-        run_dir: Run folder; site i lives in ``sites/<i as two digits>``.
-        sites: How many.
+        roots: Folder of each site.
     """
 
-    def __init__(self, app: ClientApp, run_dir: Path, sites: int) -> None:
-        self.app, self.nodes = app, range(_FIRST_NODE, _FIRST_NODE + sites)
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._contexts = {node: _context(node, root) for node, root in enumerate(roots, SUPERLINK_NODE_ID + 1)}
         self._replies: dict[str, Message] = {}
-        self._contexts = {node: self._context(node, run_dir.absolute(), sites) for node in self.nodes}
         self._run = Run.create_empty(_RUN_ID)
         # what a Flower process learns at its start, and `Message` asks for
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, SUPERLINK_NODE_ID
         logging.getLogger("flwr").setLevel(logging.WARNING)
-
-    @staticmethod
-    def _context(node: int, run_dir: Path, sites: int) -> Context:
-        place: dict[str, bool | float | int | str] = {
-            "partition-id": node - _FIRST_NODE,
-            "num-partitions": sites,
-        }
-        return Context(_RUN_ID, node, place, RecordDict(), {"run-dir": str(run_dir)})
 
     def set_run(self, run: Run) -> None:
         """Take over the description of the run."""
@@ -62,7 +51,7 @@ class LocalGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """All simulated nodes."""
-        return list(self.nodes)
+        return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Answer each message at once; `pull_messages` hands out the replies."""
@@ -83,8 +72,12 @@ class LocalGrid(Grid):
 
     def _answer(self, message: Message) -> Message:
         try:
-            return self.app(message, self._contexts[message.metadata.dst_node_id])
+            return app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:
             logging.getLogger("cmrfed").debug("a site failed", exc_info=error)
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def _context(node: int, root: Path) -> Context:
+    return Context(_RUN_ID, node, {"site-root": str(root.absolute())}, RecordDict(), {})

@@ -44,7 +44,7 @@ class FederatedRun:
     Args:
         grid: Flower's, or a `LocalGrid`.
         run_dir: Run folder; ``<stage>/`` and ``generators/<stage>/`` are written into it.
-        run_id: Name of the run at the sites; letters, digits, dot, hyphen, underscore.
+        run_id: Name of the run; with the start of the digest it names the run at the sites.
         seed: Of the experiment.
         digest: Of the experiment.
         federation: Who takes part and how replies are aggregated.
@@ -129,7 +129,7 @@ class FederatedRun:
 
     def _job(self, stage: StageSpec, number: int, weights: State) -> StageJob:
         return StageJob(
-            run=self.run_id,
+            run=f"{self.run_id}-{self.digest[:12]}",
             experiment=self.digest,
             seed=self.seed,
             stage=stage.name,
