@@ -20,11 +20,11 @@ GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
 # group: mean and standard deviation of LV end-diastolic volume (ml), LV ejection fraction, wall (mm),
 # RV end-diastolic volume (ml), RV ejection fraction. Order of magnitude as in Bernard et al., TMI 2018.
 PHYSIOLOGY = {
-    "NOR": ((135, 28), (0.61, 0.05), (9.0, 1.0), (150, 32), (0.55, 0.06)),
-    "DCM": ((255, 60), (0.23, 0.07), (9.0, 1.2), (165, 45), (0.38, 0.12)),
-    "HCM": ((128, 28), (0.68, 0.06), (12.5, 2.0), (130, 30), (0.60, 0.07)),
-    "MINF": ((185, 45), (0.33, 0.08), (9.3, 1.2), (135, 32), (0.54, 0.09)),
-    "RV": ((112, 28), (0.57, 0.08), (8.6, 1.0), (225, 50), (0.37, 0.08)),
+    "NOR": ((135, 28), (0.61, 0.05), (8.3, 1.0), (165, 34), (0.55, 0.06)),
+    "DCM": ((255, 60), (0.23, 0.07), (8.4, 1.1), (180, 45), (0.38, 0.12)),
+    "HCM": ((128, 28), (0.68, 0.06), (11.8, 2.0), (145, 32), (0.60, 0.07)),
+    "MINF": ((185, 45), (0.33, 0.08), (8.6, 1.1), (148, 34), (0.54, 0.09)),
+    "RV": ((112, 28), (0.57, 0.08), (8.0, 0.9), (240, 52), (0.37, 0.08)),
 }
 
 
@@ -93,7 +93,7 @@ def draw_shape(group: str, rng: np.random.Generator) -> Shape:
     return Shape(
         taper_power=rng.uniform(2.4, 3.3),
         elongation=rng.normal(2.75 if group in ("DCM", "MINF") else 3.0, 0.22),
-        shortening=rng.uniform(0.02, 0.11),
+        shortening=rng.uniform(0.01, 0.09),
         outline=outline.astype(np.float32),
         septal_excess=rng.uniform(0.2, 0.8) if group == "HCM" else rng.uniform(-0.05, 0.15),
         infarct=(rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.2), rng.uniform(0.3, 0.9), severity),
@@ -102,7 +102,7 @@ def draw_shape(group: str, rng: np.random.Generator) -> Shape:
         rv_axes=(rng.normal(0.92, 0.07), rng.normal(1.12, 0.09)),
         rv_power=rng.uniform(2.0, 3.0),
         rv_skew=rng.normal(0, 0.18),
-        rv_length=rng.uniform(0.78, 1.02),
+        rv_length=rng.uniform(0.8, 1.08),
         rv_base_mm=rng.uniform(3, 16) if rng.random() < 0.55 else 0.0,
         outflow=rng.uniform(0.35, 0.55) if rng.random() < 0.7 else 0.0,
         drift_mm=(rng.normal(-5, 5), rng.normal(3, 4)),
@@ -184,8 +184,8 @@ class Ventricles:
         """Approximate signed distance in mm to the RV's inner surface (negative inside); x, y from the LV's centre."""
         shape = self.shape
         share = np.clip((z - self.base_mm) / (shape.rv_length * (self.bottom_mm - self.base_mm)), 0, 1)
-        size = self.epi_mm * self.rv_scale * np.sqrt(np.maximum(1 - share**1.5, 1e-4))
-        along_axis = 0.82 * self.epi_mm * (1 - 0.75 * share**2)
+        size = self.epi_mm * self.rv_scale * np.sqrt(np.maximum(1 - share**1.8, 1e-4))
+        along_axis = 0.82 * self.epi_mm * (1 - 0.55 * share**2)
         turn = shape.rv_angle + shape.rv_twist * share
         out = x * np.cos(turn) + y * np.sin(turn)
         across = -x * np.sin(turn) + y * np.cos(turn)
@@ -194,9 +194,9 @@ class Ventricles:
         body = ((u**shape.rv_power + v**shape.rv_power) ** (1 / shape.rv_power) - 1) * np.minimum(a, b)
         if not shape.outflow:
             return body
-        reach = self.epi_mm * (1.25 - 0.5 * share)
-        radius = self.epi_mm * self.rv_scale * shape.outflow * np.clip(1 - share / 0.45, 0.02, 1)
-        tract = np.hypot(out - 0.62 * reach, across - reach) - radius
+        reach = self.epi_mm * (1.08 - 0.8 * share)
+        radius = self.epi_mm * shape.outflow * np.minimum(self.rv_scale, 1.1) * (1 - share / 0.4)
+        tract = np.hypot(out - 0.6 * reach, across - reach) - radius
         return np.minimum(body, tract)
 
     # --- volumes ----------------------------------------------------------------------------

@@ -14,6 +14,8 @@ SUB = 2
 SUB_Z = 3
 """Sub-samples through the thickness of a slice."""
 MARGIN_MM = 14.0
+LV_OFFSET_MM = 16.0
+"""From the middle of the heart, which is planned to the middle of the picture, to the centre of the LV."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ def draw_detail(rng: np.random.Generator) -> Detail:
     first = rng.uniform(-0.2, 0.5)
     second = first + rng.uniform(1.4, 2.2)
     return Detail(
-        papillary=tuple((a, rng.uniform(0.52, 0.72), rng.uniform(3.2, 6.0)) for a in (first - 0.9, second)),
+        papillary=tuple((a, rng.uniform(0.55, 0.78), rng.uniform(3.5, 7.5)) for a in (first - 0.9, second)),
         trabeculae=rng.uniform(0.0, 1.0),
         rv_trabeculae=rng.uniform(0.0, 1.0),
-        rv_wall_mm=rng.uniform(1.8, 3.6),
-        fat_mm=float(np.clip(rng.gamma(2.0, 1.9), 0.3, 11)),
+        rv_wall_mm=rng.uniform(1.6, 3.2),
+        fat_mm=float(np.clip(rng.gamma(1.5, 2.2), 0.2, 12)),
         fat_phase=(rng.uniform(0, 6.3), rng.uniform(0, 6.3)),
         coarse=texture_tile((256, 256), 4.0, rng),
         fine=texture_tile((256, 256), 1.3, rng),
@@ -62,19 +64,27 @@ def draw_detail(rng: np.random.Generator) -> Detail:
 
 def draw_plan(heart: Heart, style: ScannerStyle, rng: np.random.Generator) -> Plan:
     """Plan the stack: from about the base plane to just beyond the apex, centred roughly on the heart."""
-    bottom = max(v.bottom_mm for v in heart.phases.values())
-    start = rng.uniform(-0.35, 0.6) * style.slice_mm
-    count = int(np.ceil((bottom + rng.uniform(-0.4, 0.5) * style.slice_mm - start) / style.slice_mm))
+    start = rng.uniform(-0.05, 0.75) * style.slice_mm
+    end = heart.phases[Phase.ED].apex_mm + rng.uniform(-0.6, 0.75) * style.slice_mm
+    count = int(np.ceil((end - start) / style.slice_mm))
     turn = np.deg2rad(rng.normal(58, 18) if rng.random() < style.axial_share else rng.normal(0, 9))
     pixel = style.spacing_mm * rng.normal(1, 0.02)
     rows, columns = style.matrix_px
     middle = (columns * rng.normal(0.46, 0.035), rows * rng.normal(0.49, 0.045))
     v, u = np.mgrid[:rows, :columns].astype(np.float32)
-    u, v = (u - middle[0]) * pixel - 18 * np.cos(heart.shape.rv_angle + turn), (v - middle[1]) * pixel
-    v -= 18 * np.sin(heart.shape.rv_angle + turn)
+    towards_rv = heart.shape.rv_angle + turn
+    u = (u - middle[0]) * pixel + LV_OFFSET_MM * np.cos(towards_rv)
+    v = (v - middle[1]) * pixel + LV_OFFSET_MM * np.sin(towards_rv)
     x, y = u * np.cos(turn) + v * np.sin(turn), -u * np.sin(turn) + v * np.cos(turn)
     shifts = rng.normal(0, rng.choice([0.4, 1.6], p=[0.75, 0.25]), (count, 2))
-    return Plan(start + np.arange(count) * style.slice_mm, style.slice_mm, float(pixel), x.astype(np.float32), y.astype(np.float32), shifts)
+    return Plan(
+        start + np.arange(count) * style.slice_mm,
+        style.slice_mm,
+        float(pixel),
+        x.astype(np.float32),
+        y.astype(np.float32),
+        shifts,
+    )
 
 
 def _sub_grid(plan: Plan, k: int, box: tuple[slice, slice], centre: tuple[float, float]) -> tuple[np.ndarray, ...]:
@@ -86,8 +96,9 @@ def _sub_grid(plan: Plan, k: int, box: tuple[slice, slice], centre: tuple[float,
     rows, columns = np.tile(offset, x.shape[0])[:, None], np.tile(offset, x.shape[1])[None]
     x, y = (np.repeat(np.repeat(a, SUB, 0), SUB, 1) for a in (x, y))
     x, y = x + rows * step_r[0] + columns * step_c[0], y + rows * step_r[1] + columns * step_c[1]
-    z = plan.z_mm[k] + plan.slice_mm * ((np.arange(SUB_Z) + 0.5) / SUB_Z - 0.5)
-    return x[None], y[None], z.astype(np.float32)[:, None, None]
+    dither = ((5 * np.arange(x.shape[0])[:, None] + 3 * np.arange(x.shape[1])[None]) % 8 + 0.5) / 8
+    z = plan.z_mm[k] + plan.slice_mm * ((np.arange(SUB_Z)[:, None, None] + dither) / SUB_Z - 0.5)
+    return x[None], y[None], z.astype(np.float32)
 
 
 def _cut(tile: np.ndarray, roll: int, height: int, width: int) -> np.ndarray:
@@ -143,37 +154,45 @@ def _tissues(ventricles: Ventricles, detail: Detail, points: _Points, roll: int)
     Above the base plane the same outlines show atria: blood within thin walls, without a label.
     """
     h, w = points.radius.shape[1] // SUB, points.radius.shape[2] // SUB
-    fine, coarse = (np.repeat(np.repeat(_cut(t, roll, h, w), SUB, 0), SUB, 1)[None] for t in (detail.fine, detail.coarse))
+    fine, coarse = (
+        np.repeat(np.repeat(_cut(t, roll, h, w), SUB, 0), SUB, 1)[None] for t in (detail.fine, detail.coarse)
+    )
     above = points.z < ventricles.base_mm
     epi = np.where(above, points.endo + 2.5, points.epi)
     gap = np.minimum(points.radius - epi, points.rv - detail.rv_wall_mm)
     notch = np.exp(-np.maximum(points.radius - epi, 0) / 7 - np.maximum(points.rv, 0) / 7)
     angle = points.index * (2 * np.pi / 256)
     share = np.clip(ventricles.height(points.z), -0.3, 1.3)
-    lumps = 0.8 + 0.6 * np.sin(angle + detail.fat_phase[0]) + 0.5 * np.sin(3 * angle + detail.fat_phase[1] + 2 * share)
-    fat = np.maximum(detail.fat_mm * lumps * (1.2 - 0.5 * share) + (3 + detail.fat_mm) * 1.5 * notch + 0.6 * coarse, 0)
+    side = 0.45 + 0.55 * np.cos(angle - ventricles.shape.rv_angle - 0.5 * np.sin(detail.fat_phase[0]))
+    lumps = side * (
+        0.8 + 0.5 * np.sin(2 * angle + detail.fat_phase[0]) + 0.5 * np.sin(5 * angle + detail.fat_phase[1] + 2 * share)
+    )
+    groove = np.exp(-np.abs(share + 0.02) / 0.12)
+    fat = detail.fat_mm * (lumps + groove) + (2 + detail.fat_mm) * 1.3 * notch + 0.7 * coarse - 0.6
+    fat = np.maximum(fat, 0)
     tissue = np.full(points.radius.shape, Tissue.FAT, np.uint8)
     tissue[gap > fat] = Tissue.MUSCLE
     tissue[gap < 0] = Tissue.MYOCARDIUM
-    rv_rough = (fine > 2.6 - 1.5 * detail.rv_trabeculae * (0.4 + share)) | (
-        (points.rv > -5) & (coarse > 1.4 - 1.0 * detail.rv_trabeculae * share)
-    )
+    depth = np.maximum(-points.rv, 0) / (5 + 7 * detail.rv_trabeculae * (0.3 + share))
+    rv_rough = coarse + 0.8 * fine > 0.6 + 2.2 * depth
     tissue[(points.rv < 0) & (points.radius >= epi) & (~rv_rough | above)] = Tissue.RV_BLOOD
     tissue[_blood_in_lv(ventricles, detail, points, coarse + 0.6 * fine, share)] = Tissue.LV_BLOOD
     return tissue, gap < fat + 1.2
 
 
-def _blood_in_lv(ventricles: Ventricles, detail: Detail, points: _Points, rough: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _blood_in_lv(
+    ventricles: Ventricles, detail: Detail, points: _Points, rough: np.ndarray, share: np.ndarray
+) -> np.ndarray:
     """Where the cavity holds blood: not in papillary muscles nor in the trabeculae along the wall."""
     relative = points.radius / np.maximum(points.endo, 0.1)
     squeeze = np.clip(18 / max(ventricles.endo_mm, 6.0), 0.45, 1.5)
-    wall_share = (relative - 1) * 5.0 / squeeze + 0.9 * detail.trabeculae * (0.3 + share) + 0.55 * rough
+    wall_share = (relative - 1) * 5.0 / squeeze + 1.1 * detail.trabeculae * (0.35 + share) + 0.6 * rough
     blood = (relative < 1) & ((wall_share < 0.75) | (share < 0.1))
     for place, out, size in detail.papillary:
         out_mm = ventricles.endo_mm * out * np.clip(1.25 - 0.6 * share, 0.5, 1.1)
         thick = size * np.sqrt(np.clip(1 - ((share - 0.5) / 0.33) ** 2, 0, 1)) * np.sqrt(squeeze / 0.7)
         muscle = np.hypot(points.x - out_mm * np.cos(place), points.y - out_mm * np.sin(place))
-        blood &= muscle >= thick * (1 + 0.15 * rough)
+        blood &= muscle >= thick * (1 + 0.3 * rough)
     return blood
 
 
@@ -208,11 +227,15 @@ def _surroundings(heart: Heart, plan: Plan, thorax: Thorax, detail: Detail, sign
         grain = _cut(detail.coarse, 37 * k, rows, columns)
         cx, cy = drift(z)
         x, y = plan.x + plan.shifts[k, 0] - cx, plan.y + plan.shifts[k, 1] - cy
-        slices.append(paint_thorax(thorax, x.astype(np.float32), y.astype(np.float32), float(z), plan.pixel_mm, signals, grain))
+        slices.append(
+            paint_thorax(thorax, x.astype(np.float32), y.astype(np.float32), float(z), plan.pixel_mm, signals, grain)
+        )
     return slices
 
 
-def render(heart: Heart, style: ScannerStyle, rng: np.random.Generator) -> tuple[Plan, dict[Phase, tuple[np.ndarray, np.ndarray]]]:
+def render(
+    heart: Heart, style: ScannerStyle, rng: np.random.Generator
+) -> tuple[Plan, dict[Phase, tuple[np.ndarray, np.ndarray]]]:
     """Scan a heart.
 
     Args:

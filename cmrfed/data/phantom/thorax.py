@@ -46,6 +46,8 @@ class Thorax:
     liver_edge_mm: float
     paunch_signal: float
     front_fat_mm: float
+    front_fat_y_mm: float
+    front_fat_span_mm: float
     wiggle: np.ndarray
     """(6, 4): amplitude in mm, x and y frequency per mm, phase of the displacement of all outlines."""
     organs: tuple[Blob, ...]
@@ -56,18 +58,25 @@ class Thorax:
 def _organs(signals: np.ndarray, depth: float, diaphragm: float, rng: np.random.Generator) -> tuple[Blob, ...]:
     """Stomach, spleen, bowel, kidney: ellipsoids below the diaphragm, of any signal between fluid and air."""
     blobs = []
-    for _ in range(int(rng.integers(5, 12))):
-        size = rng.uniform(9, 34)
-        kind = rng.choice([Tissue.ORGAN, Tissue.MUSCLE, Tissue.LIVER, Tissue.FLUID, Tissue.LUNG], p=[0.4, 0.2, 0.15, 0.15, 0.1])
+    for _ in range(int(rng.integers(9, 22))):
+        size = rng.uniform(7, 30)
+        kind = rng.choice(
+            [Tissue.ORGAN, Tissue.MUSCLE, Tissue.LIVER, Tissue.FLUID, Tissue.LUNG], p=[0.35, 0.15, 0.15, 0.25, 0.1]
+        )
         blobs.append(
             Blob(
-                (rng.uniform(-35, 120), diaphragm + rng.uniform(0.5, 3.0) * size, rng.uniform(0, 1.2) * depth),
+                (rng.uniform(-20, 120), diaphragm + rng.uniform(0, 75), rng.uniform(0, 1.2) * depth),
                 (size, size * rng.uniform(0.5, 1.0), rng.uniform(20, 60)),
                 rng.uniform(0, np.pi),
                 float(signals[kind]) * rng.uniform(0.75, 1.3),
                 rng.uniform(0.25, 0.9),
             )
         )
+    for _ in range(int(rng.integers(0, 40))):
+        size = float(np.clip(rng.gamma(2.0, 1.1), 1, 6))
+        place = (rng.uniform(-90, 110), diaphragm + rng.uniform(4, 90), rng.uniform(0, 1.2) * depth)
+        signal = float(signals[rng.choice([Tissue.RV_BLOOD, Tissue.FAT, Tissue.LUNG])]) * rng.uniform(0.5, 1.1)
+        blobs.append(Blob(place, (size * rng.uniform(1, 3), size, rng.uniform(5, 20)), rng.uniform(0, np.pi), signal))
     return tuple(blobs)
 
 
@@ -75,13 +84,22 @@ def _vessels(signals: np.ndarray, depth: float, rng: np.random.Generator) -> tup
     """Descending aorta, oesophagus, and many small lung vessels, larger and denser near the hilum."""
     blood = float(signals[Tissue.LV_BLOOD])
     x, y, radius = rng.uniform(35, 75), rng.uniform(22, 58), rng.uniform(8, 13)
-    blobs = [Blob((x, y, -10.0), (radius, radius * rng.uniform(0.9, 1.6), rng.uniform(50, 150)), rng.uniform(0, 3), blood, 0.4)]
-    for _ in range(int(rng.integers(60, 190))):
-        reach, angle = rng.gamma(3.0, 16.0) + 42, rng.uniform(-2.3, 0.8)
+    blobs = [
+        Blob(
+            (x, y, -10.0), (radius, radius * rng.uniform(0.9, 1.6), rng.uniform(50, 150)), rng.uniform(0, 3), blood, 0.4
+        )
+    ]
+    for _ in range(int(rng.integers(2, 9))):
+        size = rng.uniform(4, 13)
+        place = (rng.uniform(38, 95), rng.uniform(-55, 40), rng.uniform(-0.4, 0.15) * depth)
+        axes = (size * rng.uniform(1, 2), size, rng.uniform(12, 40))
+        blobs.append(Blob(place, axes, rng.uniform(0, np.pi), blood * rng.uniform(0.3, 1.15), rng.uniform(0.3, 1)))
+    for _ in range(int(rng.integers(90, 300))):
+        reach, angle = rng.gamma(2.5, 16.0) + 44, rng.uniform(-2.3, 0.8)
         size = float(np.clip(rng.gamma(2.0, 0.75), 0.7, 4.5))
         place = (reach * np.cos(angle), reach * np.sin(angle), rng.uniform(-0.3, 1.2) * depth)
         axes = (size * rng.uniform(1, 2.2), size, rng.uniform(3, 14))
-        blobs.append(Blob(place, axes, rng.uniform(0, np.pi), blood * rng.uniform(0.35, 1.1)))
+        blobs.append(Blob(place, axes, rng.uniform(0, np.pi), blood * rng.uniform(0.4, 1.4)))
     return tuple(blobs)
 
 
@@ -91,12 +109,20 @@ def _ribs(signals: np.ndarray, depth: float, rng: np.random.Generator) -> tuple[
     size = rng.uniform(4, 7)
     bone = float(signals[Tissue.BONE])
     return tuple(
-        Blob((rng.normal(0.5, 0.1), start + k * gap, 0.5 * depth), (size, size * 1.3, 400), rng.uniform(-0.4, 0.4), bone, 0.3)
+        Blob(
+            (rng.normal(0.5, 0.1), start + k * gap, 0.5 * depth),
+            (size, size * 1.3, 400),
+            rng.uniform(-0.4, 0.4),
+            bone,
+            0.3,
+        )
         for k in range(10)
     )
 
 
-def draw_thorax(length_mm: float, reach_mm: float, below_mm: float, signals: np.ndarray, rng: np.random.Generator) -> Thorax:
+def draw_thorax(
+    length_mm: float, reach_mm: float, below_mm: float, signals: np.ndarray, rng: np.random.Generator
+) -> Thorax:
     """Draw the surroundings of a heart.
 
     Args:
@@ -106,11 +132,11 @@ def draw_thorax(length_mm: float, reach_mm: float, below_mm: float, signals: np.
         signals: Signal of each tissue.
         rng: Random stream.
     """
-    low = below_mm + rng.uniform(-3, 9)
-    frequencies = rng.normal(0, 0.022, (6, 2))
+    low = below_mm + rng.uniform(-8, 6)
+    frequencies = rng.normal(0, 0.007, (6, 2))
     return Thorax(
         length_mm=length_mm,
-        wall_base_mm=reach_mm + rng.uniform(-2, 14),
+        wall_base_mm=reach_mm + rng.uniform(-6, 10),
         wall_apex_mm=rng.uniform(16, 45),
         wall_bend=rng.uniform(1.0, 2.4),
         wall_slope=rng.normal(0.05, 0.22),
@@ -119,13 +145,16 @@ def draw_thorax(length_mm: float, reach_mm: float, below_mm: float, signals: np.
         back_mm=rng.uniform(95, 150),
         half_height_mm=rng.uniform(130, 220),
         diaphragm_base_mm=low,
-        diaphragm_apex_mm=rng.uniform(0.3, 0.85) * low,
+        diaphragm_apex_mm=rng.uniform(0.15, 0.75) * low,
         diaphragm_slope=rng.normal(0.02, 0.16),
         diaphragm_bend=rng.uniform(-0.0005, 0.003),
         liver_edge_mm=rng.normal(18, 28),
-        paunch_signal=float(signals[rng.choice([Tissue.FAT, Tissue.ORGAN, Tissue.LIVER], p=[0.5, 0.3, 0.2])]) * rng.uniform(0.6, 1.0),
-        front_fat_mm=float(np.clip(rng.gamma(1.6, 6.0), 0, 30)),
-        wiggle=np.column_stack([rng.normal(0, 2.2, 6), frequencies, rng.uniform(0, 2 * np.pi, 6)]).astype(np.float32),
+        paunch_signal=float(signals[rng.choice([Tissue.FAT, Tissue.ORGAN, Tissue.LIVER], p=[0.5, 0.3, 0.2])])
+        * rng.uniform(0.6, 1.0),
+        front_fat_mm=float(np.clip(rng.gamma(1.6, 9.0), 0, 38)),
+        front_fat_y_mm=rng.normal(12, 25),
+        front_fat_span_mm=rng.uniform(30, 75),
+        wiggle=np.column_stack([rng.normal(0, 2.5, 6), frequencies, rng.uniform(0, 2 * np.pi, 6)]).astype(np.float32),
         organs=_organs(signals, length_mm, low, rng),
         vessels=_vessels(signals, length_mm, rng),
         ribs=_ribs(signals, length_mm, rng),
@@ -170,8 +199,7 @@ class Canvas:
 
 def _displaced(thorax: Thorax, x: np.ndarray, y: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
     waves = [
-        amplitude * np.sin(2 * np.pi * (fx * x + fy * y) + phase + z / 30)
-        for amplitude, fx, fy, phase in thorax.wiggle
+        amplitude * np.sin(2 * np.pi * (fx * x + fy * y) + phase + z / 30) for amplitude, fx, fy, phase in thorax.wiggle
     ]
     return x + sum(waves[::2]), y + sum(waves[1::2])
 
@@ -211,9 +239,9 @@ def paint_thorax(
     canvas.fill(cavity, signals[Tissue.LUNG] * (1 + 0.35 * grain), ink=0.3)
     for vessel in thorax.vessels:
         canvas.blob(vessel, z)
-    if thorax.front_fat_mm > 1:
-        front = np.maximum(-depth, depth - thorax.front_fat_mm * (0.4 + share) * (0.55 + 0.45 * np.sin(yw / 23 + z / 25)))
-        canvas.fill(np.maximum(front, np.abs(yw - 10) - 55), signals[Tissue.FAT] * (0.9 + 0.05 * grain), ink=0.5)
+    lens = 1 - ((yw - thorax.front_fat_y_mm) / thorax.front_fat_span_mm) ** 2
+    pad = depth - thorax.front_fat_mm * (0.25 + 1.3 * max(share, 0)) * lens - 2 * grain
+    canvas.fill(np.maximum(-depth, pad), signals[Tissue.FAT] * (0.88 + 0.07 * grain), ink=0.4)
     _paint_abdomen(thorax, canvas, (xw, yw), depth, z, signals, grain)
     return canvas.image
 
@@ -226,8 +254,13 @@ def _paint_ribs(thorax: Thorax, canvas: Canvas, depth: np.ndarray, y: np.ndarray
 
 
 def _paint_abdomen(
-    thorax: Thorax, canvas: Canvas, warped: tuple[np.ndarray, np.ndarray], depth: np.ndarray, z: float,
-    signals: np.ndarray, grain: np.ndarray,
+    thorax: Thorax,
+    canvas: Canvas,
+    warped: tuple[np.ndarray, np.ndarray],
+    depth: np.ndarray,
+    z: float,
+    signals: np.ndarray,
+    grain: np.ndarray,
 ) -> None:
     """Liver towards the front, the rest of the abdomen behind it, both below the diaphragm."""
     x, y = warped
@@ -236,10 +269,13 @@ def _paint_abdomen(
     dome = level + thorax.diaphragm_slope * x + thorax.diaphragm_bend * (x - 20) ** 2 - y
     below = np.maximum(np.maximum(dome, -depth), x - thorax.back_mm)
     before = canvas.image.copy()
-    canvas.fill(below, thorax.paunch_signal * (1 + 0.1 * grain), ink=0.5)
-    for organ in thorax.organs:
+    canvas.fill(below, thorax.paunch_signal * (1 + 0.15 * grain), ink=0.5)
+    large = [organ for organ in thorax.organs if organ.rim < 1]
+    for organ in large:
         canvas.blob(organ, z)
     edge = x - thorax.liver_edge_mm + 0.5 * (y - level) - 25 * share
-    canvas.fill(np.maximum(below, edge), signals[Tissue.LIVER] * (1 + 0.1 * grain), ink=0.35)
+    canvas.fill(np.maximum(below, edge), signals[Tissue.LIVER] * (1 + 0.12 * grain), ink=0.35)
+    for organ in thorax.organs[len(large) :]:
+        canvas.blob(organ, z)
     outside = np.clip(0.5 + below / canvas.pixel_mm, 0, 1)
     canvas.image += outside * (before - canvas.image)

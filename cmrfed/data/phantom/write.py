@@ -96,8 +96,10 @@ def write_phantom(out: Path, config: PhantomConfig) -> None:
     """
     if config.patients < config.sites:
         raise ConfigError(
-            "a site without patients", got=f"{config.patients} patient(s) for {config.sites} sites",
-            expected="at least one patient for each site", do="raise --patients or lower --sites",
+            "a site without patients",
+            got=f"{config.patients} patient(s) for {config.sites} sites",
+            expected="at least one patient for each site",
+            do="raise --patients or lower --sites",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty", do="name a new folder, or remove this one yourself")
@@ -110,9 +112,7 @@ def write_phantom(out: Path, config: PhantomConfig) -> None:
             progress.advance()
 
 
-def _write_patient(
-    folder: Path, volumes: tuple[PhantomVolume, ...], truth: dict[str, float | str | int]
-) -> None:
+def _write_patient(folder: Path, volumes: tuple[PhantomVolume, ...], truth: dict[str, float | str | int]) -> None:
     folder.mkdir(parents=True)
     frames = 30
     number = {Phase.ED: 1, Phase.ES: 9 + int(str(truth["patient"])[-3:]) % 5}
