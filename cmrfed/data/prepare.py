@@ -108,14 +108,18 @@ def _as_record(config: PrepareConfig) -> dict[str, float | int | str | None]:
 def _usable(
     raw: Sequence[RawPatient], config: PrepareConfig, aside: list[Quarantined], progress: Track, strict: bool
 ) -> Iterator[PreparedPatient]:
+    seen: set[str] = set()
     for patient in raw:
         try:
+            if patient.patient_id in seen:
+                raise DataError(f"patient {patient.patient_id} comes twice", do="rename or remove one of the two")
             prepared = prepare_patient(patient, config)
         except DataError as error:
             if strict:
                 raise
             aside.append(Quarantined(patient.patient_id, str(patient.path), str(error)))
         else:
+            seen.add(patient.patient_id)
             yield prepared
         progress.advance(note=patient.patient_id)
 
@@ -162,6 +166,8 @@ def prepare_patient(patient: RawPatient, config: PrepareConfig) -> PreparedPatie
 
 
 def _check(patient: RawPatient, raw: Sequence[RawArrays]) -> None:
+    if len({(v.image_path, v.frame) for v in patient.volumes}) < len(patient.volumes):
+        raise DataError(f"ED and ES of {patient.patient_id} are the same frame", do="correct the table or Info.cfg")
     grids = {(r.image.shape[1:], r.spacing_mm and tuple(round(v, 3) for v in r.spacing_mm)) for r in raw}
     if len(grids) != 1:
         raise DataError(
@@ -216,22 +222,36 @@ def heart_centre(raw: Sequence[RawArrays]) -> tuple[tuple[float, float], tuple[s
 def centre_from_motion(ed: np.ndarray, es: np.ndarray) -> tuple[float, float]:
     """Find the heart as what moves between end-diastole and end-systole.
 
-    The squared difference of the two phases, summed over the slices and smoothed, times a Gaussian prior about
-    the middle of the image; the centre is the peak.
+    The absolute difference of the two phases, summed over the slices and smoothed, times a Gaussian prior about
+    the middle of the image; the centre is the centroid of the region about the peak that is above its half.
+
+    Distance to the masks' centroid, in source pixels (median / 90th percentile / largest): 9.4 / 17.2 / 24.0 on
+    70 ACDC patients, on which the widths were chosen (the middle of the image: 16.2 / 26.5 / 58.0). On 45
+    Sunnybrook patients, whose masks show the LV alone, 15.7 / 22.3 / 24.2 (the middle: 8.0 / 15.4 / 20.5): a rough
+    centre, to be used with a field of view that leaves room.
 
     Args:
         ed: (Z, H, W), any range.
-        es: (Z', H, W), same range; only the slices that both have are compared.
+        es: (Z', H, W), same range. Where one has more slices, the other is compared where it fits best.
 
     Returns:
         Row and column in pixels.
+
+    Raises:
+        DataError: The two images are equal.
     """
-    depth = min(len(ed), len(es))
-    energy = ((ed[:depth] - es[:depth]) ** 2).sum(axis=0)
+    long, short = (ed, es) if len(ed) >= len(es) else (es, ed)
+    starts = range(len(long) - len(short) + 1)
+    energy = min((np.abs(long[z : z + len(short)] - short).sum(axis=0) for z in starts), key=np.sum)
+    if not energy.any():
+        raise DataError("ED and ES show the same image, and there is no mask to centre on", do="check the two files")
     smooth = ndimage.gaussian_filter(energy, min(energy.shape) / 16)
     axes = [(np.arange(n) - (n - 1) / 2) / (0.2 * n) for n in energy.shape]
     prior = np.exp(-0.5 * (axes[0][:, None] ** 2 + axes[1][None, :] ** 2))
-    row, column = np.unravel_index(np.argmax(smooth * prior), energy.shape)
+    weight = smooth * prior
+    regions, _ = ndimage.label(weight > weight.max() / 2)
+    peak = regions[np.unravel_index(np.argmax(weight), weight.shape)]
+    row, column = ndimage.center_of_mass(weight, regions, peak)
     return float(row), float(column)
 
 

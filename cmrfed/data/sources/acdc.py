@@ -57,7 +57,7 @@ def _patient(unique: str, name: str, folder: Path, files: dict[int, Path]) -> Ra
             f"{folder} lacks the frames that Info.cfg names", got=sorted(files), expected=sorted(numbers.values())
         )
     volumes = (RawVolume(p, files[n], mask_of(files[n]), ACDC_LABELS) for p, n in numbers.items())
-    return RawPatient(unique, tuple(volumes), group=info.get("Group"), notes=notes, path=folder)
+    return RawPatient(unique, tuple(volumes), group=info.get("Group") or None, notes=notes, path=folder)
 
 
 def mask_of(image: Path) -> Path | None:

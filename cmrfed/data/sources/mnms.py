@@ -20,7 +20,7 @@ def read(src: Path) -> Iterator[RawPatient]:
     Raises:
         DataError: There is no such file, or no CSV with a column "External code".
     """
-    images = {stem_of(p).removesuffix("_sa"): p for p in nifti_files(src) if stem_of(p).endswith("_sa")}
+    images = [(stem_of(p).removesuffix("_sa"), p) for p in nifti_files(src) if stem_of(p).endswith("_sa")]
     if not images:
         raise DataError(
             f"{src} holds no patient in M&Ms layout",
@@ -28,7 +28,7 @@ def read(src: Path) -> Iterator[RawPatient]:
             do="check the folder, or name the right --source",
         )
     rows = read_table(find_table(src, "External code"), "External code")
-    for name, path in sorted(images.items()):
+    for name, path in sorted(images):
         yield guarded(name, path, partial(_patient, name, path, rows.get(name)))
 
 

@@ -19,9 +19,8 @@ def read(src: Path) -> Iterator[RawPatient]:
     Raises:
         DataError: There is no such file, or no CSV with a column "SUBJECT_CODE".
     """
-    folders = {
-        stem_of(p).rsplit("_SA_", 1)[0]: p.parent for p in nifti_files(src) if stem_of(p).endswith(("_SA_ED", "_SA_ES"))
-    }
+    images = (p for p in nifti_files(src) if stem_of(p).endswith(("_SA_ED", "_SA_ES")))
+    folders = {(stem_of(p).rsplit("_SA_", 1)[0], p.parent) for p in images}
     if not folders:
         raise DataError(
             f"{src} holds no patient in M&Ms-2 layout",
@@ -30,7 +29,7 @@ def read(src: Path) -> Iterator[RawPatient]:
         )
     table = read_table(find_table(src, "SUBJECT_CODE"), "SUBJECT_CODE")
     rows = {code.zfill(3): row for code, row in table.items()}
-    for name, folder in sorted(folders.items()):
+    for name, folder in sorted(folders):
         yield guarded(name, folder, partial(_patient, name, folder, rows.get(name)))
 
 

@@ -48,8 +48,13 @@ def read(src: Path) -> Iterator[RawPatient]:
     if len(channels) != 1:
         raise DataError(f"{src} has several channels", got=channels, expected="one: short-axis cine MRI")
     cases = {p: _CHANNEL.sub("", stem_of(p)) for p in _images(src)}
-    if not cases:
-        raise DataError(f"{src} holds no image", expected="imagesTr/CASE_0000.nii.gz", do="check the folder")
+    if not cases or len(set(cases.values())) != len(cases):
+        raise DataError(
+            f"{src} does not hold one image a case",
+            got=f"{len(cases)} image(s), {len(set(cases.values()))} case(s)",
+            expected="imagesTr/CASE_0000.nii.gz, each CASE once",
+            do="check imagesTr and imagesTs",
+        )
     by_patient: dict[str, dict[str, Path]] = {}
     for path, case in cases.items():
         match = _PHASED.match(case) or _FRAME.match(case)

@@ -13,6 +13,16 @@ from cmrfed.data.labels import Label, Phase, to_canonical
 from cmrfed.errors import DataError
 
 SUFFIXES = (".nii.gz", ".nii")
+_UNREADABLE = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+)
 PLAUSIBLE_MM = (0.4, 4.0)
 """In-plane voxel spacing of cine cardiac MRI; a header outside this range says nothing."""
 
@@ -95,14 +105,14 @@ def stem_of(path: Path) -> str:
 
 
 def nifti_files(root: Path) -> Iterator[Path]:
-    """All NIfTI files below ``root``, in order of path.
+    """All NIfTI files below ``root``, in order of path; names that begin with a dot are left out.
 
     Raises:
         DataError: ``root`` is not a folder.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder", expected="the folder of the data set", do="check the path")
-    yield from sorted(p for p in root.rglob("*.nii*") if p.name.endswith(SUFFIXES) and p.is_file())
+    yield from sorted(p for p in root.rglob("*.nii*") if p.name.endswith(SUFFIXES) and p.name[0] != "." and p.is_file())
 
 
 def read_nifti(
@@ -122,14 +132,23 @@ def read_nifti(
     """
     try:
         file: Any = nib.load(path)
-        shape = tuple(n for i, n in enumerate(file.shape) if i < 3 or n > 1 or frame is not None)
-        if len(shape) != (3 if frame is None else 4) or (frame is not None and not 0 <= frame < shape[3]):
-            wanted = "(X, Y, slices)" if frame is None else f"(X, Y, slices, more than {frame} frames)"
-            raise DataError(f"{path} has another shape", got=file.shape, expected=wanted)
+        _check_shape(path, file, frame)
         array = np.asanyarray(file.dataobj if frame is None else file.dataobj[..., frame])
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read", got=error, expected="a NIfTI file", do="restore the file") from None
-    return array.reshape(shape[:3]).transpose(2, 1, 0), spacing_of(file)
+    return array.reshape(file.shape[:3]).transpose(2, 1, 0), spacing_of(file)
+
+
+def _check_shape(path: Path, file: Any, frame: int | None) -> None:
+    shape = file.shape[:3] + tuple(n for n in file.shape[3:] if n > 1 or frame is not None)
+    fits = len(shape) == 3 if frame is None else len(shape) == 4 and 0 <= frame < shape[3]
+    if not fits or 0 in shape or file.get_data_dtype().fields:
+        wanted = "(X, Y, slices)" if frame is None else f"(X, Y, slices, frames) with frame {frame}"
+        raise DataError(
+            f"{path} is not an image of that kind",
+            got=f"shape {file.shape}, {file.get_data_dtype()}",
+            expected=f"{wanted}, plain numbers",
+        )
 
 
 def spacing_of(file: Any) -> tuple[tuple[float, float, float] | None, str | None]:
