@@ -173,4 +173,6 @@ def decode_info(content: RecordDict) -> SiteInfo:
 
 
 def _short(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())[:500]
     return f"{type(error).__name__}: {error}"[:500]
