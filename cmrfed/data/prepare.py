@@ -13,6 +13,7 @@ from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Label
 from cmrfed.data.sources import RawArrays, RawPatient, read
+from cmrfed.data.verify import check_volume
 from cmrfed.errors import DataError
 from cmrfed.progress import Track, say, track
 
@@ -135,8 +136,8 @@ def prepare_patient(patient: RawPatient, config: PrepareConfig) -> PreparedPatie
     """Read, orient, crop, resample and scale the volumes of one patient.
 
     Raises:
-        DataError: A file cannot be read, the phases do not share a grid, a mask is empty, or an image is constant
-            or not finite.
+        DataError: A file cannot be read, the phases do not share a grid, ``verify.check_volume`` finds something
+            wrong with a volume, or an image is constant about the heart.
     """
     if patient.problem is not None:
         raise patient.problem
@@ -148,6 +149,8 @@ def prepare_patient(patient: RawPatient, config: PrepareConfig) -> PreparedPatie
     pixel = config.field_mm / config.size_px
     prepared = None if spacing is None else (pixel, pixel, spacing[2])
     masked = all(r.mask is not None for r in raw)
+    if not masked and any(r.mask is not None for r in raw):
+        more = (*more, "only one phase has a mask: it serves to centre and orient, and is not kept")
     volumes = []
     for volume, arrays in zip(patient.volumes, raw, strict=True):
         image, mask = crop(arrays, centre, config)
@@ -173,11 +176,13 @@ def _check(patient: RawPatient, raw: Sequence[RawArrays]) -> None:
         raise DataError(
             f"the phases of {patient.patient_id} do not share a grid", got=sorted(map(str, grids)), expected="one"
         )
+    drawn = {int(v) for r in raw if r.mask is not None for v in np.unique(r.mask)} - {0}
     for volume, arrays in zip(patient.volumes, raw, strict=True):
-        if not np.isfinite(arrays.image).all():
-            raise DataError(f"{volume.image_path} holds values that are not finite", do="export it again")
-        if arrays.mask is not None and not arrays.mask.any():
-            raise DataError(f"{volume.mask_path} is empty", expected="a drawn heart", do="remove or redo the mask")
+        if problems := check_volume(arrays.image, arrays.mask, drawn):
+            raise DataError(
+                f"{volume.image_path} cannot be used: {'; '.join(problems)}",
+                do="correct the image or its mask, or leave the patient out",
+            )
 
 
 def orient(raw: Sequence[RawArrays]) -> tuple[list[RawArrays], tuple[str, ...]]:

@@ -79,6 +79,15 @@ def spoil_empty_mask(folder):
     save(folder / "p_frame09_gt.nii.gz", np.zeros(short_axis()[1].shape, np.uint8))
 
 
+def spoil_sides(folder):
+    save(folder / "p_frame09_gt.nii.gz", np.array([0, 3, 2, 1], np.uint8)[short_axis()[1]])
+
+
+def spoil_structure(folder):
+    mask = short_axis()[1]
+    save(folder / "p_frame09_gt.nii.gz", np.where(mask == Label.RV, np.uint8(0), mask))
+
+
 def spoil_labels(folder):
     save(folder / "p_frame09_gt.nii.gz", short_axis()[1] + np.uint8(1))
 
@@ -95,9 +104,11 @@ def spoil_frames(folder):
 
 SPOILS = {
     spoil_truncated: r"p_frame01\.nii\.gz cannot be read",
-    spoil_constant: r"p_frame01\.nii\.gz is constant about the heart",
-    spoil_not_finite: "values that are not finite",
-    spoil_empty_mask: r"p_frame09_gt\.nii\.gz is empty",
+    spoil_constant: r"p_frame01\.nii\.gz cannot be used: the image is constant",
+    spoil_not_finite: "NaN or infinite",
+    spoil_empty_mask: r"p_frame09\.nii\.gz cannot be used: the mask is empty",
+    spoil_sides: r"p_frame09\.nii\.gz cannot be used: LV and RV seem swapped",
+    spoil_structure: "the mask lacks RV",
     spoil_labels: "unexpected labels",
     spoil_grid: "do not share a grid",
     spoil_frames: "are the same frame",
@@ -112,7 +123,8 @@ def test_a_bad_patient_is_set_aside_and_the_others_go_on(tmp_path, spoil, capsys
     assert cohort.patient_ids == ("good",)
     (aside,) = json.loads((cohort.root / "quarantine.json").read_text())
     assert aside["patient_id"] == "p"
-    pytest.raises(DataError, prepare, tmp_path / "h", tmp_path / "b", "acdc", SMALL, strict=True).match(SPOILS[spoil])
+    with pytest.raises(DataError, match=SPOILS[spoil]):
+        prepare(tmp_path / "h", tmp_path / "b", "acdc", SMALL, strict=True)
     assert "1 of 2 patients set aside" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
 
@@ -137,6 +149,15 @@ def test_only_a_cohort_is_overwritten(tmp_path):
 def test_percentiles_must_rise():
     with pytest.raises(ValidationError, match="two rising numbers"):
         PrepareConfig(percentiles=(99, 1))
+
+
+def test_a_mask_of_one_phase_only_is_not_kept(tmp_path):
+    folder = acdc_patient(tmp_path / "h" / "p")
+    (folder / "p_frame09_gt.nii.gz").unlink()
+    cohort = prepare(tmp_path / "h", tmp_path / "a", "acdc", SMALL)
+    assert not cohort.patients[0].has_mask
+    assert all(v.mask is None for v in cohort.iter_volumes())
+    assert any("only one phase has a mask" in note for note in cohort.patients[0].notes)
 
 
 # --- orientation ----------------------------------------------------------------------------

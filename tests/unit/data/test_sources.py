@@ -275,7 +275,7 @@ def test_nnunet_refuses_several_channels(tmp_path):
 # --- all ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("source", SOURCES)
 def test_an_empty_folder_is_an_error(tmp_path, source):
-    with pytest.raises(DataError, match="holds no patient|dataset.json is missing"):
+    with pytest.raises(DataError, match=r"holds no patient|dataset\.json is missing"):
         patients(tmp_path, source)
 
 
