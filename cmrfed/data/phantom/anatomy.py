@@ -86,15 +86,15 @@ class Shape:
 def draw_shape(group: str, rng: np.random.Generator) -> Shape:
     """Draw proportions; the group gives septal hypertrophy, an infarct or none."""
     angle = np.arange(ANGLES) * 2 * np.pi / ANGLES
-    outline = 1 + sum(
-        rng.normal(0, 0.035 / k**0.7) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4, 5, 7)
-    )
+    outline = np.ones(ANGLES, np.float32)
+    for k in (2, 3, 4, 5, 7):
+        outline += rng.normal(0, 0.035 / k**0.7) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)).astype(np.float32)
     severity = rng.uniform(0.6, 1.0) if group == "MINF" else 0.0
     return Shape(
         taper_power=rng.uniform(2.4, 3.3),
         elongation=rng.normal(2.75 if group in ("DCM", "MINF") else 3.0, 0.22),
         shortening=rng.uniform(0.01, 0.09),
-        outline=outline.astype(np.float32),
+        outline=outline,
         septal_excess=rng.uniform(0.2, 0.8) if group == "HCM" else rng.uniform(-0.05, 0.15),
         infarct=(rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.2), rng.uniform(0.3, 0.9), severity),
         rv_angle=np.deg2rad(rng.normal(170, 13)),
@@ -152,9 +152,9 @@ class Ventricles:
         """Share of the way from base plane (0) to the tip of the cavity (1)."""
         return (z - self.base_mm) / (self.apex_mm - self.base_mm)
 
-    def centre(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def centre(self, z: float) -> tuple[float, float]:
         """Centre of the LV at a height."""
-        share = np.clip(z / self.apex_mm, -0.3, 1.2)
+        share = float(np.clip(z / self.apex_mm, -0.3, 1.2))
         return self.shape.drift_mm[0] * share, self.shape.drift_mm[1] * share
 
     @cached_property

@@ -134,16 +134,19 @@ def _points(ventricles: Ventricles, x: np.ndarray, y: np.ndarray, z: np.ndarray)
     return _Points(x, y, z, radius, index, endo, epi, ventricles.rv_distance(x, y, z).astype(np.float32))
 
 
-def labels_at(ventricles: Ventricles, points: _Points) -> np.ndarray:
-    """Canonical label of every sub-sample; muscles inside the cavity count as cavity, as annotators draw it."""
+def labels_at(ventricles: Ventricles, points: _Points, plane_mm: float) -> np.ndarray:
+    """Canonical label of every sub-sample, as annotators draw it.
+
+    Muscles inside the cavity count as cavity; the base is all of a slice or none of it, by its middle ``plane_mm``.
+    """
     shape = ventricles.shape
-    in_lv = (points.z >= ventricles.base_mm) & (points.z < ventricles.bottom_mm)
+    in_lv = (plane_mm >= ventricles.base_mm) & (points.z < ventricles.bottom_mm)
     lv, wall = points.radius < points.endo, points.radius < points.epi
     if shape.open_base:
         ahead = np.cos(points.index * (2 * np.pi / 256) - shape.rv_angle - 0.9) > 0.86
         wall = wall & ~(ahead & (ventricles.height(points.z) < 0.09) & ~lv)
     rv = (points.rv < 0) & (points.radius >= points.epi) & (points.z < ventricles.bottom_mm)
-    rv &= points.z >= ventricles.base_mm + shape.rv_base_mm
+    rv &= plane_mm >= ventricles.base_mm + shape.rv_base_mm
     labels = np.where(in_lv & lv, Label.LV, np.where(in_lv & wall, Label.MYO, np.where(rv, Label.RV, Label.BACKGROUND)))
     return labels.astype(np.uint8)
 
@@ -201,7 +204,7 @@ def _heart_box(heart: Heart, plan: Plan) -> tuple[slice, slice]:
     near = np.zeros(plan.x.shape, bool)
     for ventricles in heart.phases.values():
         for z in np.linspace(ventricles.base_mm, ventricles.bottom_mm, 5):
-            x, y = (p - c for p, c in zip((plan.x, plan.y), ventricles.centre(z), strict=True))
+            x, y = (p - c for p, c in zip((plan.x, plan.y), ventricles.centre(float(z)), strict=True))
             outer = np.minimum(np.hypot(x, y) - 1.15 * ventricles.epi_mm, ventricles.rv_distance(x, y, z))
             near |= outer < MARGIN_MM
     rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
@@ -210,9 +213,8 @@ def _heart_box(heart: Heart, plan: Plan) -> tuple[slice, slice]:
 
 def mask_slice(ventricles: Ventricles, plan: Plan, k: int, box: tuple[slice, slice]) -> tuple[np.ndarray, _Points]:
     """Majority label of slice ``k`` over the whole grid: uint8 (H, W), and the sub-samples in the box."""
-    z_centre = ventricles.centre(plan.z_mm[k])
-    points = _points(ventricles, *_sub_grid(plan, k, box, z_centre))
-    labels = labels_at(ventricles, points)
+    points = _points(ventricles, *_sub_grid(plan, k, box, ventricles.centre(float(plan.z_mm[k]))))
+    labels = labels_at(ventricles, points, float(plan.z_mm[k]))
     shares = np.stack([_pixels(labels == label) for label in Label])
     mask = np.zeros(plan.x.shape, np.uint8)
     mask[box] = shares.argmax(0)
@@ -225,7 +227,7 @@ def _surroundings(heart: Heart, plan: Plan, thorax: Thorax, detail: Detail, sign
     slices = []
     for k, z in enumerate(plan.z_mm):
         grain = _cut(detail.coarse, 37 * k, rows, columns)
-        cx, cy = drift(z)
+        cx, cy = drift(float(z))
         x, y = plan.x + plan.shifts[k, 0] - cx, plan.y + plan.shifts[k, 1] - cy
         slices.append(
             paint_thorax(thorax, x.astype(np.float32), y.astype(np.float32), float(z), plan.pixel_mm, signals, grain)
