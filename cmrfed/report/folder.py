@@ -1,0 +1,112 @@
+"""What a run or evaluation folder holds, read for the report; what is not there is None, not an error."""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmrfed.artifacts import read_json
+from cmrfed.data.synthetic import Manifest
+from cmrfed.errors import DataError
+from cmrfed.evaluation.result import EvaluationReport
+
+STAGES = ("mask", "image")
+PREVIEWS_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, embedded: ``source`` is a data URI, ``alt`` says in words what it shows."""
+
+    name: str
+    caption: str
+    source: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The parts of a folder that a report is made from."""
+
+    folder: Path
+    run: dict[str, Any] | None
+    rounds: dict[str, list[dict[str, Any]]]
+    manifest: Manifest | None
+    evaluation: EvaluationReport | None
+    metrics_csv: str | None
+    pictures: tuple[Picture, ...]
+    previews: tuple[Picture, ...]
+
+
+def _optional_json(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _rounds(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Stage → metrics of its rounds, in order of round."""
+    found = {}
+    for stage in STAGES:
+        metrics = [read_json(path) for path in sorted(folder.glob(f"{stage}/round-*/metrics.json"))]
+        if metrics:
+            found[stage] = sorted(metrics, key=lambda m: m["round"])
+    return found
+
+
+def _picture(path: Path, caption: str, alt: str) -> Picture:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return Picture(path.stem, caption, f"data:image/png;base64,{data}", alt)
+
+
+CAPTIONS = {
+    "grid": "Real images (left) beside synthetic ones (right), not chosen by hand.",
+}
+"""Name of a picture of the evaluation → caption."""
+
+
+def _pictures(folder: Path) -> tuple[Picture, ...]:
+    out = []
+    for path in sorted(folder.glob("*.png")):
+        words = path.stem.replace("_", " ").replace("-", " ")
+        caption = CAPTIONS.get(path.stem, words.capitalize() + ".")
+        out.append(_picture(path, caption, f"Picture: {caption}"))
+    return tuple(out)
+
+
+def _previews(folder: Path) -> tuple[Picture, ...]:
+    return tuple(
+        _picture(
+            path,
+            f"Synthetic patient {path.stem}",
+            f"Slices of synthetic patient {path.stem} from base to apex, images and the same with outlines: "
+            "right ventricle blue, myocardium yellow, left ventricle orange.",
+        )
+        for path in sorted(folder.glob("previews/*.png"))[:PREVIEWS_SHOWN]
+    )
+
+
+def read_contents(folder: Path) -> Contents:
+    """Read a run folder (run.json, evaluation/, synthetic/, …) or an evaluation folder (evaluation.json, …).
+
+    Raises:
+        DataError: The folder holds neither a run nor an evaluation.
+    """
+    evaluated = folder if (folder / "evaluation.json").is_file() else folder / "evaluation"
+    run, evaluation = _optional_json(folder / "run.json"), _optional_json(evaluated / "evaluation.json")
+    if run is None and evaluation is None:
+        raise DataError(
+            f"{folder} holds nothing to report",
+            got="neither run.json nor evaluation.json",
+            expected="a folder made by `cmrfed run` or `cmrfed evaluate`",
+            do="name that folder",
+        )
+    manifest, table = _optional_json(folder / "synthetic" / "manifest.json"), evaluated / "metrics.csv"
+    return Contents(
+        folder=folder,
+        run=run,
+        rounds=_rounds(folder),
+        manifest=Manifest.model_validate(manifest) if manifest else None,
+        evaluation=EvaluationReport.model_validate(evaluation) if evaluation else None,
+        metrics_csv=table.read_text() if table.is_file() else None,
+        pictures=_pictures(evaluated / "pictures"),
+        previews=_previews(folder / "synthetic"),
+    )

@@ -1,0 +1,210 @@
+"""The report: a run or evaluation folder in, one self-contained HTML page out that works without a network."""
+
+import csv
+import io
+import json
+import urllib.parse
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cmrfed.artifacts import write_text
+from cmrfed.data.synthetic import INTENDED_USE, Manifest
+from cmrfed.report.folder import Contents, read_contents
+from cmrfed.report.methods import bibliography, paragraphs
+from cmrfed.report.plots import Chart, curves
+from cmrfed.report.results import axes, cards, duration
+
+REPORT = "report.html"
+STAGE_TITLES = {"mask": "Masks", "image": "Images"}
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What is promised about the patients, and whether there is a formal guarantee."""
+
+    private: bool
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Export:
+    """Text that a reader can copy, or save under ``file`` through the data URI ``uri``."""
+
+    title: str
+    kind: str
+    file: str
+    text: str
+    uri: str
+
+
+def _privacy(manifest: Manifest | None) -> Privacy:
+    if manifest is None:
+        text = "No manifest lies beside this evaluation, so nothing is known of a guarantee. Assume that there is none."
+        return Privacy(False, "Privacy: no statement found", text)
+    private = manifest.privacy.differentially_private
+    unit = f", per {manifest.privacy.unit}" if manifest.privacy.unit else ""
+    heading = f"Privacy: differentially private{unit}" if private else "Privacy: not differentially private"
+    return Privacy(private, heading, manifest.privacy.statement)
+
+
+def _training(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Loss curves per stage, and a sentence for every round that a site was not part of."""
+    charts: list[Chart] = []
+    notes: list[str] = []
+    for stage, metrics in rounds.items():
+        losses: dict[str, dict[int, float]] = {}
+        for entry in metrics:
+            for site, values in entry["sites"].items():
+                if values.get("loss") is not None:
+                    losses.setdefault(site, {})[entry["round"]] = values["loss"]
+                if values.get("status", "ok") != "ok":
+                    reason = f" ({values['reason']})" if values.get("reason") else ""
+                    notes.append(f"{stage}, round {entry['round']}: {site} {values['status']}{reason}.")
+        if losses:
+            charts.append(curves(f"{STAGE_TITLES[stage]}: loss per site", dict(sorted(losses.items())), "loss"))
+    return {"charts": charts, "notes": notes}
+
+
+def _moment(text: str | None) -> str:
+    return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M %Z").strip() if text else "not finished"
+
+
+def _traffic(rounds: dict[str, list[dict[str, Any]]]) -> str | None:
+    total = sum(m.get("bytes_down", 0) + m.get("bytes_up", 0) for entries in rounds.values() for m in entries)
+    return f"{total / 1e6:,.1f} MB, all sites and rounds" if total else None
+
+
+def _facts(contents: Contents) -> list[tuple[str, str]]:
+    run = contents.run
+    if run is None:
+        return []
+    split, versions = run.get("split"), run.get("versions", {})
+    rounds = ", ".join(f"{len(entries)} {stage}" for stage, entries in contents.rounds.items())
+    facts = [
+        ("Recipe", run["experiment"]["name"]),
+        ("Seed", str(run["experiment"]["seed"])),
+        ("Digest of the experiment", run["digest"]),
+        ("Started", _moment(run.get("started"))),
+        ("Finished", _moment(run.get("finished"))),
+        ("Patients", f"{split['train']} to train on, {split['holdout']} held out" if split else None),
+        ("Synthetic patients", str(contents.manifest.patients) if contents.manifest else None),
+        ("Rounds finished", rounds or "none"),
+        ("Weights sent", _traffic(contents.rounds)),
+        ("Peak memory", f"{run['peak_memory_mb']:,} MB" if run.get("peak_memory_mb") else None),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _sites(run: dict[str, Any] | None) -> list[dict[str, str]]:
+    return [
+        {
+            "name": site["name"],
+            "patients": str(site["patients"]),
+            "groups": ", ".join(f"{name} {count}" for name, count in site.get("groups", {}).items()) or "–",
+        }
+        for site in (run or {}).get("sites") or []
+    ]
+
+
+def _timings(run: dict[str, Any] | None) -> list[tuple[str, str]]:
+    times = (run or {}).get("timings_s", {})
+    total = [("all", duration(sum(times.values())))] if times else []
+    return [(name, duration(seconds)) for name, seconds in times.items()] + total
+
+
+def _curves_csv(rounds: dict[str, list[dict[str, Any]]]) -> str | None:
+    out = io.StringIO()
+    table = csv.writer(out)
+    table.writerow(("stage", "round", "site", "loss", "items", "seconds", "status"))
+    lines = [
+        (stage, entry["round"], site, *(values.get(key) for key in ("loss", "items", "seconds", "status")))
+        for stage, entries in rounds.items()
+        for entry in entries
+        for site, values in entry["sites"].items()
+    ]
+    table.writerows(lines)
+    return out.getvalue() if lines else None
+
+
+def _exports(contents: Contents) -> list[Export]:
+    judged, run = contents.evaluation, contents.run
+    texts = [
+        ("Evaluation", "CSV", "metrics.csv", contents.metrics_csv),
+        ("Evaluation in full", "JSON", "evaluation.json", judged.model_dump_json(indent=1) if judged else None),
+        ("Learning curves", "CSV", "curves.csv", _curves_csv(contents.rounds)),
+        ("Record of the run", "JSON", "run.json", json.dumps(run, indent=1, ensure_ascii=False) if run else None),
+    ]
+    return [
+        Export(title, kind, file, text, f"data:text/plain;charset=utf-8,{urllib.parse.quote(text)}")
+        for title, kind, file, text in texts
+        if text
+    ]
+
+
+def _heading(contents: Contents) -> tuple[str, str]:
+    if contents.run is None:
+        return "Evaluation", "Synthetic cardiac MRI, judged against real patients."
+    sites = contents.run.get("sites") or []
+    where = f"{len(sites)} sites, {sum(site['patients'] for site in sites)} training patients. " if sites else ""
+    title = contents.run["experiment"]["name"]
+    return title, f"Synthetic cardiac MRI from a federation. {where}{_moment(contents.run.get('finished'))}."
+
+
+def _context(contents: Contents) -> dict[str, Any]:
+    """Everything that the template shows."""
+    judged, package = contents.evaluation, files("cmrfed.report")
+    title, subtitle = _heading(contents)
+    measured = [m.name for m in judged.metrics if m.value is not None] if judged else []
+    methods = paragraphs(contents.run, measured)
+    numbers, sources = bibliography(methods)
+    settings = contents.run["experiment"] if contents.run else None
+    return {
+        "title": title,
+        "subtitle": subtitle,
+        "css": Markup((package / "style.css").read_text()),  # noqa: S704 - a file of this package
+        "js": Markup((package / "report.js").read_text()),  # noqa: S704 - a file of this package
+        "cards": cards(judged) if judged else [],
+        "warnings": judged.warnings if judged else (),
+        "privacy": _privacy(contents.manifest),
+        "pictures": contents.pictures,
+        "previews": contents.previews,
+        "axes": axes(judged) if judged else [],
+        "training": _training(contents.rounds),
+        "facts": _facts(contents),
+        "sites": _sites(contents.run),
+        "timings": _timings(contents.run),
+        "settings": json.dumps(settings, indent=1, ensure_ascii=False),
+        "methods": [{"text": p.text, "numbers": sorted(numbers[s] for s in p.sources)} for p in methods],
+        "sources": sources,
+        "exports": _exports(contents),
+        "version": version("cmrfed"),
+        "intended_use": contents.manifest.intended_use if contents.manifest else INTENDED_USE,
+    }
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``folder``/report.html from whatever the folder holds so far.
+
+    Args:
+        folder: A run folder or an evaluation folder. Parts that are missing become a sentence in the report.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        DataError: The folder holds neither a run nor an evaluation, or one of its files is damaged.
+    """
+    pages = Environment(
+        loader=PackageLoader("cmrfed.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = pages.get_template("report.html").render(_context(read_contents(folder)))
+    return write_text(folder / REPORT, page)

@@ -1,0 +1,138 @@
+"""The methods text of a report: sentences about what was really run, each with its sources."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+SOURCES = {
+    "ddpm": "Ho J, Jain A, Abbeel P. Denoising diffusion probabilistic models. NeurIPS 2020. arXiv 2006.11239.",
+    "flow": "Lipman Y, Chen RTQ, Ben-Hamu H, Nickel M, Le M. Flow matching for generative modeling. "
+    "ICLR 2023. arXiv 2210.02747.",
+    "ddim": "Song J, Meng C, Ermon S. Denoising diffusion implicit models. ICLR 2021. arXiv 2010.02502.",
+    "dpm++": "Lu C, Zhou Y, Bao F, Chen J, Li C, Zhu J. DPM-Solver++: fast solver for guided sampling of diffusion "
+    "probabilistic models. 2022. arXiv 2211.01095.",
+    "heun": "Karras T, Aittala M, Aila T, Laine S. Elucidating the design space of diffusion-based generative "
+    "models. NeurIPS 2022. arXiv 2206.00364.",
+    "guidance": "Ho J, Salimans T. Classifier-free diffusion guidance. 2022. arXiv 2207.12598.",
+    "flower": "Beutel DJ, Topal T, Mathur A, et al. Flower: a friendly federated learning research framework. "
+    "2020. arXiv 2007.14390.",
+    "fedavg": "McMahan HB, Moore E, Ramage D, Hampson S, Agüera y Arcas B. Communication-efficient learning of deep "
+    "networks from decentralized data. AISTATS 2017. arXiv 1602.05629.",
+    "fedprox": "Li T, Sahu AK, Zaheer M, Sanjabi M, Talwalkar A, Smith V. Federated optimization in heterogeneous "
+    "networks. MLSys 2020. arXiv 1812.06127.",
+    "fedavgm": "Hsu TMH, Qi H, Brown M. Measuring the effects of non-identical data distribution for federated "
+    "visual classification. 2019. arXiv 1909.06335.",
+    "fedopt": "Reddi SJ, Charles Z, Zaheer M, et al. Adaptive federated optimization. ICLR 2021. arXiv 2003.00295.",
+    "trimmed-mean": "Yin D, Chen Y, Ramchandran K, Bartlett P. Byzantine-robust distributed learning: towards "
+    "optimal statistical rates. ICML 2018. arXiv 1803.01498.",
+    "krum": "Blanchard P, El Mhamdi EM, Guerraoui R, Stainer J. Machine learning with adversaries: Byzantine "
+    "tolerant gradient descent. NeurIPS 2017.",
+    "kid": "Bińkowski M, Sutherland DJ, Arbel M, Gretton A. Demystifying MMD GANs. ICLR 2018. arXiv 1801.01401.",
+    "fid": "Heusel M, Ramsauer H, Unterthiner T, Nessler B, Hochreiter S. GANs trained by a two time-scale update "
+    "rule converge to a local Nash equilibrium. NeurIPS 2017. arXiv 1706.08500.",
+    "ssim": "Wang Z, Bovik AC, Sheikh HR, Simoncelli EP. Image quality assessment: from error visibility to "
+    "structural similarity. IEEE Trans Image Process 2004;13(4):600-612.",
+    "ms-ssim": "Wang Z, Simoncelli EP, Bovik AC. Multiscale structural similarity for image quality assessment. "
+    "Asilomar Conference on Signals, Systems and Computers 2003.",
+    "lpips": "Zhang R, Isola P, Efros AA, Shechtman E, Wang O. The unreasonable effectiveness of deep features as "
+    "a perceptual metric. CVPR 2018. arXiv 1801.03924.",
+    "dice": "Dice LR. Measures of the amount of ecologic association between species. Ecology 1945;26(3):297-302.",
+    "monai": "Cardoso MJ, Li W, Brown R, et al. MONAI: an open-source framework for deep learning in healthcare. "
+    "2022. arXiv 2211.02701.",
+    "memorisation": "Dar SUH, Seyfarth M, Ayx I, et al. Unconditional latent diffusion models memorize patient "
+    "imaging data: implications for openly sharing synthetic data. 2024. arXiv 2402.01054.",
+    "bootstrap": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall 1993.",
+}
+
+_FAMILIES = {
+    "ddpm": "a denoising diffusion probabilistic model",
+    "flow": "flow matching on straight paths",
+}
+_STRATEGIES = {
+    "fedavg": ("federated averaging (FedAvg)", "fedavg"),
+    "fedprox": ("FedProx", "fedprox"),
+    "fedavgm": ("FedAvg with server momentum", "fedavgm"),
+    "fedadam": ("FedAdam", "fedopt"),
+    "fedyogi": ("FedYogi", "fedopt"),
+    "trimmed-mean": ("a trimmed mean", "trimmed-mean"),
+    "krum": ("Krum", "krum"),
+}
+_SAMPLER_SOURCES = {"ddim": "ddim", "dpm++": "dpm++", "dpmpp": "dpm++", "heun": "heun"}
+_METRIC_WORDS = (
+    ("kid", "the kernel Inception distance's estimator (unbiased, polynomial kernel)", "kid"),
+    ("fid", "the Fréchet distance of features", "fid"),
+    ("ms-ssim", "multi-scale structural similarity", "ms-ssim"),
+    ("ssim", "structural similarity", "ssim"),
+    ("lpips", "learned perceptual similarity", "lpips"),
+    ("dice", "the Dice overlap per volume and structure", "dice"),
+)
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Words, and the keys of their sources."""
+
+    text: str
+    sources: tuple[str, ...]
+
+
+def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
+    settings = experiment[stage]["generator"]
+    kind, sampler = settings["process"]["kind"], settings["sampler"]
+    what = "Masks are drawn by" if stage == "mask" else "Images are drawn for each mask by"
+    guided = sampler.get("guidance_scale", 1) != 1
+    text = (
+        f"{what} {_FAMILIES.get(kind, kind)}, sampled with {sampler['name']} in {sampler['steps']} steps"
+        + (f" and classifier-free guidance of {sampler['guidance_scale']}" if guided else "")
+        + "."
+    )
+    extra = [_SAMPLER_SOURCES[sampler["name"]]] if sampler["name"] in _SAMPLER_SOURCES else []
+    return Paragraph(text, (*([kind] if kind in SOURCES else []), *extra, *(["guidance"] if guided else [])))
+
+
+def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
+    name = experiment["federation"]["strategy"]["name"]
+    words, source = _STRATEGIES.get(name, (name, None))
+    mask, image = (experiment[stage]["training"] for stage in ("mask", "image"))
+    text = (
+        f"The generators were trained at {sites} sites over Flower. Scans stayed at their site; weights travelled. "
+        f"The server combined them by {words}: {mask['rounds']} rounds of {mask['local_steps']} local steps for the "
+        f"masks, {image['rounds']} rounds of {image['local_steps']} for the images."
+    )
+    return Paragraph(text, ("flower", *([source] if source else [])))
+
+
+def _metrics(names: Iterable[str]) -> list[Paragraph]:
+    found: list[tuple[str, str]] = []
+    lower = [name.lower() for name in names]
+    for key, words, source in _METRIC_WORDS:
+        if any(key in name.replace("_", "-") for name in lower if not (key == "ssim" and "ms" in name)):
+            found.append((words, source))
+    if not found:
+        return []
+    text = "Measured with " + ", ".join(words for words, _ in found) + ". Intervals are at the 95 % level."
+    return [Paragraph(text, tuple(source for _, source in found))]
+
+
+def paragraphs(run: dict[str, Any] | None, metric_names: Iterable[str]) -> list[Paragraph]:
+    """What was done, in the order in which it was done; nothing is said of what was not.
+
+    Args:
+        run: Content of run.json, or None when only an evaluation is reported.
+        metric_names: Names of the metrics that have a value.
+    """
+    out = []
+    if run is not None:
+        experiment = run["experiment"]
+        out += [_generator(experiment, "mask"), _generator(experiment, "image")]
+        out += [_federation(experiment, len(run.get("sites") or []))]
+    return [*out, *_metrics(metric_names)]
+
+
+def bibliography(used: Iterable[Paragraph]) -> tuple[dict[str, int], list[str]]:
+    """Number the sources in order of first use: key → number, and their texts in that order."""
+    numbers: dict[str, int] = {}
+    for paragraph in used:
+        for key in paragraph.sources:
+            numbers.setdefault(key, len(numbers) + 1)
+    return numbers, [SOURCES[key] for key in numbers]

@@ -1,0 +1,50 @@
+from typing import get_args
+
+import pytest
+
+from cmrfed.federation.strategy import FederationConfig
+from cmrfed.generators.samplers import SamplerName
+from cmrfed.report.methods import SOURCES, bibliography, paragraphs
+
+
+def run_of(kind="flow", sampler="euler", guidance=1.0, strategy="fedavg"):
+    generator = {"process": {"kind": kind}, "sampler": {"name": sampler, "steps": 20, "guidance_scale": guidance}}
+    stage = {"generator": generator, "training": {"rounds": 3, "local_steps": 20}}
+    experiment = {"mask": stage, "image": stage, "federation": {"strategy": {"name": strategy}}}
+    return {"experiment": experiment, "sites": [{"name": "a"}, {"name": "b"}]}
+
+
+def cited(run, metrics=()):
+    return {key for paragraph in paragraphs(run, metrics) for key in paragraph.sources}
+
+
+def test_cites_what_was_run_and_nothing_else():
+    assert cited(run_of()) == {"flow", "flower", "fedavg"}
+    assert cited(run_of("ddpm", "dpm++", 2.0, "krum")) == {"ddpm", "dpm++", "guidance", "flower", "krum"}
+
+
+def strategies():
+    union = FederationConfig.model_json_schema()["$defs"]
+    return [d["properties"]["name"]["const"] for d in union.values() if "const" in d["properties"].get("name", {})]
+
+
+@pytest.mark.parametrize("strategy", strategies())
+def test_every_strategy_has_words_and_a_source(strategy):
+    words = paragraphs(run_of(strategy=strategy), ())[-1]
+    assert len(words.sources) == 2
+    assert set(words.sources) <= set(SOURCES)
+
+
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_every_sampler_is_named(sampler):
+    assert f"sampled with {sampler} in 20 steps" in paragraphs(run_of(sampler=sampler), ())[0].text
+
+
+def test_sources_are_numbered_in_order_of_first_use():
+    numbers, texts = bibliography(paragraphs(run_of("ddpm", "ddim"), ()))
+    assert list(numbers.values()) == list(range(1, len(texts) + 1))
+    assert texts[numbers["ddpm"] - 1].startswith("Ho J")
+
+
+def test_an_evaluation_alone_says_nothing_of_training():
+    assert paragraphs(None, []) == []
