@@ -17,7 +17,9 @@ from cmrfed.data.verify import check_volume
 from cmrfed.errors import DataError
 from cmrfed.progress import Track, say, track
 
-Spacing = tuple[float, float, float]
+UNSURE_GROWTH = 0.02
+"""Change of the drawn area a slice, summed over ED and ES, below which the order is in doubt (70 ACDC patients: 0.096
+and more; 45 Sunnybrook patients: one of 0.005, a dilated apex, the others 0.03 and more)."""
 
 
 class PrepareConfig(Section):
@@ -190,22 +192,27 @@ def orient(raw: Sequence[RawArrays]) -> tuple[list[RawArrays], tuple[str, ...]]:
 
     The heart is larger at the base: the order is turned when its drawn area grows along the slices (slope of a
     least-squares line over the drawn slices, summed over the phases). Without masks the file's order is kept.
+    A note says so where the order had to be turned or is not assured.
     """
     masks = [r.mask for r in raw if r.mask is not None]
     if not masks:
         return list(raw), ("no mask: slices in the order of the file, base first is not assured",)
-    if sum(_growth(mask) for mask in masks) <= 0:
-        return list(raw), ()
+    growth = sum(_growth(mask) for mask in masks)
+    doubt = ("the drawn area hardly changes along the slices: base first is not assured",)
+    notes = doubt if abs(growth) < UNSURE_GROWTH else ()
+    if growth <= 0:
+        return list(raw), notes
     turned = [
         RawArrays(r.image[::-1], None if r.mask is None else r.mask[::-1], r.spacing_mm, r.spacing_note) for r in raw
     ]
-    return turned, ("slices turned: the file begins at the apex",)
+    return turned, ("slices turned: the file begins at the apex", *notes)
 
 
 def _growth(mask: np.ndarray) -> float:
+    """Change of the drawn area from slice to slice, as a share of the largest area."""
     area = np.count_nonzero(mask, axis=(1, 2))
     drawn = np.flatnonzero(area)
-    return float(np.polyfit(drawn, area[drawn], 1)[0]) if len(drawn) > 1 else 0.0
+    return float(np.polyfit(drawn, area[drawn], 1)[0] / area.max()) if len(drawn) > 1 else 0.0
 
 
 def heart_centre(raw: Sequence[RawArrays]) -> tuple[tuple[float, float], tuple[str, ...]]:

@@ -173,6 +173,13 @@ def test_the_base_comes_first_whatever_the_file(tmp_path):
     assert any("begins at the apex" in note for note in cohort.patients[1].notes)
 
 
+def test_a_heart_of_one_width_leaves_the_order_in_doubt():
+    image, mask = short_axis()
+    tube = RawArrays(image, np.repeat(mask[:1], len(mask), axis=0), None)
+    assert "base first is not assured" in orient([tube])[1][0]
+    assert orient([arrays()])[1] == ()
+
+
 def test_real_patients_are_turned_back(tmp_path):
     for patient in list(read(real_data("acdc"), "acdc"))[::10]:
         raw = [v.load() for v in patient.volumes]
