@@ -55,7 +55,7 @@ def make_sites(run_dir: Path, sites: int = 3) -> list[Path]:
     ids, roots = list(cohort.patient_ids), site_roots(run_dir, sites)
     for i, root in enumerate(roots):
         mine, ids = tuple(ids[: i + 1]), ids[i + 1 :]
-        SiteRecord(name=f"site-{i}", style=i, cohort=str(cohort.root), patients=mine).save(root)
+        SiteRecord(name=f"site-{i}", style=i, cohort="../../cohort", patients=mine).save(root)
     return roots
 
 

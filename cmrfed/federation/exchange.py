@@ -40,6 +40,8 @@ class Roster:
         self.grid, self.config = grid, config
         self.sites: dict[str, SiteInfo] = {}
         self.nodes: dict[str, int] = {}
+        self.strangers: dict[int, str] = {}
+        """Connected nodes that cannot take part, and why."""
         self._told: set[str] = set()
 
     def present(self) -> list[str]:
@@ -50,23 +52,28 @@ class Roster:
         """
         connected = set(self.grid.get_node_ids())
         self.nodes = {name: node for name, node in self.nodes.items() if node in connected}
-        strangers = sorted(connected - set(self.nodes.values()))
-        if strangers:
-            self._introduce(strangers)
+        unknown = sorted(connected - set(self.nodes.values()))
+        self.strangers = dict.fromkeys(unknown, "no answer")
+        if unknown:
+            self._introduce(unknown)
         return sorted(self.nodes)
 
     def _introduce(self, nodes: Sequence[int]) -> None:
         questions = [Message(RecordDict(), dst_node_id=n, message_type=MessageType.QUERY) for n in nodes]
         for reply in self.grid.send_and_receive(questions, timeout=self.config.connect_timeout_s):
+            node = reply.metadata.src_node_id
             if reply.has_error():
-                self.tell(f"A node cannot take part: {reply.error.reason}")
+                self.strangers[node] = str(reply.error.reason)
                 continue
             try:
                 info = decode_info(reply.content)
             except FederationError as error:
-                self.tell(f"A node cannot take part: {error}")
+                self.strangers[node] = str(error)
                 continue
-            self._admit(reply.metadata.src_node_id, info)
+            self._admit(node, info)
+            self.strangers.pop(node, None)
+        for reason in self.strangers.values():
+            self.tell(f"A node cannot take part: {reason}")
 
     def _admit(self, node: int, info: SiteInfo) -> None:
         if info.name in self.nodes:
@@ -82,6 +89,25 @@ class Roster:
             time.sleep(_POLL_S)
         if len(names) < self.config.sites:
             self.tell(f"{len(names)} of {self.config.sites} sites are connected: {', '.join(names) or 'none'}")
+        return names
+
+    def quorum(self) -> list[str]:
+        """Names of the sites that are connected now, after a wait if they are too few.
+
+        Raises:
+            FederationError: They stay fewer than the quorum.
+        """
+        names = self.present()
+        if len(names) < self.config.min_sites:
+            names = self.wait()
+        if len(names) < self.config.min_sites:
+            reasons = "".join(f"; a node cannot take part: {reason}" for reason in self.strangers.values())
+            raise FederationError(
+                "too few sites are connected",
+                got=f"{len(names)} ({', '.join(names) or 'none'}){reasons}",
+                expected=f"at least {self.config.min_sites} (federation.min_sites) of {self.config.sites}",
+                do="start the sites, then run the same command: it goes on from the last finished round",
+            )
         return names
 
     def tell(self, text: str) -> None:
@@ -147,7 +173,7 @@ def ask(
     reasons = "; ".join(f"{s}: {status} ({reason})" for s, (status, reason) in sorted(outcome.problems.items()))
     raise FederationError(
         f"round {job.round} of the {job.stage} stage misses its quorum",
-        got=f"{len(outcome.replies)} usable of {len(names)} replies; {reasons or 'no site is connected'}",
+        got=f"{len(outcome.replies)} usable of {len(names)} replies; {reasons}",
         expected=f"at least {config.min_sites} (federation.min_sites)",
         do="mend the sites, then run the same command: it goes on from the last finished round",
     )

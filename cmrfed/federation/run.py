@@ -118,7 +118,7 @@ class FederatedRun:
         self, stage: StageSpec, number: int, state: ServerState, aggregator: Aggregator
     ) -> tuple[ServerState, Outcome]:
         old = state["global"]
-        names = choose(self.roster.present(), self.federation.asked, self.seed, stage.name, number)
+        names = choose(self.roster.quorum(), self.federation.asked, self.seed, stage.name, number)
         job = self._job(stage, number, old)
         outcome = ask(self.grid, self.roster, job, old, names, self.federation)
         replies = [(r.arrays, self._weight(site)) for site, r in sorted(outcome.replies.items()) if r.arrays]

@@ -146,7 +146,7 @@ def test_a_metric_that_is_a_list_cannot_be_read() -> None:
 def test_introductions() -> None:
     info = SiteInfo(name="st-anna", style=2, patients=31)
     assert decode_info(encode_info(info)) == info
-    with pytest.raises(FederationError, match="refused.*no cohort"):
+    with pytest.raises(FederationError, match=r"refused.*no cohort"):
         decode_info(encode_refusal("no cohort"))
     with pytest.raises(FederationError, match="introduction cannot be read"):
         decode_info(RecordDict({"site": ConfigRecord({"info": '{"name": "../x", "style": 0, "patients": 1}'})}))

@@ -151,7 +151,7 @@ def test_participants_depend_on_seed_stage_and_round_only(names: list[str], coun
 
 def test_every_site_is_asked_in_the_long_run() -> None:
     names = [f"site-{i}" for i in range(5)]
-    counts = {name: 0 for name in names}
+    counts = dict.fromkeys(names, 0)
     for number in range(400):
         for name in choose(names, 2, 0, "image", number):
             counts[name] += 1
