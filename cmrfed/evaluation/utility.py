@@ -1,0 +1,190 @@
+"""Usefulness: how well a segmenter does that was trained on real slices, on synthetic ones, and on both.
+
+The arms get the same network, steps, batch size and augmentation; they are tested on real patients whom nobody has
+trained on. Dice is taken per volume, averaged over a patient's volumes and seeds, and intervals are over patients.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cmrfed.artifacts import digest_json, digest_state, load_state, save_state
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.labels import STRUCTURES, Label
+from cmrfed.errors import DataError
+from cmrfed.evaluation.result import Findings, Metric, bootstrap, mean_interval
+from cmrfed.evaluation.segmenter import (
+    LabelledSlices,
+    SegmenterConfig,
+    VolumeDice,
+    build_segmenter,
+    dice_per_volume,
+    labelled_slices,
+    train_segmenter,
+)
+from cmrfed.progress import track
+
+__all__ = ["ARMS", "SegmenterConfig", "dice_per_volume", "train_segmenter", "utility"]
+
+ARMS = {"real": "real only", "synthetic": "synthetic only", "both": "real and synthetic"}
+_RECIPE = 1
+"""Number of the training code in the name of a cached segmenter; raised when that code changes its results."""
+
+PatientDice = dict[str, dict[Label, float]]
+"""Patient => structure => Dice, mean over volumes (and seeds) where it has a value."""
+
+
+# --- training with a cache ----------------------------------------------------------------------
+def _arms(real: LabelledSlices, synthetic: LabelledSlices) -> dict[str, tuple[LabelledSlices, LabelledSlices | None]]:
+    return {"real": (real, None), "synthetic": (synthetic, None), "both": (real, synthetic)}
+
+
+def _cached_segmenter(
+    sources: tuple[LabelledSlices, LabelledSlices | None],
+    labels: tuple[Label, ...],
+    config: SegmenterConfig,
+    seed: int,
+    cache: Path,
+    on_step: Callable[..., None],
+) -> torch.nn.Module:
+    """Train a segmenter, or read the one that the same data, settings and seed gave before."""
+    first, second = sources
+    data = [digest_state({"images": s.images, "masks": s.masks}) for s in (first, second) if s is not None]
+    settings = config.model_dump(exclude={"seeds"})
+    name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
+    path = cache / f"segmenter-{name}.safetensors"
+    model = build_segmenter(config, seed)
+    try:
+        model.load_state_dict(load_state(path)[0])
+        on_step(config.steps)
+        return model.eval()
+    except DataError:  # absent or damaged: train it
+        model = train_segmenter(
+            first.images, first.masks, config, seed, labels, mixed_with=second, on_step=lambda: on_step(1)
+        )
+        save_state(path, model.state_dict())
+        return model
+
+
+# --- from volumes to patients -------------------------------------------------------------------
+def patient_dice(runs: list[list[VolumeDice]]) -> PatientDice:
+    """Average the volumes of all runs (seeds) per patient and structure; structures without any value are left out."""
+    values: dict[str, dict[Label, list[float]]] = {}
+    for volume in (v for run in runs for v in run):
+        mine = values.setdefault(volume.patient_id, {})
+        for label, dice in volume.dice.items():
+            if dice is not None:
+                mine.setdefault(label, []).append(dice)
+    return {p: {label: float(np.mean(d)) for label, d in mine.items()} for p, mine in values.items() if mine}
+
+
+def _mean_per_patient(dice: PatientDice) -> np.ndarray:
+    """Mean over the structures of each patient, (N,), in order of patient."""
+    return np.array([np.mean(list(dice[p].values())) for p in sorted(dice)])
+
+
+# --- metrics ------------------------------------------------------------------------------------
+def _seed_range(runs: list[list[VolumeDice]]) -> str:
+    means = [_mean_per_patient(patient_dice([run])).mean() for run in runs]
+    return f"{len(means)} seed(s), {min(means):.3f} to {max(means):.3f}" if len(means) > 1 else "1 seed"
+
+
+def _missed(runs: list[list[VolumeDice]]) -> str:
+    volumes = [v for run in runs for v in run]
+    return f"missed structures: {sum(len(v.missed) for v in volumes)} in {len(volumes)} segmented volumes"
+
+
+def _arm_metrics(arm: str, test: str, runs: list[list[VolumeDice]], real: float | None) -> list[Metric]:
+    """Mean Dice of an arm on a test set, and that of every structure."""
+    dice = patient_dice(runs)
+    common = {"axis": "utility", "unit": "Dice, 0 to 1", "higher_is_better": True}
+    value, low, high = mean_interval(_mean_per_patient(dice))
+    detail = f"mean over structures; {_seed_range(runs)}; {_missed(runs)}; interval over patients"
+    name = f"Dice, trained on {ARMS[arm]}, tested on {test}"
+    out = [Metric(name=name, value=value, low=low, high=high, n=len(dice), reference=real, detail=detail, **common)]
+    for label in STRUCTURES:
+        have = np.array([dice[p][label] for p in sorted(dice) if label in dice[p]])
+        if len(have):
+            value, low, high = mean_interval(have)
+            out.append(Metric(name=f"{name}: {label.name}", value=value, low=low, high=high, n=len(have), **common))
+    return out
+
+
+def _comparisons(test: str, scores: Mapping[str, list[list[VolumeDice]]]) -> list[Metric]:
+    """Paired over patients: synthetic only as a ratio to real only, and both minus real only."""
+    real, synthetic, both = (_mean_per_patient(patient_dice(scores[arm])) for arm in ARMS)
+    pairs = np.stack([real, synthetic, both], 1)
+    ratio = bootstrap(pairs, lambda drawn: drawn[..., 1].mean(1) / np.maximum(drawn[..., 0].mean(1), 1e-9))
+    gain = bootstrap(pairs, lambda drawn: (drawn[..., 2] - drawn[..., 0]).mean(1))
+    common = {"axis": "utility", "n": len(pairs), "higher_is_better": True, "detail": "paired over patients"}
+    if not real.mean():
+        reason = "the segmenter trained on real slices finds nothing; raise evaluation.segmenter.steps"
+        first = Metric(axis="utility", name=f"Dice ratio synthetic / real, {test}", unavailable=reason)
+    else:
+        first = Metric(
+            name=f"Dice ratio synthetic / real, {test}",
+            value=float(synthetic.mean() / real.mean()),
+            low=ratio[0],
+            high=ratio[1],
+            reference=1.0,
+            unit="ratio",
+            **common,
+        )
+    second = Metric(
+        name=f"Dice gain of adding synthetic, {test}",
+        value=float((both - real).mean()),
+        low=gain[0],
+        high=gain[1],
+        reference=0.0,
+        unit="Dice",
+        **common,
+    )
+    return [first, second]
+
+
+def utility(
+    real: Cohort,
+    synthetic: LabelledSlices,
+    holdout: Cohort,
+    external: Mapping[str, Cohort],
+    config: SegmenterConfig,
+    *,
+    cache: Path,
+    seed: int = 0,
+) -> Findings:
+    """Train the three arms and score them on the hold-out and on every external cohort.
+
+    Args:
+        real: Patients that the generators learned from.
+        synthetic: All synthetic slices.
+        holdout: Patients that nothing has learned from.
+        external: Name => cohort of another data set; scored on the structures that its annotators drew.
+        config: The segmenter; the same for all arms.
+        cache: Folder where trained segmenters are kept, so that an interrupted evaluation goes on.
+        seed: Decides everything random.
+    """
+    tests = {"hold-out": holdout, **external}
+    arms = _arms(labelled_slices(real), synthetic)
+    scores: dict[str, dict[str, list[list[VolumeDice]]]] = {test: {arm: [] for arm in ARMS} for test in tests}
+    with track("utility: segmenter steps", len(arms) * config.seeds * config.steps) as bar:
+        for number in range(config.seeds):
+            for arm, sources in arms.items():
+                model = _cached_segmenter(sources, real.labels, config, seed + number, cache, bar.advance)
+                for test, cohort in tests.items():
+                    scores[test][arm].append(dice_per_volume(model, cohort, real.labels))
+    found = Findings()
+    for test, by_arm in scores.items():
+        found += _test_findings(test, by_arm)
+    return found
+
+
+def _test_findings(test: str, by_arm: Mapping[str, list[list[VolumeDice]]]) -> Findings:
+    metrics, series = [], {}
+    reference = float(_mean_per_patient(patient_dice(by_arm["real"])).mean())
+    for arm, runs in by_arm.items():
+        metrics += _arm_metrics(arm, test, runs, None if arm == "real" else reference)
+        series[ARMS[arm]] = tuple(_mean_per_patient(patient_dice(runs)).tolist())
+    metrics += _comparisons(test, by_arm)
+    return Findings(metrics=tuple(metrics), series={f"Dice per patient, {test}": series})
