@@ -7,6 +7,7 @@ Coordinates are in SVG user units, origin top left.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
@@ -120,15 +121,12 @@ def curves(title: str, series: Mapping[str, Mapping[int, float]], y_label: str) 
     log = min(values) > 0 and max(values) / min(values) > _LOG_FROM
     x_of, x_ticks = _rounds(rounds[0], rounds[-1])
     y_of, y_ticks = _axis(values, HEIGHT - BOTTOM, TOP, log=log)
-    paths, dots = [], []
-    for index, (name, line) in enumerate(series.items()):
-        places = [(x_of(r), y_of(line[r])) for r in sorted(line)]
-        paths.append(Path(_polyline(places), index % COLOURS, "line"))
-        dots += [
-            Dot(x, y, index % COLOURS, f"{name}, round {r}: {number(line[r])}")
-            for (x, y), r in zip(places, sorted(line), strict=True)
-        ]
-    rows = tuple((str(r), *(number(s[r]) if r in s else "–" for s in series.values())) for r in rounds)
+    paths = [_polyline([(x_of(r), y_of(line[r])) for r in sorted(line)]) for line in series.values()]
+    dots = [
+        Dot(x_of(r), y_of(value), index % COLOURS, f"{name}, round {r}: {number(value)}")
+        for index, (name, line) in enumerate(series.items())
+        for r, value in line.items()
+    ]
     return Chart(
         title=title,
         alt=f"Line chart of {y_label} over {len(rounds)} rounds for {', '.join(series)}; the numbers follow below.",
@@ -137,10 +135,10 @@ def curves(title: str, series: Mapping[str, Mapping[int, float]], y_label: str) 
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         legend=tuple(series),
-        paths=tuple(paths),
+        paths=tuple(Path(d, index % COLOURS, "line") for index, d in enumerate(paths)),
         dots=tuple(dots),
         columns=("round", *series),
-        rows=rows,
+        rows=tuple((str(r), *(number(s[r]) if r in s else "–" for s in series.values())) for r in rounds),
     )
 
 
@@ -197,12 +195,13 @@ def strips(title: str, groups: Mapping[str, Mapping[str, float]], y_label: str) 
     )
 
 
-def _stairs(counts: np.ndarray, edges: Sequence[float], floor: float) -> list[tuple[float, float]]:
-    """Corners of a histogram's outline; ``counts`` and ``edges`` are places on the page."""
+def _stairs(heights: Sequence[float], edges: Sequence[float]) -> str:
+    """Path of a histogram's outline; heights and edges are places on the page."""
+    floor = float(HEIGHT - BOTTOM)
     corners = [(edges[0], floor)]
-    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
-        corners += [(left, float(count)), (right, float(count))]
-    return [*corners, (edges[-1], floor)]
+    for height, (left, right) in zip(heights, pairwise(edges), strict=True):
+        corners += [(left, height), (right, height)]
+    return _polyline([*corners, (edges[-1], floor)])
 
 
 def distributions(title: str, groups: Mapping[str, Sequence[float]], x_label: str, bins: int = 16) -> Chart:
@@ -214,25 +213,19 @@ def distributions(title: str, groups: Mapping[str, Sequence[float]], x_label: st
         x_label: What the values are.
         bins: How many bins all groups share.
     """
-    everything = np.concatenate([np.asarray(v, float) for v in groups.values()])
-    edges = np.histogram_bin_edges(everything, bins=bins)
-    shares = [np.histogram(v, bins=edges)[0] / len(v) for v in groups.values()]
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v, float) for v in groups.values()]), bins=bins)
+    shares = {name: (np.histogram(v, bins=edges)[0] / len(v)).tolist() for name, v in groups.items()}
     x_of, x_ticks = _axis([float(edges[0]), float(edges[-1])], LEFT, WIDTH - RIGHT, log=False)
-    y_of, y_ticks = _axis([0.0, float(np.max(shares))], HEIGHT - BOTTOM, TOP, log=False)
+    y_of, y_ticks = _axis([0.0, max(map(max, shares.values()))], HEIGHT - BOTTOM, TOP, log=False)
     places = [x_of(float(e)) for e in edges]
-    paths, dots = [], []
-    for index, (name, share) in enumerate(zip(groups, shares, strict=True)):
-        outline = _stairs(np.array([y_of(float(s)) for s in share]), places, HEIGHT - BOTTOM)
-        paths.append(Path(_polyline(outline), index % COLOURS, "outline"))
-        middles = [(a + b) / 2 for a, b in zip(places[:-1], places[1:], strict=True)]
-        dots += [
-            Dot(x, y_of(float(s)), index % COLOURS, f"{name}, {number(a)} to {number(b)}: {s:.0%}")
-            for x, s, a, b in zip(middles, share, edges[:-1], edges[1:], strict=True)
-            if s > 0
-        ]
-    spans = [f"{number(a)} to {number(b)}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    rows = tuple((span, *(f"{s[i]:.1%}" for s in shares)) for i, span in enumerate(spans))
-    sizes = ", ".join(f"{name} {len(values)}" for name, values in groups.items())
+    spans = [f"{number(a)} to {number(b)}" for a, b in pairwise(edges)]
+    dots = [
+        Dot((left + right) / 2, y_of(share), index % COLOURS, f"{name}, {span}: {share:.0%}")
+        for index, (name, heights) in enumerate(shares.items())
+        for share, span, (left, right) in zip(heights, spans, pairwise(places), strict=True)
+        if share > 0
+    ]
+    outlines = [_stairs([y_of(share) for share in heights], places) for heights in shares.values()]
     return Chart(
         title=title,
         alt=f"Histogram outlines of {x_label} for {', '.join(groups)}; the numbers follow below.",
@@ -241,9 +234,9 @@ def distributions(title: str, groups: Mapping[str, Sequence[float]], x_label: st
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         legend=tuple(groups),
-        paths=tuple(paths),
+        paths=tuple(Path(d, index % COLOURS, "outline") for index, d in enumerate(outlines)),
         dots=tuple(dots),
         columns=(x_label, *groups),
-        rows=rows,
-        caption=f"Number of values: {sizes}.",
+        rows=tuple((span, *(f"{s[i]:.1%}" for s in shares.values())) for i, span in enumerate(spans)),
+        caption=f"Number of values: {', '.join(f'{name} {len(v)}' for name, v in groups.items())}.",
     )

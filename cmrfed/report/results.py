@@ -1,11 +1,9 @@
 """The judge's numbers, laid out for readers: a card per axis, a table per axis, and the figures beside it."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cmrfed.evaluation.result import EvaluationReport, Metric
-from cmrfed.report.plots import Chart, number
+from cmrfed.report.plots import Chart, distributions, number, strips
 
 AXES = {
     "fidelity": "Fidelity: do the images look real?",
@@ -43,9 +41,9 @@ class Axis:
 
 def duration(seconds: float) -> str:
     """Write seconds as a person would: 8 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
@@ -57,30 +55,62 @@ def _reading(metric: Metric) -> tuple[str, str]:
     return ("↑", "higher is better") if metric.higher_is_better else ("↓", "lower is better")
 
 
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
 def _row(metric: Metric) -> Row:
     if metric.value is None:
         return Row(metric.name, unavailable=metric.unavailable or "no reason was recorded")
     arrow, direction = _reading(metric)
-    known = metric.low is not None and metric.high is not None
     return Row(
         name=metric.name,
         value=number(metric.value),
         unit=metric.unit or "",
         arrow=arrow,
         direction=direction,
-        interval=f"{number(metric.low)} to {number(metric.high)}" if known else "–",
+        interval=_interval(metric.low, metric.high),
         n=str(metric.n) if metric.n is not None else "–",
         reference=number(metric.reference) if metric.reference is not None else "–",
         detail=str(metric.detail or ""),
     )
 
 
+def _axis_of(series: str) -> str:
+    """The axis beside whose table a series is drawn."""
+    name = series.lower()
+    if name.startswith("dice"):
+        return "utility"
+    return "memorisation" if "distance" in name or "nearest" in name else "anatomy"
+
+
+def _chart(name: str, groups: dict[str, tuple[float, ...]]) -> Chart:
+    """Numbers per patient, in one order of patients for all groups, as a strip plot; others as histograms."""
+    if "per patient" not in name:
+        return distributions(name, groups, name)
+    numbered = {label: {f"patient {i}": v for i, v in enumerate(values, 1)} for label, values in groups.items()}
+    return strips(name, numbered, name.partition(" per patient")[0])
+
+
 def axes(report: EvaluationReport) -> list[Axis]:
-    """Tables and figures per axis, in the order of ``AXES``; an axis that is not listed there comes last."""
-    keys = dict.fromkeys([*AXES, *(m.axis for m in report.metrics)])
-    grouped = {key: tuple(_row(m) for m in report.metrics if m.axis == key) for key in keys}
-    return [Axis(key, AXES.get(key, key.capitalize()), rows, ()) for key, rows in grouped.items() if rows]
+    """Tables and figures per axis, in the order of ``AXES``; an axis of which nothing is known is left out."""
+    drawn = {name: {k: v for k, v in groups.items() if v} for name, groups in report.series.items()}
+    out = []
+    for key, title in AXES.items():
+        rows = tuple(_row(m) for m in report.metrics if m.axis == key)
+        charts = tuple(_chart(name, groups) for name, groups in drawn.items() if groups and _axis_of(name) == key)
+        out += [Axis(key, title, rows, charts)] if rows or charts else []
+    return out
 
 
-def cards(report):
-    return [{"title": AXES.get(k, k), "tone": "", "tag": "measured", "text": v} for k, v in report.verdict.items()]
+@dataclass(frozen=True)
+class Card:
+    """The verdict on one axis."""
+
+    title: str
+    text: str
+
+
+def cards(report: EvaluationReport) -> list[Card]:
+    """One card per axis that has a verdict, in the judge's words."""
+    return [Card(title, report.verdict[key]) for key, title in AXES.items() if key in report.verdict]

@@ -1,0 +1,122 @@
+import re
+import shutil
+
+import pytest
+
+from cmrfed.artifacts import read_json, write_json
+from cmrfed.errors import DataError
+from cmrfed.evaluation.result import EvaluationReport, Metric
+from cmrfed.report.html import write_report
+from tests.run_folder import write_run_folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return write_run_folder(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def text_of(folder):
+    """The words of the report, without markup and embedded pictures."""
+    page = write_report(folder).read_text()
+    page = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_a_finished_run_is_told_in_full(finished):
+    text = text_of(finished)
+    for words in (
+        "KID is 0.0123, and 0.001 between two halves",
+        "Privacy: not differentially private",
+        "Only 10 patients are held out",
+        "0.786 ↑",
+        "0.74 to 0.82",
+        "unavailable : there are no backbone weights",
+        "image, round 5: site-1 missing (no reply within 60 s).",
+        "DCM 5, NOR 2",
+        "20 to train on, 10 held out",
+        "2 min 11 s",
+        "Li T, Sahu AK",
+    ):
+        assert words in text
+
+
+def test_the_page_is_one_file_that_names_no_other(finished):
+    page = write_report(finished).read_text()
+    for address in re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", page):
+        assert address.startswith(("data:", "#"))
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("evaluation", "There is no verdict: this data set has not been evaluated yet."),
+        ("evaluation", "There is no evaluation in this folder yet."),
+        ("synthetic", "Privacy: no statement found"),
+        ("mask", "Images: loss per site"),
+    ],
+)
+def test_a_missing_part_becomes_a_sentence(folder, missing, sentence):
+    shutil.rmtree(folder / missing)
+    assert sentence in text_of(folder)
+
+
+def test_a_run_that_has_only_begun_can_be_reported(folder):
+    for part in ("evaluation", "synthetic", "mask", "image"):
+        shutil.rmtree(folder / part)
+    run = read_json(folder / "run.json")
+    begun = {key: run[key] for key in ("experiment", "digest", "versions", "started")}
+    write_json(folder / "run.json", begun | {"finished": None, "timings_s": {}, "peak_memory_mb": 0})
+    text = text_of(folder)
+    assert "not finished" in text
+    assert "no round has been finished" in text
+    assert "There are no pictures yet" in text
+
+
+def test_an_evaluation_folder_alone_can_be_reported(folder):
+    text = text_of(folder / "evaluation")
+    assert "This folder holds an evaluation alone" in text
+    assert "0.0123" in text
+    assert "nothing is known of a guarantee" in text
+
+
+def test_words_from_files_cannot_become_markup(folder):
+    bad = Metric(axis="fidelity", name="<script>alert(1)</script>", unavailable="<b>no</b>")
+    EvaluationReport(metrics=(bad,)).write(folder / "evaluation")
+    page = write_report(folder).read_text()
+    assert "<script>alert(1)" not in page
+    assert "&lt;b&gt;no&lt;/b&gt;" in page
+
+
+def test_a_private_data_set_is_called_private(folder):
+    path = folder / "synthetic" / "manifest.json"
+    manifest = read_json(path)
+    statement = "Site-level guarantee: epsilon 8 at delta 1e-5."
+    manifest["privacy"] = {"differentially_private": True, "unit": "patient", "statement": statement}
+    write_json(path, manifest)
+    text = text_of(folder)
+    assert "Privacy: differentially private, per patient" in text
+    assert statement in text
+
+
+def test_a_folder_without_anything_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"neither run\.json nor evaluation\.json"):
+        write_report(tmp_path)
+
+
+def test_a_torn_file_is_named(folder):
+    (folder / "run.json").write_text('{"experiment": ')
+    with pytest.raises(DataError, match=r"run\.json is not JSON"):
+        write_report(folder)
+
+
+def test_the_report_can_be_written_again(finished):
+    first = write_report(finished).read_text()
+    assert write_report(finished).read_text() == first

@@ -1,0 +1,43 @@
+import pytest
+
+from cmrfed.evaluation.result import EvaluationReport, Metric
+from cmrfed.report.results import axes, cards, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations_read_as_a_person_says_them(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_each_metric_keeps_its_interval_n_direction_and_reference():
+    metric = Metric(axis="utility", name="Dice", value=0.8, low=0.7, high=0.9, n=12, reference=0.82)
+    (axis,) = axes(EvaluationReport(metrics=(metric.model_copy(update={"higher_is_better": True}),)))
+    (row,) = axis.rows
+    assert (row.value, row.interval, row.n, row.reference) == ("0.8", "0.7 to 0.9", "12", "0.82")
+    assert (row.arrow, row.direction) == ("↑", "higher is better")
+
+
+def test_what_is_not_known_is_not_made_up():
+    (axis,) = axes(EvaluationReport(metrics=(Metric(axis="fidelity", name="FID", value=3.0),)))
+    (row,) = axis.rows
+    assert (row.interval, row.n, row.reference, row.arrow) == ("–", "–", "–", "")
+
+
+def test_axes_have_one_order_and_figures_stand_beside_their_table():
+    series = {"Dice per patient, hold-out": {"real only": (0.8, 0.9)}, "LV area": {"real": (3.0, 4.0)}}
+    metrics = (Metric(axis="utility", name="Dice", value=0.8), Metric(axis="fidelity", name="KID", value=0.1))
+    found = axes(EvaluationReport(metrics=metrics, series=series))
+    assert [axis.key for axis in found] == ["fidelity", "anatomy", "utility"]
+    assert [chart.title for axis in found for chart in axis.charts] == ["LV area", "Dice per patient, hold-out"]
+    assert found[2].charts[0].dots[1].tip == "real only, patient 2: 0.9"
+
+
+def test_a_series_without_numbers_is_not_drawn():
+    assert axes(EvaluationReport(series={"LV area": {"real": (), "synthetic": ()}})) == []
+
+
+def test_cards_hold_the_judges_words():
+    report = EvaluationReport(verdict={"utility": "As useful.", "fidelity": "Looks real."})
+    assert [card.text for card in cards(report)] == ["Looks real.", "As useful."]
