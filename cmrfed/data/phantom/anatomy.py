@@ -99,9 +99,9 @@ def draw_shape(group: str, rng: np.random.Generator) -> Shape:
         infarct=(rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.2), rng.uniform(0.3, 0.9), severity),
         rv_angle=np.deg2rad(rng.normal(170, 13)),
         rv_twist=np.deg2rad(rng.normal(-22, 15)),
-        rv_axes=(rng.normal(0.92, 0.07), rng.normal(1.12, 0.09)),
-        rv_power=rng.uniform(2.0, 3.0),
-        rv_skew=rng.normal(0, 0.18),
+        rv_axes=(rng.normal(0.92, 0.09), rng.normal(1.16, 0.11)),
+        rv_power=rng.uniform(2.0, 3.1),
+        rv_skew=rng.normal(0, 0.22),
         rv_length=rng.uniform(0.8, 1.08),
         rv_base_mm=rng.uniform(3, 16) if rng.random() < 0.55 else 0.0,
         outflow=rng.uniform(0.35, 0.55) if rng.random() < 0.7 else 0.0,
@@ -184,12 +184,12 @@ class Ventricles:
         """Approximate signed distance in mm to the RV's inner surface (negative inside); x, y from the LV's centre."""
         shape = self.shape
         share = np.clip((z - self.base_mm) / (shape.rv_length * (self.bottom_mm - self.base_mm)), 0, 1)
-        size = self.epi_mm * self.rv_scale * np.sqrt(np.maximum(1 - share**1.8, 1e-4))
+        size = self.epi_mm * self.rv_scale * np.sqrt(np.maximum(1 - share**1.5, 1e-4))
         along_axis = 0.82 * self.epi_mm * (1 - 0.55 * share**2)
         turn = shape.rv_angle + shape.rv_twist * share
         out = x * np.cos(turn) + y * np.sin(turn)
         across = -x * np.sin(turn) + y * np.cos(turn)
-        a, b = size * shape.rv_axes[0], size * shape.rv_axes[1]
+        a, b = size * shape.rv_axes[0] * (1 - 0.25 * share), size * shape.rv_axes[1]
         u, v = np.abs((out - along_axis) + shape.rv_skew * across) / a, np.abs(across) / b
         body = ((u**shape.rv_power + v**shape.rv_power) ** (1 / shape.rv_power) - 1) * np.minimum(a, b)
         if not shape.outflow:

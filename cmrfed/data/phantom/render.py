@@ -27,6 +27,8 @@ class Detail:
     trabeculae: float
     rv_trabeculae: float
     rv_wall_mm: float
+    flow: float
+    """Standard deviation of the signal within the blood, from flow."""
     fat_mm: float
     fat_phase: tuple[float, float]
     coarse: np.ndarray
@@ -52,9 +54,10 @@ def draw_detail(rng: np.random.Generator) -> Detail:
     second = first + rng.uniform(1.4, 2.2)
     return Detail(
         papillary=tuple((a, rng.uniform(0.55, 0.78), rng.uniform(3.5, 7.5)) for a in (first - 0.9, second)),
-        trabeculae=rng.uniform(0.0, 1.0),
-        rv_trabeculae=rng.uniform(0.0, 1.0),
-        rv_wall_mm=rng.uniform(1.6, 3.2),
+        trabeculae=rng.uniform(0.1, 1.3),
+        rv_trabeculae=rng.uniform(0.0, 1.4),
+        rv_wall_mm=rng.uniform(1.0, 3.2),
+        flow=rng.uniform(0.03, 0.11),
         fat_mm=float(np.clip(rng.gamma(1.5, 2.2), 0.2, 12)),
         fat_phase=(rng.uniform(0, 6.3), rng.uniform(0, 6.3)),
         coarse=texture_tile((256, 256), 4.0, rng),
@@ -160,7 +163,7 @@ def _tissues(ventricles: Ventricles, detail: Detail, points: _Points, roll: int)
     fine, coarse = (
         np.repeat(np.repeat(_cut(t, roll, h, w), SUB, 0), SUB, 1)[None] for t in (detail.fine, detail.coarse)
     )
-    above = points.z < ventricles.base_mm
+    above = np.broadcast_to(np.median(points.z) < ventricles.base_mm, points.radius.shape)
     epi = np.where(above, points.endo + 2.5, points.epi)
     gap = np.minimum(points.radius - epi, points.rv - detail.rv_wall_mm)
     notch = np.exp(-np.maximum(points.radius - epi, 0) / 7 - np.maximum(points.rv, 0) / 7)
@@ -279,5 +282,5 @@ def _heart_signal(
     mine = _pixels(signals[tissue] * inside)
     blood = _pixels((tissue == Tissue.LV_BLOOD) | (tissue == Tissue.RV_BLOOD))
     h, w = share.shape
-    flow = _cut(detail.coarse, roll + 11, h, w) * 0.06 + _cut(detail.fine, roll, h, w) * 0.03
+    flow = detail.flow * (_cut(detail.coarse, roll + 11, h, w) + 0.5 * _cut(detail.fine, roll, h, w))
     return around * (1 - share) + mine * (1 + flow * (0.5 + blood))

@@ -35,7 +35,7 @@ RELAXATION = {
     Tissue.MYOCARDIUM: (0.82, 1000.0, 1200.0, 48.0),
     Tissue.FAT: (0.80, 270.0, 370.0, 85.0),
     Tissue.LIVER: (0.80, 580.0, 810.0, 42.0),
-    Tissue.LUNG: (0.40, 1200.0, 1400.0, 50.0),
+    Tissue.LUNG: (0.50, 1200.0, 1400.0, 50.0),
     Tissue.MUSCLE: (0.85, 1010.0, 1400.0, 40.0),
     Tissue.FLUID: (1.0, 2600.0, 3200.0, 500.0),
     Tissue.BONE: (0.45, 600.0, 700.0, 45.0),
@@ -112,6 +112,8 @@ def tissue_signals(style: ScannerStyle, rng: np.random.Generator) -> np.ndarray:
         t1 = t1_high if style.field_t >= 3 else t1_low
         vary = rng.lognormal(0, 0.08, 3)
         signals[tissue] = bssfp(density * min(vary[0], 1.1), t1 * vary[1], t2 * vary[2], style.flip_deg, style.tr_ms)
+    signals[Tissue.LUNG] *= rng.lognormal(0, 0.35)  # depth of the breath-hold
+    signals[Tissue.RV_BLOOD] *= rng.uniform(0.8, 1.15)  # inflow and oxygenation
     return signals / signals[Tissue.LV_BLOOD]
 
 

@@ -37,6 +37,7 @@ class Thorax:
     wall_slope: float
     fat_mm: float
     muscle_mm: float
+    fat_grain: float
     back_mm: float
     half_height_mm: float
     diaphragm_base_mm: float
@@ -61,14 +62,14 @@ def _organs(signals: np.ndarray, depth: float, diaphragm: float, rng: np.random.
     for _ in range(int(rng.integers(9, 22))):
         size = rng.uniform(7, 30)
         kind = rng.choice(
-            [Tissue.ORGAN, Tissue.MUSCLE, Tissue.LIVER, Tissue.FLUID, Tissue.LUNG], p=[0.35, 0.15, 0.15, 0.25, 0.1]
+            [Tissue.ORGAN, Tissue.MUSCLE, Tissue.LIVER, Tissue.FLUID, Tissue.LUNG], p=[0.3, 0.15, 0.15, 0.3, 0.1]
         )
         blobs.append(
             Blob(
                 (rng.uniform(-20, 120), diaphragm + rng.uniform(0, 75), rng.uniform(0, 1.2) * depth),
                 (size, size * rng.uniform(0.5, 1.0), rng.uniform(20, 60)),
                 rng.uniform(0, np.pi),
-                float(signals[kind]) * rng.uniform(0.75, 1.3),
+                float(signals[kind]) * rng.uniform(0.6, 1.5),
                 rng.uniform(0.25, 0.9),
             )
         )
@@ -141,7 +142,8 @@ def draw_thorax(
         wall_bend=rng.uniform(1.0, 2.4),
         wall_slope=rng.normal(0.05, 0.22),
         fat_mm=float(np.clip(rng.lognormal(2.5, 0.55), 4, 45)),
-        muscle_mm=rng.uniform(7, 16),
+        muscle_mm=rng.uniform(5, 16),
+        fat_grain=rng.uniform(0.05, 0.25),
         back_mm=rng.uniform(95, 150),
         half_height_mm=rng.uniform(130, 220),
         diaphragm_base_mm=low,
@@ -151,7 +153,7 @@ def draw_thorax(
         liver_edge_mm=rng.normal(18, 28),
         paunch_signal=float(signals[rng.choice([Tissue.FAT, Tissue.ORGAN, Tissue.LIVER], p=[0.5, 0.3, 0.2])])
         * rng.uniform(0.6, 1.0),
-        front_fat_mm=float(np.clip(rng.gamma(1.6, 9.0), 0, 38)),
+        front_fat_mm=float(np.clip(rng.gamma(1.8, 10.0), 0, 45)),
         front_fat_y_mm=rng.normal(12, 25),
         front_fat_span_mm=rng.uniform(30, 75),
         wiggle=np.column_stack([rng.normal(0, 2.5, 6), frequencies, rng.uniform(0, 2 * np.pi, 6)]).astype(np.float32),
@@ -231,17 +233,17 @@ def paint_thorax(
     flank = np.abs(yw) - thorax.half_height_mm
     back = xw - thorax.back_mm
     body = np.maximum(np.maximum(skin, flank), back - thorax.muscle_mm - thorax.fat_mm)
-    canvas.fill(body, signals[Tissue.FAT] * (1 + 0.06 * grain))
+    canvas.fill(body, signals[Tissue.FAT] * (1 + thorax.fat_grain * grain))
     muscle = np.maximum(-(depth + thorax.muscle_mm), np.maximum(flank + thorax.fat_mm, back - thorax.muscle_mm))
-    canvas.fill(muscle, signals[Tissue.MUSCLE] * (1 + 0.15 * grain), ink=0.7)
+    canvas.fill(muscle, signals[Tissue.MUSCLE] * (1.1 + 2 * thorax.fat_grain * grain), ink=0.7)
     _paint_ribs(thorax, canvas, depth, yw)
     cavity = np.maximum(-depth, back)
     canvas.fill(cavity, signals[Tissue.LUNG] * (1 + 0.35 * grain), ink=0.3)
     for vessel in thorax.vessels:
         canvas.blob(vessel, z)
     lens = 1 - ((yw - thorax.front_fat_y_mm) / thorax.front_fat_span_mm) ** 2
-    pad = depth - thorax.front_fat_mm * (0.25 + 1.3 * max(share, 0)) * lens - 2 * grain
-    canvas.fill(np.maximum(-depth, pad), signals[Tissue.FAT] * (0.88 + 0.07 * grain), ink=0.4)
+    pad = depth - thorax.front_fat_mm * (0.4 + 1.2 * max(share, 0)) * lens - 2.5 * grain
+    canvas.fill(np.maximum(-depth, pad), signals[Tissue.FAT] * (0.85 + 0.13 * grain), ink=0.4)
     _paint_abdomen(thorax, canvas, (xw, yw), depth, z, signals, grain)
     return canvas.image
 
@@ -274,7 +276,7 @@ def _paint_abdomen(
     for organ in large:
         canvas.blob(organ, z)
     edge = x - thorax.liver_edge_mm + 0.5 * (y - level) - 25 * share
-    canvas.fill(np.maximum(below, edge), signals[Tissue.LIVER] * (1 + 0.12 * grain), ink=0.35)
+    canvas.fill(np.maximum(below, edge), signals[Tissue.LIVER] * (1 + 0.15 * grain), ink=0.35)
     for organ in thorax.organs[len(large) :]:
         canvas.blob(organ, z)
     outside = np.clip(0.5 + below / canvas.pixel_mm, 0, 1)
