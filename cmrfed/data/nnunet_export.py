@@ -36,31 +36,33 @@ def export_nnunet(synthetic: Path, out: Path, dataset_id: int = 501, name: str =
         ConfigError: The number or name is not one that nnU-Net accepts, or the folder is there already.
         DataError: The data set cannot be read or holds fewer than two patients.
     """
-    if not 1 <= dataset_id <= 999 or not re.fullmatch(r"[A-Za-z0-9]+", name):
-        raise ConfigError(
-            "nnU-Net does not accept this number or name",
-            got=f"{dataset_id}, {name!r}",
-            expected="a number from 1 to 999 and a name of letters and digits",
-        )
-    target = Path(out) / f"Dataset{dataset_id:03d}_{name}"
-    if target.exists():
-        raise ConfigError(f"{target} is there already", do="choose another --dataset-id, or remove it yourself")
+    target = _target(Path(out), dataset_id, name)
     dataset = SyntheticDataset.open(synthetic)
     patients: dict[str, list[str]] = {}
     with new_folder(target) as part, track("nnU-Net export", len(dataset)) as progress:
         for folder in ("imagesTr", "labelsTr"):
             (part / folder).mkdir()
         for case in dataset.cases():
-            shutil.copyfile(
-                dataset.root / "images" / f"{case.case_id}.nii.gz", part / "imagesTr" / f"{case.case_id}_0000.nii.gz"
-            )
-            shutil.copyfile(
-                dataset.root / "masks" / f"{case.case_id}.nii.gz", part / "labelsTr" / f"{case.case_id}.nii.gz"
-            )
+            file, channel = f"{case.case_id}.nii.gz", f"{case.case_id}_0000.nii.gz"
+            shutil.copyfile(dataset.root / "images" / file, part / "imagesTr" / channel)
+            shutil.copyfile(dataset.root / "masks" / file, part / "labelsTr" / file)
             patients.setdefault(case.patient_id, []).append(case.case_id)
             progress.advance()
         write_json(part / "splits_final.json", splits_by_patient(patients, dataset.manifest.seed))
         write_json(part / "dataset.json", _description(dataset))
+    return target
+
+
+def _target(out: Path, dataset_id: int, name: str) -> Path:
+    if not 1 <= dataset_id <= 999 or not re.fullmatch(r"[A-Za-z0-9]+", name):
+        raise ConfigError(
+            "nnU-Net does not accept this number or name",
+            got=f"{dataset_id}, {name!r}",
+            expected="a number from 1 to 999 and a name of letters and digits",
+        )
+    target = out / f"Dataset{dataset_id:03d}_{name}"
+    if target.exists():
+        raise ConfigError(f"{target} is there already", do="choose another --dataset-id, or remove it yourself")
     return target
 
 

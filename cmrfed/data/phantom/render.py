@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmrfed.data.labels import Label, Phase
-from cmrfed.data.phantom.anatomy import Heart, Ventricles, angle_index
+from cmrfed.data.phantom.anatomy import ANGLES, Heart, Ventricles, angle_index
 from cmrfed.data.phantom.signal import ScannerStyle, Tissue, coil_field, receive, texture_tile, tissue_signals
 from cmrfed.data.phantom.thorax import Thorax, draw_thorax, paint_thorax
 
@@ -54,7 +54,7 @@ def draw_detail(rng: np.random.Generator) -> Detail:
     second = first + rng.uniform(1.4, 2.2)
     return Detail(
         papillary=tuple((a, rng.uniform(0.55, 0.78), rng.uniform(3.5, 7.5)) for a in (first - 0.9, second)),
-        trabeculae=rng.uniform(0.1, 1.3),
+        trabeculae=rng.uniform(0.05, 1.1),
         rv_trabeculae=rng.uniform(0.0, 1.4),
         rv_wall_mm=rng.uniform(1.0, 3.2),
         flow=rng.uniform(0.03, 0.11),
@@ -146,7 +146,7 @@ def labels_at(ventricles: Ventricles, points: _Points, plane_mm: float) -> np.nd
     in_lv = (plane_mm >= ventricles.base_mm) & (points.z < ventricles.bottom_mm)
     lv, wall = points.radius < points.endo, points.radius < points.epi
     if shape.open_base:
-        ahead = np.cos(points.index * (2 * np.pi / 256) - shape.rv_angle - 0.9) > 0.86
+        ahead = np.cos(points.index * (2 * np.pi / ANGLES) - shape.rv_angle - 0.9) > 0.86
         wall = wall & ~(ahead & (ventricles.height(points.z) < 0.09) & ~lv)
     rv = (points.rv < 0) & (points.radius >= points.epi) & (points.z < ventricles.bottom_mm)
     rv &= plane_mm >= ventricles.base_mm + shape.rv_base_mm
@@ -167,7 +167,7 @@ def _tissues(ventricles: Ventricles, detail: Detail, points: _Points, roll: int)
     epi = np.where(above, points.endo + 2.5, points.epi)
     gap = np.minimum(points.radius - epi, points.rv - detail.rv_wall_mm)
     notch = np.exp(-np.maximum(points.radius - epi, 0) / 7 - np.maximum(points.rv, 0) / 7)
-    angle = points.index * (2 * np.pi / 256)
+    angle = points.index * (2 * np.pi / ANGLES)
     share = np.clip(ventricles.height(points.z), -0.3, 1.3)
     side = 0.45 + 0.55 * np.cos(angle - ventricles.shape.rv_angle - 0.5 * np.sin(detail.fat_phase[0]))
     lumps = side * (

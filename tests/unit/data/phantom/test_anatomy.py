@@ -26,17 +26,17 @@ def test_volume_of_a_half_ellipsoid_is_the_analytic_one() -> None:
     assert cavity + myocardium == pytest.approx(whole, rel=0.02)
 
 
-def test_rv_of_ellipses_is_the_analytic_one_when_it_lies_free_of_the_lv() -> None:
-    shape = round_shape(rv_power=2.0, rv_skew=0.0, outflow=0.0, rv_base_mm=0.0, rv_length=1.0, drift_mm=(0.0, 0.0))
-    full = Ventricles(shape, 0.0, 80.0, 2.0, 30.0, 6.0, rv_scale=0.6)
-    free = replace(full, epi_mm=30.0)
-    heights = np.linspace(0, free.bottom_mm, 4001)
+def test_the_rv_without_corners_is_an_ellipse_that_shrinks_towards_the_apex() -> None:
+    shape = round_shape(rv_power=2.0, rv_skew=0.0, outflow=0.0, rv_length=1.0)
+    heart = Ventricles(shape, 0.0, 80.0, 25.0, 30.0, 6.0, rv_scale=0.6)
     a, b = (0.6 * 30 * axis for axis in shape.rv_axes)
-    grid = np.linspace(-90, 90, 721)
-    inside = free.rv_distance(grid[None, :], grid[:, None], np.array(20.0)) < 0
-    size = 1 - (20 / free.bottom_mm) ** 1.8
-    assert inside.sum() * 0.25**2 == pytest.approx(np.pi * a * b * size, rel=0.01)
-    assert (1 - (heights / free.bottom_mm) ** 1.8).min() >= 0
+    step = 0.25
+    grid = np.arange(-90, 90, step)
+    areas = [
+        (heart.rv_distance(grid[None, :], grid[:, None], np.array(z)) < 0).sum() * step**2 for z in (0.0, 30.0, 60.0)
+    ]
+    assert areas[0] == pytest.approx(np.pi * a * b, rel=0.01)
+    assert areas[0] > areas[1] > areas[2] > 0
 
 
 @pytest.mark.parametrize("group", GROUPS)
