@@ -105,8 +105,15 @@ class Experiment(Section):
 
     @property
     def digest(self) -> str:
-        """Names the result: the digest of all settings but ``compute`` and the places of the data."""
-        return digest_json(self.model_dump(mode="json", exclude={"compute": True, "data": {"cohorts", "external"}}))
+        """Names the trained weights: the digest of every setting that decides them, and of no other.
+
+        Synthesis and evaluation can be done again, with other settings, on the same weights.
+        """
+        parts = {"name", "seed", "data", "mask", "image", "federation"}
+        tree = self.model_dump(mode="json", include=parts)
+        for place in ("cohorts", "external"):
+            del tree["data"][place]
+        return digest_json(tree)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from flwr.serverapp import Grid
 
-from cmrfed.artifacts import digest_folder, read_json, write_json
+from cmrfed.artifacts import digest_folder, digest_json, read_json, write_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.partition import PartitionConfig, partition
 from cmrfed.data.phantom import PhantomConfig, write_phantom
@@ -161,7 +161,7 @@ class Record:
             "timings_s": {},
             "peak_memory_mb": 0,
         }
-        self.content: dict[str, Any] = read_json(self.path) if self.path.exists() else fresh
+        self.content: dict[str, Any] = read_json(self.path) if self.path.exists() else fresh | {"steps": {}}
         if self.content["digest"] != experiment.digest:
             raise ConfigError(
                 f"{run_dir} holds another run",
@@ -169,7 +169,15 @@ class Record:
                 expected=f"experiment {self.content['digest'][:12]}",
                 do="give another --run-dir, or the recipe and settings of that run",
             )
-        self.save()
+        self.set(experiment=fresh["experiment"], finished=None)
+
+    def done(self, step: str, key: str) -> bool:
+        """Whether the step was finished with the settings and inputs of this key."""
+        return self.content["steps"].get(step) == key
+
+    def mark(self, step: str, key: str) -> None:
+        """Remember that the step is finished."""
+        self.set(steps=self.content["steps"] | {step: key})
 
     def save(self) -> None:
         """Write it, with the largest memory seen so far."""
@@ -216,10 +224,16 @@ def run(experiment: Experiment, run_dir: Path) -> Path:
     run_dir = run_dir.absolute()
     data, roots, record = begin(experiment, run_dir)
     train(experiment, run_dir, LocalGrid(roots), record)
-    with record.timed("synthesis"):
-        _synthesis_step(experiment, run_dir, data)
-    with record.timed("evaluation"):
-        _evaluation_step(experiment, run_dir, data)
+    drawn = digest_json([experiment.digest, experiment.synthesis.model_dump(mode="json")])
+    if not record.done("synthesis", drawn):
+        with record.timed("synthesis"):
+            _synthesis_step(experiment, run_dir, data)
+        record.mark("synthesis", drawn)
+    judged = digest_json([drawn, experiment.evaluation.model_dump(mode="json"), experiment.data.external])
+    if not record.done("evaluation", judged):
+        with record.timed("evaluation"):
+            _evaluation_step(experiment, run_dir, data)
+        record.mark("evaluation", judged)
     record.set(finished=datetime.now(UTC).isoformat(timespec="seconds"))
     report = write_report(run_dir)
     say(f"report: {report}")
@@ -322,35 +336,30 @@ def _spacing(run_dir: Path, experiment: Experiment) -> tuple[float, float, float
 
 def _synthesis_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
     config = experiment.synthesis
-    if not (run_dir / "synthetic" / "manifest.json").exists():
-        synthesize_run(run_dir, run_dir / "synthetic", patients=config.patients, seed=config.seed)
-    if not (run_dir / "paired" / "manifest.json").exists():
-        manifest = _manifest(run_dir, f"{experiment.name}-paired", len(data.holdout), config.seed, None)
-        slices = len(data.holdout.rows)
-        with track("synthesis: images of hold-out masks", slices) as bar:
-            cases: Iterator[Case] = pair_with(
-                _generator(run_dir, "image"),
-                data.holdout,
-                config,
-                seed=config.seed,
-                style_names=manifest.styles,
-                on_slices=bar.advance,
-            )
-            write_dataset(run_dir / "paired", cases, manifest)
+    synthesize_run(run_dir, run_dir / "synthetic", patients=config.patients, seed=config.seed)
+    manifest = _manifest(run_dir, f"{experiment.name}-paired", len(data.holdout), config.seed, None)
+    with track("synthesis: images of hold-out masks", len(data.holdout.rows)) as bar:
+        cases: Iterator[Case] = pair_with(
+            _generator(run_dir, "image"),
+            data.holdout,
+            config,
+            seed=config.seed,
+            style_names=manifest.styles,
+            on_slices=bar.advance,
+        )
+        write_dataset(run_dir / "paired", cases, manifest)
 
 
 def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
-    out = run_dir / "evaluation"
-    if (out / "evaluation.json").exists():
-        return
+    places = experiment.data.external
     evaluate(
         synthetic=run_dir / "synthetic",
         train=data.train,
         holdout=data.holdout,
-        external={name: _open_sized(Path(p), experiment.data.size_px) for name, p in experiment.data.external.items()},
+        external={name: _open_sized(Path(place), experiment.data.size_px) for name, place in places.items()},
         paired=run_dir / "paired",
         config=experiment.evaluation,
-        out=out,
+        out=run_dir / "evaluation",
     )
 
 

@@ -16,7 +16,8 @@ class DDPMConfig(Section):
     """Variance-preserving diffusion (Ho et al., arXiv 2006.11239), cosine schedule (arXiv 2102.09672)."""
 
     kind: Literal["ddpm"] = "ddpm"
-    prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    """Noise ε, velocity v, or the clean array itself: the last suits one-hot masks, whose noise is most of the signal."""
     schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
 
 
@@ -44,7 +45,7 @@ def _noise_like(clean: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class DDPM:
-    """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε; the target is ε, or v = √ᾱ_t ε - √(1 - ᾱ_t) x_0 (arXiv 2202.00512)."""
+    """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε; the target is ε, v = √ᾱ_t ε - √(1 - ᾱ_t) x_0 (arXiv 2202.00512), or x_0."""
 
     def __init__(self, config: DDPMConfig) -> None:
         self.config = config
@@ -57,7 +58,10 @@ class DDPM:
         noise = _noise_like(clean, rng)
         time = torch.randint(TIMESTEPS, (len(clean),), generator=rng).to(clean.device)
         noisy = self.scheduler.add_noise(clean, noise, time)
-        target = noise if self.config.prediction == "epsilon" else self.scheduler.get_velocity(clean, noise, time)
+        if self.config.prediction == "v_prediction":
+            target = self.scheduler.get_velocity(clean, noise, time)
+        else:
+            target = noise if self.config.prediction == "epsilon" else clean
         return noisy, time.float(), target
 
 
