@@ -1,0 +1,152 @@
+"""The judge: folders in, numbers, pictures and a verdict in words out. It never sees a generator."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cmrfed.artifacts import digest_folder
+from cmrfed.config import Section
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.synthetic import SyntheticDataset
+from cmrfed.errors import EvaluationError
+from cmrfed.evaluation.anatomy import AnatomyConfig, anatomy
+from cmrfed.evaluation.features import Extractor, FeatureConfig, open_extractor
+from cmrfed.evaluation.fidelity import FidelityConfig, distribution_metrics, paired_metrics
+from cmrfed.evaluation.memorisation import MemorisationConfig, memorisation
+from cmrfed.evaluation.pictures import draw_pictures
+from cmrfed.evaluation.result import EvaluationReport, Findings
+from cmrfed.evaluation.segmenter import SegmenterConfig
+from cmrfed.evaluation.slices import SliceSet, slices_of_cohort, slices_of_synthetic
+from cmrfed.evaluation.utility import utility
+from cmrfed.evaluation.verdict import verdict
+from cmrfed.progress import track
+
+FEW_PATIENTS = 10
+
+
+class EvaluationConfig(Section):
+    """What is measured and how."""
+
+    seed: int = 0
+    utility: bool = True
+    """Train segmenters; by far the longest part."""
+    segmenter: SegmenterConfig = SegmenterConfig()
+    features: FeatureConfig = FeatureConfig()
+    fidelity: FidelityConfig = FidelityConfig()
+    anatomy: AnatomyConfig = AnatomyConfig()
+    memorisation: MemorisationConfig = MemorisationConfig()
+    lpips_weights: str | None = None
+    """Folder with torchvision's AlexNet under checkpoints/, for LPIPS."""
+    show_real: bool = True
+    """Put hold-out patients into the pictures; leave it off for a report that leaves the hospital."""
+
+
+def evaluate(
+    *,
+    synthetic: Path,
+    train: Cohort,
+    holdout: Cohort,
+    external: Mapping[str, Cohort],
+    paired: Path | None,
+    config: EvaluationConfig,
+    out: Path,
+) -> EvaluationReport:
+    """Measure a synthetic data set on four axes and write evaluation.json, metrics.csv and pictures.
+
+    Args:
+        synthetic: A synthetic data set.
+        train: Patients that the generators learned from.
+        holdout: Patients that nothing has learned from.
+        external: Name => cohort of another data set.
+        paired: Images made from the hold-out's own masks, or None.
+        config: What is measured and how.
+        out: Folder for the results; segmenters that are already there are used again.
+
+    Raises:
+        EvaluationError: The sets share patients, differ in size, or are empty.
+    """
+    _check(train, holdout, external)
+    dataset = SyntheticDataset.open(synthetic)
+    sets = _read(dataset, train, holdout)
+    extractor = open_extractor(config.features)
+    features = _features(sets, extractor)
+    with track("evaluation: fidelity, anatomy, memorisation", 3) as bar:
+        found = distribution_metrics(*sets, features, extractor, config.fidelity, config.seed)
+        found += paired_metrics(paired, sets[2], config.lpips_weights)
+        bar.advance(note="anatomy")
+        found += anatomy(*sets, config.anatomy)
+        bar.advance(note="memorisation")
+        near, to_train = memorisation(*sets, features, extractor.name, config.memorisation, config.seed)
+        found += near
+        bar.advance()
+    if config.utility:
+        slices = sets[0].labelled()
+        found += utility(train, slices, holdout, external, config.segmenter, cache=out / "segmenters", seed=config.seed)
+    report = _report(found, dataset, sets, external, extractor)
+    draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
+    report.write(out)
+    return report
+
+
+def _check(train: Cohort, holdout: Cohort, external: Mapping[str, Cohort]) -> None:
+    shared = set(train.patient_ids) & set(holdout.patient_ids) if train.root == holdout.root else set()
+    if shared:
+        raise EvaluationError(
+            "training and hold-out share patients",
+            got=sorted(shared)[:5],
+            expected="disjoint patients: nothing measured on patients that were learned from says anything",
+            do="split the cohort by patient",
+        )
+    for name, cohort in {"hold-out": holdout, **external}.items():
+        if cohort.size_px != train.size_px:
+            raise EvaluationError(
+                f"cohort {name} is of another size than the training cohort",
+                got=f"{cohort.size_px} px",
+                expected=f"{train.size_px} px",
+                do=f"prepare it with --size {train.size_px}",
+            )
+
+
+def _read(dataset: SyntheticDataset, train: Cohort, holdout: Cohort) -> tuple[SliceSet, SliceSet, SliceSet]:
+    """The three sets, under the names by which all else knows them."""
+    return (
+        replace(slices_of_synthetic(dataset, train.size_px), name="synthetic"),
+        replace(slices_of_cohort(train), name="training"),
+        replace(slices_of_cohort(holdout), name="hold-out"),
+    )
+
+
+def _features(sets: tuple[SliceSet, ...], extractor: Extractor) -> dict[str, np.ndarray]:
+    with track(f"evaluation: features ({extractor.name})", len(sets)) as bar:
+        out = {}
+        for each in sets:
+            out[each.name] = extractor(each.images)
+            bar.advance(note=each.name)
+        return out
+
+
+def _report(
+    found: Findings,
+    dataset: SyntheticDataset,
+    sets: tuple[SliceSet, SliceSet, SliceSet],
+    external: Mapping[str, Cohort],
+    extractor: Extractor,
+) -> EvaluationReport:
+    sizes = {each.name: len(each.patients) for each in sets} | {name: len(c) for name, c in external.items()}
+    few = tuple(
+        f"{name}: {count} patient(s); intervals over fewer than {FEW_PATIENTS} patients are not to be trusted"
+        for name, count in sizes.items()
+        if count < FEW_PATIENTS
+    )
+    inputs = {"synthetic": digest_folder(dataset.root), f"extractor {extractor.name}": extractor.digest}
+    inputs |= {each.name: each.digest for each in sets[1:]} | {name: c.digest for name, c in external.items()}
+    return EvaluationReport(
+        metrics=found.metrics,
+        warnings=few + found.warnings,
+        series=found.series,
+        inputs=inputs,
+        sizes=sizes,
+        verdict=verdict(found),
+    )

@@ -1,0 +1,233 @@
+"""Memorisation: are synthetic images nearer to the patients that were learned from than to others?
+
+Distances alone prove no privacy. They can show copies; that they show none is no guarantee.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+
+from cmrfed.config import Section
+from cmrfed.evaluation.result import Findings, Metric, bootstrap, mean_interval
+from cmrfed.evaluation.slices import SliceSet
+
+BLOCK = 512
+COPY_SHARE = 0.01
+"""Share of hold-out slices that lie nearer to training slices than the distance that is called a copy."""
+
+
+class MemorisationConfig(Section):
+    """How neighbours are counted."""
+
+    draws: int = Field(20, ge=1)
+    """Random choices of equally many training and hold-out patients."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Distance of every query slice to the nearest slice of each patient (N, P), and that slice's row (N, P)."""
+
+    distance: np.ndarray
+    row: np.ndarray
+    patients: np.ndarray
+
+    def nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distance (N,) to the nearest slice of any patient, and its row (N,)."""
+        best = self.distance.argmin(1)
+        rows = np.arange(len(best))
+        return self.distance[rows, best], self.row[rows, best]
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+
+
+def neighbours(queries: np.ndarray, others: np.ndarray, owners: np.ndarray) -> Neighbours:
+    """Nearest slice of every patient, by blocks: the full matrix of distances is never held.
+
+    Args:
+        queries: (N, D).
+        others: (M, D).
+        owners: Patient of each of ``others``, (M,).
+
+    Returns:
+        Root-mean-square distances: Euclidean, divided by the root of D.
+    """
+    patients = np.unique(owners)
+    rows_of = [np.flatnonzero(owners == p) for p in patients]
+    distance, row = np.empty((len(queries), len(patients))), np.empty((len(queries), len(patients)), int)
+    for block in _blocks(len(queries)):
+        x = np.asarray(queries[block], np.float64)
+        for p, rows in enumerate(rows_of):
+            y = np.asarray(others[rows], np.float64)
+            squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * (x @ y.T)
+            best = squared.argmin(1)
+            distance[block, p], row[block, p] = squared[np.arange(len(x)), best], rows[best]
+    return Neighbours(np.sqrt(np.maximum(distance, 0) / others.shape[1]), row, patients)
+
+
+def _to_some(found: Neighbours, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Distance (N,) to the nearest of ``count`` patients drawn without replacement."""
+    return found.distance[:, rng.choice(len(found.patients), count, replace=False)].min(1)
+
+
+def closer_share(
+    to_train: Neighbours, to_holdout: Neighbours, draws: int, rng: np.random.Generator
+) -> tuple[np.ndarray, int]:
+    """How often each query (N,) is nearer to training than to hold-out patients, over equal choices of both.
+
+    More patients lie nearer by number alone, so of the larger set as many patients are drawn as the smaller has;
+    then the share is 0.5 when neither set was learned from. Equal distances count as a half.
+    """
+    count = min(len(to_train.patients), len(to_holdout.patients))
+    won = np.zeros(len(to_train.distance))
+    for _ in range(draws):
+        near_train, near_holdout = _to_some(to_train, count, rng), _to_some(to_holdout, count, rng)
+        won += (near_train < near_holdout) + 0.5 * (near_train == near_holdout)
+    return won / draws, count
+
+
+def _patient_means(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    return np.array([values[owners == p].mean() for p in np.unique(owners)])
+
+
+def _share_metric(
+    name: str, values: np.ndarray, owners: np.ndarray, reference: float, detail: str, better: bool | None = False
+) -> Metric:
+    """Share of slices, mean per synthetic patient, interval over synthetic patients."""
+    mean, low, high = mean_interval(_patient_means(values, owners))
+    return Metric(
+        axis="memorisation",
+        name=name,
+        value=mean,
+        low=low,
+        high=high,
+        n=len(np.unique(owners)),
+        unit="share of slices",
+        higher_is_better=better,
+        reference=reference,
+        detail=f"{detail}; interval over synthetic patients",
+    )
+
+
+def _ratio_metric(name: str, to_train: np.ndarray, to_holdout: np.ndarray, owners: np.ndarray) -> Metric:
+    pairs = np.stack([_patient_means(d, owners) for d in (to_train, to_holdout)], 1)
+    low, high = bootstrap(pairs, lambda drawn: drawn[..., 0].mean(1) / np.maximum(drawn[..., 1].mean(1), 1e-12))
+    return Metric(
+        axis="memorisation",
+        name=name,
+        value=float(pairs[:, 0].mean() / max(pairs[:, 1].mean(), 1e-12)),
+        low=low,
+        high=high,
+        n=len(pairs),
+        unit="ratio",
+        reference=1.0,
+        detail="mean nearest distance to training / to hold-out patients, equally many of each; below 1: nearer to "
+        "training",
+    )
+
+
+@dataclass(frozen=True)
+class Space:
+    """The three sets as vectors of one space, named in every metric."""
+
+    name: str
+    synthetic: np.ndarray
+    train: np.ndarray
+    holdout: np.ndarray
+
+
+def nearest_metrics(
+    space: Space, owners: tuple[np.ndarray, np.ndarray, np.ndarray], config: MemorisationConfig, seed: int
+) -> tuple[Findings, Neighbours]:
+    """Everything about neighbours in one space.
+
+    Args:
+        space: The vectors.
+        owners: Patients of the synthetic, training and hold-out slices.
+        config: Number of draws.
+        seed: Decides which patients are drawn.
+    """
+    rng, (own, trained, held) = np.random.default_rng(seed), owners
+    to_train = neighbours(space.synthetic, space.train, trained)
+    to_holdout = neighbours(space.synthetic, space.holdout, held)
+    control = neighbours(space.holdout, space.train, trained).nearest()[0]
+    limit = float(np.quantile(control, COPY_SHARE))
+    won, count = closer_share(to_train, to_holdout, config.draws, rng)
+    equal = [_to_some(n, count, rng) for n in (to_train, to_holdout)]
+    near, seen = to_train.nearest()[0], f"{space.name}; {count} patients of each set, {config.draws} draws"
+    limit_words = f"{space.name}; nearer than {limit:.3g}, which {COPY_SHARE:.0%} of hold-out slices are"
+    metrics = (
+        _share_metric(f"Nearer to training than to hold-out ({space.name})", won, own, 0.5, seen, None),
+        _ratio_metric(f"Nearest distance, training / hold-out ({space.name})", equal[0], equal[1], own),
+        _share_metric(f"Copies of training slices ({space.name})", near < limit, own, COPY_SHARE, limit_words),
+    )
+    series = {
+        "synthetic to training": tuple(near.tolist()),
+        "synthetic to hold-out": tuple(to_holdout.nearest()[0].tolist()),
+        "hold-out to training": tuple(control.tolist()),
+    }
+    return Findings(metrics=metrics, series={f"Nearest distance ({space.name})": series}), to_train
+
+
+def _nearest_other_patient(vectors: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Distance (N,) of every slice to the nearest slice of another patient; infinite if there is no other."""
+    found = neighbours(vectors, vectors, owners)
+    return np.where(found.patients[None] == owners[:, None], np.inf, found.distance).min(1)
+
+
+def duplicate_metric(space: Space, owners: np.ndarray, trained: np.ndarray) -> Metric:
+    """Share of synthetic slices that repeat a slice of another synthetic patient more closely than real ones do."""
+    name = f"Duplicates inside the set ({space.name})"
+    if min(len(np.unique(owners)), len(np.unique(trained))) < 2:
+        reason = "one patient cannot repeat another. Do: give at least two synthetic and two training patients"
+        return Metric(axis="memorisation", name=name, unavailable=reason)
+    limit = float(np.quantile(_nearest_other_patient(space.train, trained), COPY_SHARE))
+    repeated = _nearest_other_patient(space.synthetic, owners) < limit
+    words = f"nearer to another patient than {limit:.3g}, which {COPY_SHARE:.0%} of training slices are"
+    return _share_metric(name, repeated, owners, COPY_SHARE, words)
+
+
+def _flat(slices: SliceSet) -> np.ndarray:
+    return slices.images.reshape(len(slices), -1)
+
+
+def memorisation(
+    synthetic: SliceSet,
+    train: SliceSet,
+    holdout: SliceSet,
+    features: dict[str, np.ndarray],
+    extractor: str,
+    config: MemorisationConfig,
+    seed: int = 0,
+) -> tuple[Findings, Neighbours]:
+    """Neighbours in pixels and in features, copies, duplicates and constant images.
+
+    Args:
+        synthetic: The set to judge.
+        train: Patients that the generators learned from.
+        holdout: Patients that nothing has learned from; the control.
+        features: Name of a set => its features (N, D).
+        extractor: Name of the features.
+        config: Number of draws.
+        seed: Decides which patients are drawn.
+
+    Returns:
+        The findings, and the neighbours in pixels of synthetic among training slices.
+    """
+    sets = (synthetic, train, holdout)
+    owners = (synthetic.owners, train.owners, holdout.owners)
+    pixels = Space("pixels", *(_flat(s) for s in sets))
+    seen = Space(extractor, *(features[s.name] for s in sets))
+    found, to_train = nearest_metrics(pixels, owners, config, seed)
+    found += nearest_metrics(seen, owners, config, seed)[0]
+    constant = synthetic.constant
+    extra = (
+        duplicate_metric(pixels, synthetic.owners, train.owners),
+        _share_metric(
+            "Constant images", constant, synthetic.owners, float(train.constant.mean()), "no contrast at all"
+        ),
+    )
+    warning = (f"{constant.sum()} of {len(constant)} synthetic images are constant",) if constant.any() else ()
+    return found + Findings(metrics=extra, warnings=warning), to_train

@@ -1,0 +1,113 @@
+"""All slices of a set in memory: the form in which the judge compares sets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from cmrfed.artifacts import digest_bytes, digest_json
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.synthetic import SyntheticDataset
+from cmrfed.errors import EvaluationError
+from cmrfed.evaluation.segmenter import LabelledSlices
+
+CONSTANT = 1e-3
+"""A slice whose standard deviation is below this, on a range of 2, shows nothing."""
+
+
+@dataclass(frozen=True)
+class SliceSet:
+    """Slices with their owners.
+
+    images: float32 (N, H, W) in [-1, 1]. masks: uint8 (N, H, W) canonical. owners: str (N,), the patient.
+    cases: str (N,), ``<patient>_<ED|ES>``. has_mask: bool (N,).
+    """
+
+    name: str
+    images: np.ndarray
+    masks: np.ndarray
+    owners: np.ndarray
+    cases: np.ndarray
+    has_mask: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def patients(self) -> np.ndarray:
+        """Sorted names of the owners."""
+        return np.unique(self.owners)
+
+    @property
+    def constant(self) -> np.ndarray:
+        """Which slices show nothing: bool (N,)."""
+        return self.images.std((1, 2)) < CONSTANT
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content."""
+        parts = [self.images.tobytes(), self.masks.tobytes(), "|".join(self.cases).encode()]
+        return digest_json([digest_bytes(part) for part in parts])
+
+    def take(self, index: np.ndarray) -> "SliceSet":
+        """The chosen slices: numbers or a boolean choice."""
+        arrays = {k: getattr(self, k)[index] for k in ("images", "masks", "owners", "cases", "has_mask")}
+        return replace(self, **arrays)
+
+    def labelled(self) -> LabelledSlices:
+        """The slices that have masks, for a segmenter."""
+        chosen = self.take(self.has_mask)
+        images = torch.from_numpy(np.asarray(chosen.images, np.float32))[:, None]
+        return LabelledSlices(images, torch.from_numpy(np.asarray(chosen.masks, np.int64)))
+
+    def of_patients(self, patients: Sequence[str] | np.ndarray) -> "SliceSet":
+        """The slices of these patients."""
+        return self.take(np.isin(self.owners, patients))
+
+
+def joined(name: str, parts: Sequence[tuple[str, str, np.ndarray, np.ndarray | None]]) -> SliceSet:
+    """Stack (patient, phase, image (Z, H, W), mask or None) entries."""
+    counts = [len(image) for _, _, image, _ in parts]
+    return SliceSet(
+        name=name,
+        images=np.concatenate([np.asarray(p[2], np.float32) for p in parts]),
+        masks=np.concatenate([np.zeros(p[2].shape, np.uint8) if p[3] is None else p[3] for p in parts]),
+        owners=np.repeat(np.array([p[0] for p in parts]), counts),
+        cases=np.repeat(np.array([f"{p[0]}_{p[1]}" for p in parts]), counts),
+        has_mask=np.repeat(np.array([p[3] is not None for p in parts]), counts),
+    )
+
+
+def slices_of_cohort(cohort: Cohort) -> SliceSet:
+    """Read a cohort."""
+    if not len(cohort):
+        raise EvaluationError(f"cohort {cohort.name} is empty", expected="at least one patient", do="add patients")
+    return joined(cohort.name, [(v.patient_id, v.phase.name, v.image, v.mask) for v in cohort.iter_volumes()])
+
+
+def slices_of_synthetic(data: SyntheticDataset, size_px: int) -> SliceSet:
+    """Read a synthetic data set.
+
+    Raises:
+        EvaluationError: Its slices are of another size than the real ones, or hold what is not a number.
+    """
+    parts = []
+    for case in data.cases():
+        if case.image.shape[1:] != (size_px, size_px):
+            raise EvaluationError(
+                f"case {case.case_id} of {data.root.name} is of another size than the real slices",
+                got=f"{case.image.shape[1]} x {case.image.shape[2]} px",
+                expected=f"{size_px} x {size_px} px",
+                do="compare with a cohort prepared in the size of the synthetic images",
+            )
+        if not np.isfinite(case.image).all():
+            raise EvaluationError(
+                f"case {case.case_id} of {data.root.name} holds values that are no numbers",
+                got="NaN or infinity",
+                expected="values in [-1, 1]",
+                do="synthesise again",
+            )
+        parts.append((case.patient_id, case.phase.name, case.image, case.mask))
+    return joined(data.manifest.name, parts)
