@@ -58,18 +58,18 @@ def _picture(path: Path, caption: str, alt: str) -> Picture:
 
 
 CAPTIONS = {
-    "grid": "Real images (left) beside synthetic ones (right), not chosen by hand.",
+    "synthetic": "Synthetic slices, drawn at random: the image, and below it the same with the outlines of its mask.",
+    "holdout": "Real slices of patients whom no stage has seen, drawn and shown in the same way.",
+    "nearest": "Above, the synthetic slices that lie nearest to a training slice; below, that training slice.",
 }
-"""Name of a picture of the evaluation → caption."""
+"""Name of a picture of the evaluation → caption, in the order of the page."""
+REAL_PATIENTS = ("holdout", "nearest")
+"""Pictures that show real patients."""
 
 
 def _pictures(folder: Path) -> tuple[Picture, ...]:
-    out = []
-    for path in sorted(folder.glob("*.png")):
-        words = path.stem.replace("_", " ").replace("-", " ")
-        caption = CAPTIONS.get(path.stem, words.capitalize() + ".")
-        out.append(_picture(path, caption, f"Picture: {caption}"))
-    return tuple(out)
+    paths = [folder / f"{name}.png" for name in CAPTIONS]
+    return tuple(_picture(path, CAPTIONS[path.stem], CAPTIONS[path.stem]) for path in paths if path.is_file())
 
 
 def _previews(folder: Path) -> tuple[Picture, ...]:

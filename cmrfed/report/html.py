@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from cmrfed.artifacts import write_text
 from cmrfed.data.synthetic import INTENDED_USE, Manifest
-from cmrfed.report.folder import Contents, read_contents
+from cmrfed.report.folder import REAL_PATIENTS, Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs
 from cmrfed.report.plots import Chart, curves
 from cmrfed.report.results import axes, cards, duration
@@ -176,6 +176,7 @@ def _context(contents: Contents) -> dict[str, Any]:
         "warnings": judged.warnings if judged else (),
         "privacy": _privacy(contents.manifest),
         "pictures": contents.pictures,
+        "shows_real": any(picture.name in REAL_PATIENTS for picture in contents.pictures),
         "previews": contents.previews,
         "axes": axes(judged) if judged else [],
         "training": _training(contents.rounds),

@@ -105,12 +105,31 @@ def axes(report: EvaluationReport) -> list[Axis]:
 
 @dataclass(frozen=True)
 class Card:
-    """The verdict on one axis."""
+    """The verdict on one axis: its word (``tag``) and tone, the numbers behind it, and the rule that gave it."""
 
     title: str
+    tag: str
+    tone: str
     text: str
+    rule: str
+
+
+TONES = {
+    "Good": "good",
+    "Fair": "warn",
+    "Poor": "bad",
+    "Some sign of memorisation": "warn",
+    "Strong sign of copying": "bad",
+}
+"""Word of a verdict → CSS class. Finding no copies is no guarantee, so it is not coloured as one."""
+
+
+def _card(title: str, verdict: str) -> Card:
+    tag, _, rest = verdict.partition(": ")
+    text, _, rule = rest.partition(" Rule: ")
+    return Card(title, tag, TONES.get(tag, ""), text[:1].upper() + text[1:], rule[:1].upper() + rule[1:])
 
 
 def cards(report: EvaluationReport) -> list[Card]:
     """One card per axis that has a verdict, in the judge's words."""
-    return [Card(title, report.verdict[key]) for key, title in AXES.items() if key in report.verdict]
+    return [_card(title, report.verdict[key]) for key, title in AXES.items() if key in report.verdict]

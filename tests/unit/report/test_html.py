@@ -30,7 +30,8 @@ def text_of(folder):
 def test_a_finished_run_is_told_in_full(finished):
     text = text_of(finished)
     for words in (
-        "KID is 0.0123, and 0.001 between two halves",
+        "Fair KID is 0.0123; real patients have 0.0010. Rule. Good up to 0.001, fair up to 0.02.",
+        "This page shows real patients",
         "Privacy: not differentially private",
         "Only 10 patients are held out",
         "0.786 ↑",
@@ -85,6 +86,11 @@ def test_an_evaluation_folder_alone_can_be_reported(folder):
     assert "This folder holds an evaluation alone" in text
     assert "0.0123" in text
     assert "nothing is known of a guarantee" in text
+
+
+def test_a_page_without_real_patients_does_not_warn_of_them(folder):
+    (folder / "evaluation" / "pictures" / "holdout.png").unlink()
+    assert "shows real patients" not in text_of(folder)
 
 
 def test_words_from_files_cannot_become_markup(folder):

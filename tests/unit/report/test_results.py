@@ -39,5 +39,17 @@ def test_a_series_without_numbers_is_not_drawn():
 
 
 def test_cards_hold_the_judges_words():
-    report = EvaluationReport(verdict={"utility": "As useful.", "fidelity": "Looks real."})
-    assert [card.text for card in cards(report)] == ["Looks real.", "As useful."]
+    words = {"utility": "Good: it reaches 0.98. Rule: good from 0.97.", "fidelity": "Not measured: no KID."}
+    first, second = cards(EvaluationReport(verdict=words))
+    assert (first.tag, first.tone, first.text, first.rule) == ("Not measured", "", "No KID.", "")
+    assert (second.tag, second.tone, second.text, second.rule) == (
+        "Good",
+        "good",
+        "It reaches 0.98.",
+        "Good from 0.97.",
+    )
+
+
+def test_finding_no_copies_is_not_praised():
+    (card,) = cards(EvaluationReport(verdict={"memorisation": "No sign of copying found: 1 % copies."}))
+    assert card.tone == ""
