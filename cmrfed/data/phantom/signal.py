@@ -85,8 +85,8 @@ def site_style(site: int, start: float = 0.0) -> ScannerStyle:
         slice_mm=(8.0, 9.0, 10.0)[int(u[4] * 3)],
         matrix_px=((192, 160), (176, 176), (184, 168), (168, 192))[int(u[5] * 4)],
         snr=22 + 45 * u[6],
-        blur_px=0.35 + 0.45 * u[7],
-        coil_falloff=0.05 + 0.5 * u[8],
+        blur_px=0.2 + 0.45 * u[7],
+        coil_falloff=0.4 * u[8],
         axial_share=0.15 + 0.4 * u[9],
     )
 

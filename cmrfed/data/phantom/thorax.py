@@ -10,7 +10,7 @@ import numpy as np
 
 from cmrfed.data.phantom.signal import Tissue
 
-INK_MM = 1.0
+INK_MM = 1.3
 """Half-width of the dark line between fat and water, which cancel in a shared voxel of bSSFP."""
 
 
@@ -141,7 +141,7 @@ def draw_thorax(
         wall_apex_mm=rng.uniform(16, 45),
         wall_bend=rng.uniform(1.0, 2.4),
         wall_slope=rng.normal(0.05, 0.22),
-        fat_mm=float(np.clip(rng.lognormal(2.5, 0.55), 4, 45)),
+        fat_mm=float(np.clip(rng.lognormal(2.6, 0.65), 3, 55)),
         muscle_mm=rng.uniform(5, 16),
         fat_grain=rng.uniform(0.05, 0.25),
         back_mm=rng.uniform(95, 150),
@@ -156,7 +156,7 @@ def draw_thorax(
         front_fat_mm=float(np.clip(rng.gamma(1.8, 10.0), 0, 45)),
         front_fat_y_mm=rng.normal(12, 25),
         front_fat_span_mm=rng.uniform(30, 75),
-        wiggle=np.column_stack([rng.normal(0, 2.5, 6), frequencies, rng.uniform(0, 2 * np.pi, 6)]).astype(np.float32),
+        wiggle=np.column_stack([rng.normal(0, 1.8, 6), frequencies, rng.uniform(0, 2 * np.pi, 6)]).astype(np.float32),
         organs=_organs(signals, length_mm, low, rng),
         vessels=_vessels(signals, length_mm, rng),
         ribs=_ribs(signals, length_mm, rng),
@@ -238,7 +238,7 @@ def paint_thorax(
     canvas.fill(muscle, signals[Tissue.MUSCLE] * (1.1 + 2 * thorax.fat_grain * grain), ink=0.7)
     _paint_ribs(thorax, canvas, depth, yw)
     cavity = np.maximum(-depth, back)
-    canvas.fill(cavity, signals[Tissue.LUNG] * (1 + 0.35 * grain), ink=0.3)
+    canvas.fill(cavity, signals[Tissue.LUNG] * (1 + 0.2 * grain), ink=0.3)
     for vessel in thorax.vessels:
         canvas.blob(vessel, z)
     lens = 1 - ((yw - thorax.front_fat_y_mm) / thorax.front_fat_span_mm) ** 2
