@@ -55,6 +55,12 @@ def _privacy(manifest: Manifest | None) -> Privacy:
     return Privacy(private, heading, manifest.privacy.statement)
 
 
+def _simulated(run: dict[str, Any] | None) -> bool:
+    """Are the run's patients those of the built-in phantom?"""
+    data = run["experiment"].get("data", {}) if run else {}
+    return bool(data.get("phantom")) and not data.get("cohorts")
+
+
 def _training(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Loss curves per stage, and a sentence for every round that a site was not part of."""
     charts: list[Chart] = []
@@ -177,6 +183,7 @@ def _context(contents: Contents) -> dict[str, Any]:
         "privacy": _privacy(contents.manifest),
         "pictures": contents.pictures,
         "shows_real": any(picture.name in REAL_PATIENTS for picture in contents.pictures),
+        "simulated": _simulated(contents.run),
         "previews": contents.previews,
         "axes": axes(judged) if judged else [],
         "training": _training(contents.rounds),

@@ -1,5 +1,6 @@
 """The methods text of a report: sentences about what was really run, each with its sources."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -58,14 +59,16 @@ _STRATEGIES = {
     "krum": ("Krum", "krum"),
 }
 _SAMPLER_SOURCES = {"ddim": "ddim", "dpm++": "dpm++", "dpmpp": "dpm++", "heun": "heun"}
-_METRIC_WORDS = (
-    ("kid", "the kernel Inception distance's estimator (unbiased, polynomial kernel)", "kid"),
-    ("fid", "the Fréchet distance of features", "fid"),
-    ("ms-ssim", "multi-scale structural similarity", "ms-ssim"),
-    ("ssim", "structural similarity", "ssim"),
-    ("lpips", "learned perceptual similarity", "lpips"),
-    ("dice", "the Dice overlap per volume and structure", "dice"),
-)
+_METRIC_WORDS = {
+    "KID": ("the unbiased polynomial-kernel distance of features (KID)", ("kid",)),
+    "FID": ("the Fréchet distance of features (FID)", ("fid",)),
+    "SSIM": ("structural similarity (SSIM)", ("ssim",)),
+    "MS-SSIM": ("multi-scale structural similarity (MS-SSIM)", ("ms-ssim",)),
+    "LPIPS": ("learned perceptual similarity (LPIPS)", ("lpips",)),
+    "Nearest": ("distances to the nearest training and hold-out slices", ("memorisation",)),
+    "Dice": ("the Dice overlap per volume of a MONAI U-Net trained on real, synthetic and both", ("dice", "monai")),
+}
+"""First word of a metric's name → what it is called in the text, and its sources."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,13 @@ def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
 
 
 def _metrics(names: Iterable[str]) -> list[Paragraph]:
-    found: list[tuple[str, str]] = []
-    lower = [name.lower() for name in names]
-    for key, words, source in _METRIC_WORDS:
-        if any(key in name.replace("_", "-") for name in lower if not (key == "ssim" and "ms" in name)):
-            found.append((words, source))
+    first_words = {re.split("[ ,]", name)[0] for name in names}
+    found = [entry for word, entry in _METRIC_WORDS.items() if word in first_words]
     if not found:
         return []
-    text = "Measured with " + ", ".join(words for words, _ in found) + ". Intervals are at the 95 % level."
-    return [Paragraph(text, tuple(source for _, source in found))]
+    text = "The data set was judged by " + "; ".join(words for words, _ in found) + ". "
+    intervals = "Intervals hold 95 % of the resamples; the tables say over what they were drawn."
+    return [Paragraph(text + intervals, (*(key for _, keys in found for key in keys), "bootstrap"))]
 
 
 def paragraphs(run: dict[str, Any] | None, metric_names: Iterable[str]) -> list[Paragraph]:

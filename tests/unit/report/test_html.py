@@ -93,6 +93,16 @@ def test_a_page_without_real_patients_does_not_warn_of_them(folder):
     assert "shows real patients" not in text_of(folder)
 
 
+def test_a_phantom_is_not_passed_off_as_patients(folder):
+    assert "No patient was involved" not in text_of(folder)
+    run = read_json(folder / "run.json")
+    run["experiment"]["data"] = {"phantom": {"patients": 24}, "cohorts": []}
+    write_json(folder / "run.json", run)
+    text = text_of(folder)
+    assert "No patient was involved" in text
+    assert "shows real patients" not in text
+
+
 def test_words_from_files_cannot_become_markup(folder):
     bad = Metric(axis="fidelity", name="<script>alert(1)</script>", unavailable="<b>no</b>")
     EvaluationReport(metrics=(bad,)).write(folder / "evaluation")

@@ -48,3 +48,9 @@ def test_sources_are_numbered_in_order_of_first_use():
 
 def test_an_evaluation_alone_says_nothing_of_training():
     assert paragraphs(None, []) == []
+
+
+def test_only_measured_values_are_cited():
+    names = ["MS-SSIM, mask-paired", "Dice, trained on real only, tested on hold-out", "Dice gain of adding synthetic"]
+    assert cited(None, names) == {"ms-ssim", "dice", "monai", "bootstrap"}
+    assert cited(None, ["SSIM, mask-paired"]) == {"ssim", "bootstrap"}
