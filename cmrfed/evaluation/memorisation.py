@@ -9,12 +9,19 @@ import numpy as np
 from pydantic import Field
 
 from cmrfed.config import Section
+from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.result import Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
 BLOCK = 512
 COPY_SHARE = 0.01
 """Share of hold-out slices that lie nearer to training slices than the distance that is called a copy."""
+
+
+SAME_SCAN = 0.25
+"""A patient nearer than this share of the usual distance is the same patient again."""
+IDENTICAL = 1e-3
+"""Root-mean-square difference, on a range of 2, that rounding alone can leave."""
 
 
 class MemorisationConfig(Section):
@@ -171,6 +178,29 @@ def nearest_metrics(
     return Findings(metrics=metrics, series={f"Nearest distance ({space.name})": series}), to_train
 
 
+def repeated_patients(train: SliceSet, holdout: SliceSet) -> list[str]:
+    """Hold-out patients who are in the training set under another name: the same scan, or one hardly different.
+
+    A patient is one of them when the median distance of the own slices to the nearest training slice is below a
+    quarter of what it is over all patients' medians, or next to nothing.
+
+    Raises:
+        EvaluationError: All hold-out patients are.
+    """
+    distance = neighbours(_flat(holdout), _flat(train), train.owners).nearest()[0]
+    middle = {str(p): float(np.median(distance[holdout.owners == p])) for p in holdout.patients}
+    limit = max(float(np.median(list(middle.values()))) * SAME_SCAN, IDENTICAL)
+    found = [p for p, value in middle.items() if value < limit]
+    if len(found) == len(middle):
+        raise EvaluationError(
+            "every hold-out patient is also in the training cohort",
+            got=found[:5],
+            expected="patients that nothing has learned from",
+            do="give a hold-out that is disjoint from the training cohort",
+        )
+    return found
+
+
 def _nearest_other_patient(vectors: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """Distance (N,) of every slice to the nearest slice of another patient; infinite if there is no other."""
     found = neighbours(vectors, vectors, owners)
@@ -216,6 +246,9 @@ def memorisation(
     Returns:
         The findings, and the neighbours in pixels of synthetic among training slices.
     """
+    again = repeated_patients(train, holdout)
+    fresh = ~np.isin(holdout.owners, again)
+    holdout, features = holdout.take(fresh), {**features, holdout.name: features[holdout.name][fresh]}
     sets = (synthetic, train, holdout)
     owners = (synthetic.owners, train.owners, holdout.owners)
     pixels = Space("pixels", *(_flat(s) for s in sets))
@@ -229,5 +262,7 @@ def memorisation(
             "Constant images", constant, synthetic.owners, float(train.constant.mean()), "no contrast at all"
         ),
     )
-    warning = (f"{constant.sum()} of {len(constant)} synthetic images are constant",) if constant.any() else ()
-    return found + Findings(metrics=extra, warnings=warning), to_train
+    warnings = [f"{constant.sum()} of {len(constant)} synthetic images are constant"] if constant.any() else []
+    if again:
+        warnings.append(f"left out of the distances: hold-out patients also in training by their images: {again}")
+    return found + Findings(metrics=extra, warnings=tuple(warnings)), to_train
