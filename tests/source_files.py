@@ -46,11 +46,12 @@ def acdc_patient(
     suffix: str = ".nii.gz",
     info: bool = True,
 ) -> Path:
-    """Write a patient in ACDC layout: frame 1 is ED, frame 9 is ES."""
+    """Write a patient in ACDC layout, with pixels of its own by its name: frame 1 is ED, frame 9 is ES."""
+    own = sum(folder.name.encode())
     order = slice(None, None, -1 if upside_down else 1)
     for frame, squeeze in ((1, 1.0), (9, 0.6)):
         image, mask = short_axis(squeeze=squeeze)
-        save(folder / f"{folder.name}_frame{frame:02d}{suffix}", image[order], spacing)
+        save(folder / f"{folder.name}_frame{frame:02d}{suffix}", image[order] + own, spacing)
         if masks:
             save(folder / f"{folder.name}_frame{frame:02d}_gt{suffix}", mask[order], spacing)
     if info:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy import ndimage
 
-from cmrfed.artifacts import write_json
+from cmrfed.artifacts import digest_bytes, write_json
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Label
@@ -112,11 +112,14 @@ def _usable(
     raw: Sequence[RawPatient], config: PrepareConfig, aside: list[Quarantined], progress: Track, strict: bool
 ) -> Iterator[PreparedPatient]:
     seen: set[str] = set()
+    pixels: dict[str, str] = {}
     for patient in raw:
         try:
             if patient.patient_id in seen:
                 raise DataError(f"patient {patient.patient_id} comes twice", do="rename or remove one of the two")
-            prepared = prepare_patient(patient, config)
+            arrays = load(patient)
+            _refuse_twin(patient.patient_id, arrays, pixels)
+            prepared = _prepare(patient, arrays, config)
         except DataError as error:
             if strict:
                 raise
@@ -134,6 +137,30 @@ def _report(aside: Sequence[Quarantined], total: int) -> None:
             say(f"  {item.patient_id}: {item.reason}")
 
 
+def _refuse_twin(patient_id: str, raw: Sequence[RawArrays], pixels: dict[str, str]) -> None:
+    """One patient under two names would be on both sides of a split; the one that comes later is set aside."""
+    for arrays in raw:
+        key = digest_bytes(arrays.image.tobytes())
+        twin = pixels.setdefault(key, patient_id)
+        if twin != patient_id:
+            raise DataError(
+                f"patient {patient_id} has the same images as {twin}",
+                expected="one name for each patient",
+                do="nothing, if they are one patient; else correct the file that was copied",
+            )
+
+
+def load(patient: RawPatient) -> list[RawArrays]:
+    """Read the volumes of one patient.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    if patient.problem is not None:
+        raise patient.problem
+    return [volume.load() for volume in patient.volumes]
+
+
 def prepare_patient(patient: RawPatient, config: PrepareConfig) -> PreparedPatient:
     """Read, orient, crop, resample and scale the volumes of one patient.
 
@@ -141,9 +168,10 @@ def prepare_patient(patient: RawPatient, config: PrepareConfig) -> PreparedPatie
         DataError: A file cannot be read, the phases do not share a grid, ``verify.check_volume`` finds something
             wrong with a volume, or an image is constant about the heart.
     """
-    if patient.problem is not None:
-        raise patient.problem
-    raw = [volume.load() for volume in patient.volumes]
+    return _prepare(patient, load(patient), config)
+
+
+def _prepare(patient: RawPatient, raw: list[RawArrays], config: PrepareConfig) -> PreparedPatient:
     _check(patient, raw)
     raw, notes = orient(raw)
     centre, more = heart_centre(raw)
