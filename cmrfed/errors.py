@@ -36,5 +36,13 @@ class SiteRefused(CmrfedError):
     """A site declines a request; the reason travels to the server as a normal reply."""
 
 
+class PrivacyError(CmrfedError):
+    """What was asked cannot be done with a privacy guarantee, or the record of what was spent is damaged."""
+
+
+class PrivacyBudgetExhausted(SiteRefused):
+    """The next training would spend more than the site allows; nothing has been spent yet."""
+
+
 class EvaluationError(CmrfedError):
     """The inputs of an evaluation cannot be judged."""
