@@ -32,6 +32,9 @@ ARMS = {"real": "real only", "synthetic": "synthetic only", "both": "real and sy
 _RECIPE = 1
 """Number of the training code in the name of a cached segmenter; raised when that code changes its results."""
 
+Runs = list[list[VolumeDice]]
+"""The volumes of a test set, once for every seed."""
+
 PatientDice = dict[str, dict[Label, float]]
 """Patient => structure => Dice, mean over volumes (and seeds) where it has a value."""
 
@@ -69,7 +72,7 @@ def _cached_segmenter(
 
 
 # --- from volumes to patients -------------------------------------------------------------------
-def patient_dice(runs: list[list[VolumeDice]]) -> PatientDice:
+def patient_dice(runs: Runs) -> PatientDice:
     """Average the volumes of all runs (seeds) per patient and structure; structures without any value are left out."""
     values: dict[str, dict[Label, list[float]]] = {}
     for volume in (v for run in runs for v in run):
@@ -86,17 +89,17 @@ def _mean_per_patient(dice: PatientDice) -> np.ndarray:
 
 
 # --- metrics ------------------------------------------------------------------------------------
-def _seed_range(runs: list[list[VolumeDice]]) -> str:
+def _seed_range(runs: Runs) -> str:
     means = [_mean_per_patient(patient_dice([run])).mean() for run in runs]
     return f"{len(means)} seed(s), {min(means):.3f} to {max(means):.3f}" if len(means) > 1 else "1 seed"
 
 
-def _missed(runs: list[list[VolumeDice]]) -> str:
+def _missed(runs: Runs) -> str:
     volumes = [v for run in runs for v in run]
     return f"missed structures: {sum(len(v.missed) for v in volumes)} in {len(volumes)} segmented volumes"
 
 
-def _arm_metrics(arm: str, test: str, runs: list[list[VolumeDice]], real: float | None) -> list[Metric]:
+def _arm_metrics(arm: str, test: str, runs: Runs, real: float | None) -> list[Metric]:
     """Mean Dice of an arm on a test set, and that of every structure."""
     dice = patient_dice(runs)
     common = {"axis": "utility", "unit": "Dice, 0 to 1", "higher_is_better": True}
@@ -112,20 +115,43 @@ def _arm_metrics(arm: str, test: str, runs: list[list[VolumeDice]], real: float 
     return out
 
 
-def _comparisons(test: str, scores: Mapping[str, list[list[VolumeDice]]]) -> list[Metric]:
+def _patients_by_seed(scores: Mapping[str, Runs]) -> np.ndarray:
+    """Mean Dice (P, 3 arms, S seeds) of the patients that have one in every run."""
+    runs = [[patient_dice([run]) for run in scores[arm]] for arm in ARMS]
+    common = set.intersection(*(set(dice) for arm in runs for dice in arm))
+    return np.stack([[_mean_per_patient({p: d[p] for p in common}) for d in arm] for arm in runs]).transpose(2, 0, 1)
+
+
+def _over_seeds(drawn: np.ndarray) -> np.ndarray:
+    """Mean Dice (draws, 3) of resampled patients (draws, P, 3, S), over seeds resampled for each arm on its own."""
+    means = drawn.mean(1)
+    chosen = np.random.default_rng(0).integers(means.shape[-1], size=means.shape)
+    return np.take_along_axis(means, chosen, -1).mean(-1)
+
+
+def _comparisons(test: str, scores: Mapping[str, Runs]) -> list[Metric]:
     """Paired over patients: synthetic only as a ratio to real only, and both minus real only."""
-    real, synthetic, both = (_mean_per_patient(patient_dice(scores[arm])) for arm in ARMS)
-    pairs = np.stack([real, synthetic, both], 1)
-    ratio = bootstrap(pairs, lambda drawn: drawn[..., 1].mean(1) / np.maximum(drawn[..., 0].mean(1), 1e-9))
-    gain = bootstrap(pairs, lambda drawn: (drawn[..., 2] - drawn[..., 0]).mean(1))
-    common = {"axis": "utility", "n": len(pairs), "higher_is_better": True, "detail": "paired over patients"}
-    if not real.mean():
+    table = _patients_by_seed(scores)
+    real, synthetic, both = table.mean((0, 2))
+
+    def ratio_of(drawn: np.ndarray) -> np.ndarray:
+        arms = _over_seeds(drawn)
+        return arms[:, 1] / np.maximum(arms[:, 0], 1e-9)
+
+    def gain_of(drawn: np.ndarray) -> np.ndarray:
+        arms = _over_seeds(drawn)
+        return arms[:, 2] - arms[:, 0]
+
+    ratio, gain = bootstrap(table, ratio_of), bootstrap(table, gain_of)
+    detail = f"paired over patients; interval over patients and {table.shape[2]} seeds"
+    common = {"axis": "utility", "n": len(table), "higher_is_better": True, "detail": detail}
+    if not real:
         reason = "the segmenter trained on real slices finds nothing; raise evaluation.segmenter.steps"
         first = Metric(axis="utility", name=f"Dice ratio synthetic / real, {test}", unavailable=reason)
     else:
         first = Metric(
             name=f"Dice ratio synthetic / real, {test}",
-            value=float(synthetic.mean() / real.mean()),
+            value=float(synthetic / real),
             low=ratio[0],
             high=ratio[1],
             reference=1.0,
@@ -134,7 +160,7 @@ def _comparisons(test: str, scores: Mapping[str, list[list[VolumeDice]]]) -> lis
         )
     second = Metric(
         name=f"Dice gain of adding synthetic, {test}",
-        value=float((both - real).mean()),
+        value=float(both - real),
         low=gain[0],
         high=gain[1],
         reference=0.0,
@@ -167,7 +193,7 @@ def utility(
     """
     tests = {"hold-out": holdout, **external}
     arms = _arms(labelled_slices(real), synthetic)
-    scores: dict[str, dict[str, list[list[VolumeDice]]]] = {test: {arm: [] for arm in ARMS} for test in tests}
+    scores: dict[str, dict[str, Runs]] = {test: {arm: [] for arm in ARMS} for test in tests}
     with track("utility: segmenter steps", len(arms) * config.seeds * config.steps) as bar:
         for number in range(config.seeds):
             for arm, sources in arms.items():
@@ -180,7 +206,7 @@ def utility(
     return found
 
 
-def _test_findings(test: str, by_arm: Mapping[str, list[list[VolumeDice]]]) -> Findings:
+def _test_findings(test: str, by_arm: Mapping[str, Runs]) -> Findings:
     metrics, series = [], {}
     reference = float(_mean_per_patient(patient_dice(by_arm["real"])).mean())
     for arm, runs in by_arm.items():

@@ -69,9 +69,7 @@ def test_valid_masks():
 
 
 def test_real_hearts_lie_nearer_than_distorted_ones(tmp_path):
-    held, train, good = (
-        sliced(tmp_path / n, range(a, a + 8), n) for n, a in (("h", 0), ("t", 20), ("g", 40))
-    )
+    held, train, good = (sliced(tmp_path / n, range(a, a + 8), n) for n, a in (("h", 0), ("t", 20), ("g", 40)))
     flat = good.masks.copy()
     flat[:, ::2] = 0
     bad = good.take(np.arange(len(good)))

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from cmrfed.data.labels import Label, Phase
+from cmrfed.evaluation import utility as module
+from cmrfed.evaluation.segmenter import SegmenterConfig, VolumeDice, labelled_slices
+from cmrfed.evaluation.utility import _comparisons, patient_dice, utility
+from tests.evaluation_world import cohort
+
+SMALL = SegmenterConfig(channels=(8, 16, 32), steps=2, batch_size=8, seeds=2, precision="fp32")
+
+
+def volume(patient, dice, phase=Phase.ED):
+    return VolumeDice(patient, phase, dict(zip((Label.LV, Label.RV), dice, strict=True)), ())
+
+
+def test_a_patient_is_the_mean_of_its_volumes_and_seeds_where_there_is_a_value():
+    runs = [
+        [volume("a", (0.8, None)), volume("a", (0.6, 0.5), Phase.ES), volume("b", (None, None))],
+        [volume("a", (1.0, None)), volume("a", (0.8, 0.7), Phase.ES)],
+    ]
+    assert patient_dice(runs) == {"a": {Label.LV: pytest.approx(0.8), Label.RV: pytest.approx(0.6)}}
+
+
+def test_comparisons_are_paired_over_patients():
+    """Patients differ by far more than the arms: only a paired interval can be narrow."""
+    base = np.linspace(0.3, 0.9, 12)
+    scores = {
+        arm: [[volume(f"p{i:02d}", (d + shift, d + shift)) for i, d in enumerate(base)]]
+        for arm, shift in (("real", 0.0), ("synthetic", -0.06), ("both", 0.02))
+    }
+    ratio, gain = _comparisons("hold-out", scores)
+    assert ratio.value == pytest.approx(0.9)
+    assert gain.value == pytest.approx(0.02)
+    assert gain.high - gain.low < 1e-9
+    assert ratio.low < 0.9 < ratio.high
+    assert (ratio.reference, gain.reference) == (1, 0)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    def runs(*levels):
+        return [[volume(f"p{i}", (d, d)) for i in range(8)] for d in levels]
+
+    scores = {"real": runs(0.7, 0.8), "synthetic": runs(0.7, 0.8), "both": runs(0.75, 0.85)}
+    gain = _comparisons("x", scores)[1]
+    assert gain.value == pytest.approx(0.05)
+    assert gain.low < -0.02
+    assert gain.high > 0.12
+    assert "2 seeds" in gain.detail
+
+
+def test_a_segmenter_that_finds_nothing_has_no_ratio():
+    scores = {arm: [[volume("a", (0.0, 0.0)), volume("b", (0.0, 0.0))]] for arm in ("real", "synthetic", "both")}
+    assert "finds nothing" in _comparisons("x", scores)[0].unavailable
+
+
+@pytest.fixture
+def sets(tmp_path):
+    real, made, held = (cohort(tmp_path / n, range(a, a + 4), prefix=n) for n, a in (("r", 0), ("s", 10), ("h", 20)))
+    return real, labelled_slices(made), held, {"lv-only": cohort(tmp_path / "x", range(30, 33), labels=(3,))}
+
+
+def test_all_arms_on_all_test_sets(sets, tmp_path):
+    found = utility(*sets, SMALL, cache=tmp_path / "cache")
+    names = [m.name for m in found.metrics]
+    for test in ("hold-out", "lv-only"):
+        for arm in ("real only", "synthetic only", "real and synthetic"):
+            assert f"Dice, trained on {arm}, tested on {test}" in names
+            assert f"Dice, trained on {arm}, tested on {test}: LV" in names
+        assert f"Dice ratio synthetic / real, {test}" in names
+    assert "Dice, trained on real only, tested on hold-out: RV" in names
+    assert "Dice, trained on real only, tested on lv-only: RV" not in names
+    real, made = (found.find(f"Dice, trained on {a} only, tested on hold-out") for a in ("real", "synthetic"))
+    assert made.reference == real.value
+    assert real.n == 4
+    assert "2 seed(s)" in real.detail
+    assert "missed structures" in real.detail
+    assert len(found.series["Dice per patient, hold-out"]["real only"]) == 4
+
+
+def test_segmenters_are_kept_and_shared(sets, tmp_path, monkeypatch):
+    real, synthetic, held, _ = sets
+    first = utility(real, synthetic, held, {}, SMALL, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 6
+    calls, train = [], module.train_segmenter
+
+    def counted(*args, **kw):
+        calls.append(args[3])
+        return train(*args, **kw)
+
+    monkeypatch.setattr(module, "train_segmenter", counted)
+    assert utility(real, synthetic, held, {}, SMALL, cache=tmp_path / "cache") == first
+    assert calls == []
+    damaged = sorted((tmp_path / "cache").iterdir())[0]
+    damaged.write_bytes(b"torn")
+    assert utility(real, synthetic, held, {}, SMALL, cache=tmp_path / "cache") == first
+    assert len(calls) == 1
+    other = labelled_slices(held)
+    utility(real, other, held, {}, SMALL, cache=tmp_path / "cache")
+    assert len(calls) == 1 + 4, "a new synthetic set trains two arms again, and takes real-only from the cache"
+    utility(real, synthetic, held, {}, SMALL.model_copy(update={"steps": 3}), cache=tmp_path / "cache")
+    assert len(calls) == 5 + 6
