@@ -5,7 +5,7 @@ Coordinates are in SVG user units, origin top left.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -142,6 +142,10 @@ def curves(title: str, series: Mapping[str, Mapping[int, float]], y_label: str) 
     )
 
 
+def _sizes(groups: Mapping[str, Collection[object]]) -> str:
+    return ", ".join(f"{name} {len(values)}" for name, values in groups.items())
+
+
 def _spread(places: Sequence[float], half_width: float) -> list[float]:
     """Move points of about the same height apart, alternating left and right, so that each can be seen."""
     taken: dict[int, int] = {}
@@ -160,7 +164,7 @@ def strips(title: str, groups: Mapping[str, Mapping[str, float]], y_label: str) 
 
     Args:
         title: Heading of the figure.
-        groups: Group → item (a patient, say) → value.
+        groups: Group → item (a patient, say) → value. A group without values keeps its place on the axis.
         y_label: What the values are.
     """
     y_of, y_ticks = _axis([v for g in groups.values() for v in g.values()], HEIGHT - BOTTOM, TOP, log=False)
@@ -174,10 +178,11 @@ def strips(title: str, groups: Mapping[str, Mapping[str, float]], y_label: str) 
             Dot(centre + shift, place, index % COLOURS, f"{name}, {item}: {number(value)}")
             for shift, place, (item, value) in zip(shifts, places, items.items(), strict=True)
         ]
-        mean, half = y_of(float(np.mean(list(items.values())))), step * 0.4
-        paths.append(Path(_polyline([(centre - half, mean), (centre + half, mean)]), index % COLOURS, "mean"))
         ticks.append(Tick(centre, name))
-    names = sorted({item for items in groups.values() for item in items})
+        if items:
+            mean, half = y_of(float(np.mean(list(items.values())))), step * 0.4
+            paths.append(Path(_polyline([(centre - half, mean), (centre + half, mean)]), index % COLOURS, "mean"))
+    names = dict.fromkeys(item for items in groups.values() for item in items)
     rows = tuple((n, *(number(g[n]) if n in g else "–" for g in groups.values())) for n in names)
     return Chart(
         title=title,
@@ -191,7 +196,7 @@ def strips(title: str, groups: Mapping[str, Mapping[str, float]], y_label: str) 
         dots=tuple(dots),
         columns=("item", *groups),
         rows=rows,
-        caption="A dot is one item; a bar is the mean of its group.",
+        caption=f"A bar is the mean of its group. Number of values: {_sizes(groups)}.",
     )
 
 
@@ -209,12 +214,12 @@ def distributions(title: str, groups: Mapping[str, Sequence[float]], x_label: st
 
     Args:
         title: Heading of the figure.
-        groups: Group → values.
+        groups: Group → values. A group without values is named in the caption, and the others keep their colours.
         x_label: What the values are.
         bins: How many bins all groups share.
     """
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(v, float) for v in groups.values()]), bins=bins)
-    shares = {name: (np.histogram(v, bins=edges)[0] / len(v)).tolist() for name, v in groups.items()}
+    shares = {name: (np.histogram(v, bins=edges)[0] / max(len(v), 1)).tolist() for name, v in groups.items()}
     x_of, x_ticks = _axis([float(edges[0]), float(edges[-1])], LEFT, WIDTH - RIGHT, log=False)
     y_of, y_ticks = _axis([0.0, max(map(max, shares.values()))], HEIGHT - BOTTOM, TOP, log=False)
     places = [x_of(float(e)) for e in edges]
@@ -225,7 +230,9 @@ def distributions(title: str, groups: Mapping[str, Sequence[float]], x_label: st
         for share, span, (left, right) in zip(heights, spans, pairwise(places), strict=True)
         if share > 0
     ]
-    outlines = [_stairs([y_of(share) for share in heights], places) for heights in shares.values()]
+    outlines = [
+        _stairs([y_of(share) for share in heights], places) if any(heights) else "" for heights in shares.values()
+    ]
     return Chart(
         title=title,
         alt=f"Histogram outlines of {x_label} for {', '.join(groups)}; the numbers follow below.",
@@ -234,9 +241,9 @@ def distributions(title: str, groups: Mapping[str, Sequence[float]], x_label: st
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         legend=tuple(groups),
-        paths=tuple(Path(d, index % COLOURS, "outline") for index, d in enumerate(outlines)),
+        paths=tuple(Path(d, index % COLOURS, "outline") for index, d in enumerate(outlines) if d),
         dots=tuple(dots),
         columns=(x_label, *groups),
         rows=tuple((span, *(f"{s[i]:.1%}" for s in shares.values())) for i, span in enumerate(spans)),
-        caption=f"Number of values: {', '.join(f'{name} {len(v)}' for name, v in groups.items())}.",
+        caption=f"Number of values: {_sizes(groups)}.",
     )

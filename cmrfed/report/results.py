@@ -11,6 +11,8 @@ AXES = {
     "utility": "Usefulness: does a segmenter learn from them?",
     "memorisation": "Memorisation: do they repeat training patients?",
 }
+STRIP_MOST = 60
+"""Largest group that is drawn value by value."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +87,20 @@ def _axis_of(series: str) -> str:
 
 
 def _chart(name: str, groups: dict[str, tuple[float, ...]]) -> Chart:
-    """Numbers per patient, in one order of patients for all groups, as a strip plot; others as histograms."""
-    if "per patient" not in name:
+    """Few numbers as a strip plot that shows each; many as histograms."""
+    if max(map(len, groups.values())) > STRIP_MOST:
         return distributions(name, groups, name)
-    numbered = {label: {f"patient {i}": v for i, v in enumerate(values, 1)} for label, values in groups.items()}
+    numbered = {label: {f"no. {i}": v for i, v in enumerate(values, 1)} for label, values in groups.items()}
     return strips(name, numbered, name.partition(" per patient")[0])
 
 
 def axes(report: EvaluationReport) -> list[Axis]:
     """Tables and figures per axis, in the order of ``AXES``; an axis of which nothing is known is left out."""
-    drawn = {name: {k: v for k, v in groups.items() if v} for name, groups in report.series.items()}
+    drawn = {name: groups for name, groups in report.series.items() if any(groups.values())}
     out = []
     for key, title in AXES.items():
         rows = tuple(_row(m) for m in report.metrics if m.axis == key)
-        charts = tuple(_chart(name, groups) for name, groups in drawn.items() if groups and _axis_of(name) == key)
+        charts = tuple(_chart(name, groups) for name, groups in drawn.items() if _axis_of(name) == key)
         out += [Axis(key, title, rows, charts)] if rows or charts else []
     return out
 

@@ -65,3 +65,13 @@ def test_histograms_share_bins_and_their_shares_sum_to_one():
     assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx([100, 100], abs=0.2)
     assert "real 4, synthetic 3" in chart.caption
     assert inside(chart)
+
+
+def test_a_group_without_values_keeps_the_colours_of_the_others():
+    for chart in (
+        distributions("Area", {"synthetic": [], "real": [1.0, 2.0]}, "area"),
+        strips("Area", {"synthetic": {}, "real": {"no. 1": 1.0}}, "area"),
+    ):
+        assert {dot.series for dot in chart.dots} == {1}
+        assert {path.series for path in chart.paths} == {1}
+        assert "synthetic 0" in chart.caption

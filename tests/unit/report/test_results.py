@@ -31,7 +31,7 @@ def test_axes_have_one_order_and_figures_stand_beside_their_table():
     found = axes(EvaluationReport(metrics=metrics, series=series))
     assert [axis.key for axis in found] == ["fidelity", "anatomy", "utility"]
     assert [chart.title for axis in found for chart in axis.charts] == ["LV area", "Dice per patient, hold-out"]
-    assert found[2].charts[0].dots[1].tip == "real only, patient 2: 0.9"
+    assert found[2].charts[0].dots[1].tip == "real only, no. 2: 0.9"
 
 
 def test_a_series_without_numbers_is_not_drawn():
@@ -53,3 +53,9 @@ def test_cards_hold_the_judges_words():
 def test_finding_no_copies_is_not_praised():
     (card,) = cards(EvaluationReport(verdict={"memorisation": "No sign of copying found: 1 % copies."}))
     assert card.tone == ""
+
+
+def test_many_values_are_drawn_as_histograms():
+    series = {"LV area": {"real": tuple(float(i) for i in range(200))}}
+    (axis,) = axes(EvaluationReport(series=series))
+    assert [path.kind for path in axis.charts[0].paths] == ["outline"]
