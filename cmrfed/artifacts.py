@@ -116,9 +116,7 @@ def digest_folder(folder: Path) -> str:
     return total.hexdigest()
 
 
-def save_state(
-    path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
-) -> Path:
+def save_state(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Path:
     """Write tensors as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     return write_bytes(path, _serialise(tensors, dict(metadata) if metadata else None))

@@ -152,7 +152,7 @@ class Record:
 
     def __init__(self, run_dir: Path, experiment: Experiment) -> None:
         self.path = run_dir / "run.json"
-        fresh = {
+        fresh: dict[str, Any] = {
             "experiment": experiment.model_dump(mode="json"),
             "digest": experiment.digest,
             "versions": versions(),

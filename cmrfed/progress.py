@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,7 +25,8 @@ class Track:
         """Count ``steps`` more as done and show a short note beside the bar."""
         self._done += steps
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=steps, **({"note": note} if note else {}))
+            fields: dict[str, Any] = {"note": note} if note else {}
+            self._bar.update(self._task, advance=steps, **fields)
         elif time.monotonic() - self._last >= _PLAIN_SECONDS or self._done >= self._total:
             self._last = time.monotonic()
             print(f"{self._title}: {self._done}/{self._total} {note}".rstrip(), file=sys.stderr, flush=True)
@@ -36,7 +38,14 @@ def track(title: str, total: int) -> Iterator[Track]:
     if not console.is_terminal:
         yield Track(title, total, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console) as bar:
         yield Track(title, total, bar)
 

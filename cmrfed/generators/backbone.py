@@ -47,7 +47,7 @@ class Backbone(nn.Module):
             down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attend),
             up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attend)),
             norm_num_groups=config.norm_groups,
-            attention_head_dim=32,
+            attention_head_dim=min(32, *config.channels),  # a head wider than its level would have no weights
         )
 
     def condition_planes(self, cond: Condition) -> Tensor:

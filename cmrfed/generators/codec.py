@@ -56,4 +56,4 @@ class MaskCodec:
 
 def make_codec(name: CodecName) -> Codec:
     """The codec of that name."""
-    return {"pixel": PixelCodec, "mask": MaskCodec}[name]()
+    return PixelCodec() if name == "pixel" else MaskCodec()

@@ -46,6 +46,7 @@ class GeneratorConfig(GeneratorSettings):
             raise ValueError(f"size_px {self.size_px} must be a multiple of {step} (patch_px × 2^(levels - 1))")
         if self.sampler.guidance_scale != 1 and not self.condition_dropout:
             raise ValueError("guidance_scale other than 1 needs condition_dropout > 0 in training")
+        make_sampler(self.sampler, make_process(self.process))  # a misfit shows before training, not after
         return self
 
 
@@ -122,6 +123,12 @@ class Generator(nn.Module):
         if len(seeds) != len(cond):
             raise ConfigError("each sample needs a seed", got=f"{len(seeds)} seeds", expected=len(cond))
         config = sampler or self.config.sampler
+        if config.guidance_scale != 1 and not self.config.condition_dropout:
+            raise ConfigError(
+                "this generator never learned to draw without a condition",
+                got=f"guidance_scale {config.guidance_scale}",
+                do="train it with condition_dropout > 0, or set guidance_scale to 1",
+            )
         parts = []
         for start in range(0, len(cond), batch_size):
             part = slice(start, start + batch_size)

@@ -17,7 +17,7 @@ class DDPMConfig(Section):
 
     kind: Literal["ddpm"] = "ddpm"
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
-    """Noise ε, velocity v, or the clean array itself: the last suits one-hot masks, whose noise is most of the signal."""
+    """Noise ε, velocity v, or the clean array, which suits one-hot masks: a small network cannot carry their noise."""
     schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
 
 

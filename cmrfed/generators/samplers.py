@@ -1,6 +1,6 @@
 """Samplers by name: diffusers' schedulers, set up from the one that a process trains with."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from diffusers import (
     DDIMScheduler,
@@ -18,7 +18,7 @@ from cmrfed.generators.process import Process
 
 SamplerName = Literal["ancestral", "ddim", "dpm++", "euler", "heun"]
 
-_FAMILIES: dict[type, dict[str, type]] = {
+_FAMILIES: dict[Any, dict[str, Any]] = {
     DDPMScheduler: {"ancestral": DDPMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler},
     FlowMatchEulerDiscreteScheduler: {
         "euler": FlowMatchEulerDiscreteScheduler,

@@ -19,6 +19,7 @@ from cmrfed.data.synthetic import Case
 from cmrfed.errors import DataError
 from cmrfed.generators.condition import UNKNOWN, Condition
 from cmrfed.generators.generator import Generator
+from cmrfed.precision import Precision, arithmetic
 from cmrfed.rng import fold, numpy_generator
 
 
@@ -34,18 +35,13 @@ class SynthesisConfig(Section):
     shared_noise: float = Field(0.5, ge=0, le=1)
     """Share of an image's initial noise that all slices of its patient have in common."""
     batch_size: int = Field(64, ge=1)
-    precision: str = Field("bf16", pattern="^(fp32|bf16)$")
+    precision: Precision = "bf16"
 
     @model_validator(mode="after")
     def _ordered(self) -> "SynthesisConfig":
         if not 2 <= self.slices[0] <= self.slices[1]:
             raise ValueError(f"slices must be (fewest, most) with 2 <= fewest <= most, got {self.slices}")
         return self
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the network's arithmetic."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,9 @@ def draw_masks(generator: Generator, plans: Sequence[Plan], config: SynthesisCon
                 torch.tensor([plans[i].style for i in active]),
             )
             seeds = [fold(seed, "mask", plans[i].number, int(phase), z) for i in active]
-            drawn = generator.sample(cond, seeds, batch_size=config.batch_size, precision=config.dtype)
+            drawn = generator.sample(
+                cond, seeds, batch_size=config.batch_size, precision=arithmetic(config.precision, generator.device.type)
+            )
             for i, mask in zip(active, drawn.numpy(), strict=True):
                 out[i][phase, z] = mask
     return out
@@ -126,7 +124,7 @@ def draw_images(
         shared_seeds=common,
         shared=config.shared_noise,
         batch_size=config.batch_size,
-        precision=config.dtype,
+        precision=arithmetic(config.precision, generator.device.type),
         on_batch=on_slices,
     )[:, 0].numpy()
     return [part.astype(np.float32) for part in np.split(flat, np.cumsum(counts)[:-1])]

@@ -7,7 +7,7 @@ import numpy as np
 
 from cmrfed.artifacts import new_folder
 from cmrfed.data.pictures import enlarge, grey, outlined, save_png, sheet
-from cmrfed.data.synthetic import Case, Manifest, SyntheticDataset, write_case, write_index
+from cmrfed.data.synthetic import CASE_COLUMNS, Case, Manifest, SyntheticDataset, write_case, write_index
 
 PREVIEWS = 8
 
@@ -25,11 +25,8 @@ def write_dataset(out: Path, cases: Iterable[Case], manifest: Manifest) -> Synth
         shown: dict[str, list[Case]] = {}
         for case in cases:
             write_case(part, case)
-            slices = len(case.image)
-            rows.append(
-                {"case": case.case_id, "patient": case.patient_id, "phase": case.phase.name}
-                | {"slices": slices, "style": case.style}
-            )
+            values = (case.case_id, case.patient_id, case.phase.name, len(case.image), case.style)
+            rows.append(dict(zip(CASE_COLUMNS, values, strict=True)))
             if case.patient_id in shown or len(shown) < PREVIEWS:
                 shown.setdefault(case.patient_id, []).append(case)
         for patient, volumes in shown.items():

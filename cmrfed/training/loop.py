@@ -19,6 +19,7 @@ from cmrfed.data.draws import SliceBatch, draw_rows, gather
 from cmrfed.errors import DataError
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
+from cmrfed.precision import Precision, arithmetic
 from cmrfed.rng import numpy_generator, torch_generator
 from cmrfed.training.augment import AugmentConfig, augment
 
@@ -38,7 +39,7 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.9, ge=0, lt=1)
     """Of the global weights, per round; the generator that is saved has the averaged weights."""
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "bf16"
     augment: AugmentConfig | None = AugmentConfig()
 
     def rate_at(self, step: int) -> float:
@@ -137,8 +138,9 @@ class LocalTrainer:
         raw, cond = self._batch(step, rng)
         self.optimizer.param_groups[0]["lr"] = self.config.rate_at(step)
         self.optimizer.zero_grad(set_to_none=True)
-        half = self.config.precision == "bf16"
-        with torch.autocast(self.generator.device.type, torch.bfloat16, enabled=half):
+        device = self.generator.device.type
+        dtype = arithmetic(self.config.precision, device)
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             loss = self.generator.loss(raw, cond, rng).mean()
         loss.backward()
         if hold is not None:
