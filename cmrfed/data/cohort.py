@@ -309,7 +309,7 @@ class Cohort(Sequence[PatientRecord]):
         return chosen
 
     def split(self, fractions: dict[str, float], seed: int) -> dict[str, "Cohort"]:
-        """Split by patient, stratified by group: the parts are disjoint and together are the whole.
+        """Split by patient, stratified by centre and group: the parts are disjoint and together are the whole.
 
         Args:
             fractions: Name → share; the shares sum to 1. Every part gets at least one patient.
@@ -328,10 +328,10 @@ class Cohort(Sequence[PatientRecord]):
         if abs(sum(fractions.values()) - 1) > 1e-9:
             raise DataError("the shares of a split must sum to 1", got=fractions)
         random = numpy_generator(seed, "split")
-        by_group: dict[str, list[str]] = {}
+        strata: dict[tuple[str, str], list[str]] = {}
         for record in self.patients:
-            by_group.setdefault(record.group or "", []).append(record.patient_id)
-        order = [p for g in sorted(by_group) for p in random.permutation(sorted(by_group[g]))]
+            strata.setdefault((record.centre or "", record.group or ""), []).append(record.patient_id)
+        order = [p for s in sorted(strata) for p in random.permutation(sorted(strata[s]))]
         names, shares = list(fractions), np.array(list(fractions.values()))
         taken = np.zeros(len(names))
         parts: dict[str, list[str]] = {name: [] for name in names}
