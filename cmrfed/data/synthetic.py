@@ -105,6 +105,23 @@ def write_index(folder: Path, manifest: Manifest, rows: list[dict[str, str | int
     write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
 
 
+def _read_index(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as handle:
+        table = csv.DictReader(handle)
+        rows, columns = list(table), list(table.fieldnames or ())
+    again = "synthesise again"
+    if not rows:
+        raise DataError(f"{path} is empty", expected="at least one case", do=again)
+    if not set(CASE_COLUMNS) <= set(columns):
+        raise DataError(f"{path} lacks columns", got=", ".join(columns), expected=", ".join(CASE_COLUMNS), do=again)
+    strange = sorted({row["phase"] for row in rows} - set(Phase.__members__))
+    if strange:
+        raise DataError(
+            f"{path} has an unknown phase", got=", ".join(strange), expected=" or ".join(Phase.__members__), do=again
+        )
+    return rows
+
+
 class SyntheticDataset:
     """A synthetic data set on disk."""
 
@@ -132,11 +149,7 @@ class SyntheticDataset:
             raise DataError(f"{root}/manifest.json is damaged", got=str(error), do="synthesise again") from None
         if not (root / "cases.csv").is_file():
             raise DataError(f"{root}/cases.csv is missing", do="synthesise again")
-        with (root / "cases.csv").open(newline="") as handle:
-            rows = list(csv.DictReader(handle))
-        if not rows:
-            raise DataError(f"{root}/cases.csv is empty", expected="at least one case", do="synthesise again")
-        return cls(root, manifest, rows)
+        return cls(root, manifest, _read_index(root / "cases.csv"))
 
     def __len__(self) -> int:
         return len(self.rows)
