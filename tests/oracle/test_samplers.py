@@ -1,0 +1,128 @@
+"""Sampling against loops written with diffusers alone, and against a case whose answer is known exactly."""
+
+import math
+
+import diffusers
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cmrfed.generators.process import DDPMConfig, FlowConfig
+from cmrfed.generators.samplers import SamplerConfig
+from tests.generator_world import random_condition, tiny_generator
+
+COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+SCHEDULERS = {
+    "ancestral": lambda: diffusers.DDPMScheduler(**COSINE),
+    "ddim": lambda: diffusers.DDIMScheduler(**COSINE, timestep_spacing="trailing"),
+    "dpm++": lambda: diffusers.DPMSolverMultistepScheduler(**COSINE, timestep_spacing="trailing"),
+    "euler": diffusers.FlowMatchEulerDiscreteScheduler,
+    "heun": diffusers.FlowMatchHeunDiscreteScheduler,
+}
+
+
+def process_of(name):
+    return FlowConfig() if name in ("euler", "heun") else DDPMConfig()
+
+
+def plain_loop(unet, scheduler, planes, null, seed, *, steps, scale):
+    """One sample, as a page of diffusers' documentation would draw it; masks and constants as further channels."""
+    scheduler.set_timesteps(steps)
+    x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+    added_noise = torch.Generator().manual_seed(seed ^ 0x5DEECE66D)  # the stream that Generator.sample keeps apart
+    for t in scheduler.timesteps:
+        patches = functional.pixel_unshuffle(x, 2)
+        told, untold = (unet(torch.cat([patches, p], 1), t).sample for p in (planes, null))
+        out = functional.pixel_shuffle(untold + scale * (told - untold), 2)
+        x = scheduler.step(out, t, x, generator=added_noise).prev_sample
+    return x.clamp(-1, 1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+@pytest.mark.parametrize("name", SCHEDULERS)
+@torch.no_grad()
+def test_sampling_equals_a_plain_loop_over_diffusers(name, scale):
+    sampler = SamplerConfig(name=name, steps=5, guidance_scale=scale)
+    generator = tiny_generator(process=process_of(name), sampler=sampler, condition_dropout=0.1)
+    cond, seeds = random_condition(2), [11, 12]
+    drawn = generator.sample(cond, seeds)
+    for i, seed in enumerate(seeds):
+        planes = generator.network.condition_planes(cond[i : i + 1])
+        null = generator.network.condition_planes(cond[i : i + 1].null())
+        unet, scheduler = generator.network.unet, SCHEDULERS[name]()
+        plain = plain_loop(unet, scheduler, planes, null, seed, steps=5, scale=scale)
+        assert torch.allclose(drawn[i : i + 1], plain, atol=1e-4)
+
+
+# --- a Gaussian, whose denoiser is known ----------------------------------------------------------
+MEAN, STD = 0.15, 0.2
+
+
+class ExactDenoiser(nn.Module):
+    """What a network that has learned N(MEAN, STD²) in every pixel would predict: E[target | noisy]."""
+
+    def __init__(self, process) -> None:
+        super().__init__()
+        self.process = process
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def condition_planes(self, cond):
+        return cond.mask_planes()
+
+    def forward(self, noisy, time, planes):
+        if isinstance(self.process.config, FlowConfig):
+            a, s = 1 - time / 1000, time / 1000
+        else:
+            alpha_bar = self.process.scheduler.alphas_cumprod[time.long()]
+            a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        a, s = a.view(-1, 1, 1, 1), s.view(-1, 1, 1, 1)
+        clean = MEAN + a * STD**2 / (a**2 * STD**2 + s**2) * (noisy - a * MEAN)
+        noise = (noisy - a * clean) / s
+        if isinstance(self.process.config, FlowConfig):
+            return noise - clean
+        kinds = {"epsilon": noise, "v_prediction": a * noise - s * clean, "sample": clean}
+        return kinds[self.process.config.prediction]
+
+
+def drawn_from_the_gaussian(process, name, steps):
+    """Samples, and the noise they began with: (8, 1, 16, 16) each."""
+    generator = tiny_generator(process=process)
+    generator.network = ExactDenoiser(generator.process)
+    drawn = generator.sample(random_condition(8), range(8), sampler=SamplerConfig(name=name, steps=steps))
+    return drawn, generator._normal(range(8))
+
+
+DRAWS = [
+    *[("ancestral", DDPMConfig(prediction=p), 1000) for p in ("v_prediction", "sample")],
+    *[("ddim", DDPMConfig(prediction=p), 250) for p in ("epsilon", "v_prediction", "sample")],
+    *[("dpm++", DDPMConfig(prediction=p), 50) for p in ("epsilon", "v_prediction", "sample")],
+    ("euler", FlowConfig(), 100),
+    ("heun", FlowConfig(), 30),
+]
+
+
+@pytest.mark.parametrize(("name", "process", "steps"), DRAWS, ids=lambda v: getattr(v, "prediction", None))
+def test_samplers_draw_a_gaussian_of_the_right_mean_and_spread(name, process, steps):
+    drawn, _ = drawn_from_the_gaussian(process, name, steps)
+    assert drawn.mean().item() == pytest.approx(MEAN, abs=4 * STD / math.sqrt(drawn.numel()))
+    assert drawn.std().item() == pytest.approx(STD, rel=0.08)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "heun"])
+def test_deterministic_samplers_converge_to_the_exact_transport(name):
+    """The probability flow carries noise ε to MEAN + STD ε (Gaussian case of Song et al., arXiv 2011.13456)."""
+    errors = []
+    for steps in (5, 20, 80):
+        drawn, noise = drawn_from_the_gaussian(process_of(name), name, steps)
+        errors.append((drawn - (MEAN + STD * noise).clamp(-1, 1)).abs().mean().item())
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.02 * STD * 2
+
+
+def test_heun_is_of_higher_order_than_euler():
+    error = {}
+    for name in ("euler", "heun"):
+        drawn, noise = drawn_from_the_gaussian(FlowConfig(), name, 20)
+        error[name] = (drawn - (MEAN + STD * noise)).abs().mean().item()
+    assert error["heun"] < error["euler"] / 3

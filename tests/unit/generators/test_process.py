@@ -1,0 +1,88 @@
+"""Each process against its formulas, written out in float64."""
+
+import math
+
+import pytest
+import torch
+
+from cmrfed.generators.process import DDPMConfig, FlowConfig, make_process
+
+
+def cosine_alpha_bar() -> torch.Tensor:
+    """Nichol & Dhariwal (arXiv 2102.09672), equation 17, with β capped at 0.999: float64 (1000,)."""
+
+    def f(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    kept = [1 - min(1 - f((t + 1) / 1000) / f(t / 1000), 0.999) for t in range(1000)]
+    return torch.tensor(kept, dtype=torch.float64).cumprod(0)
+
+
+def clean(count=64):
+    return torch.rand(count, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(7)) * 2 - 1
+
+
+def rng():
+    return torch.Generator().manual_seed(3)
+
+
+def perturbed_ddpm(prediction):
+    """What the process made, and the same from the formulas: x_0, ε, √ᾱ, √(1 - ᾱ)."""
+    x0 = clean()
+    noisy, time, target = make_process(DDPMConfig(prediction=prediction)).perturb(x0, rng())
+    stream = rng()
+    noise = torch.randn(x0.shape, generator=stream).double()
+    steps = torch.randint(1000, (len(x0),), generator=stream)
+    assert torch.equal(time, steps.float())
+    alpha_bar = cosine_alpha_bar()[steps].view(-1, 1, 1, 1)
+    return noisy, target, x0, noise, alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+def close(left, right):
+    return torch.allclose(left, right, rtol=0, atol=2e-5)
+
+
+def test_ddpm_perturbs_as_in_ho_et_al():
+    noisy, _, x0, noise, a, s = perturbed_ddpm("epsilon")
+    assert close(noisy, a * x0 + s * noise)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_ddpm_targets_and_the_way_back_to_the_clean_array(prediction):
+    noisy, target, x0, noise, a, s = perturbed_ddpm(prediction)
+    expected = {"epsilon": noise, "v_prediction": a * noise - s * x0, "sample": x0}[prediction]
+    assert close(target, expected)
+    scaled = {"epsilon": noisy - s * target, "v_prediction": a * (a * noisy - s * target), "sample": a * target}
+    assert close(scaled[prediction], a * x0)
+
+
+def test_flow_perturbs_on_straight_paths():
+    x0 = clean()
+    noisy, time, target = make_process(FlowConfig()).perturb(x0, rng())
+    stream = rng()
+    noise = torch.randn(x0.shape, generator=stream).double()
+    sigma = torch.randn(len(x0), generator=stream).double().sigmoid().view(-1, 1, 1, 1)
+    assert close(time.double() / 1000, sigma.flatten())
+    assert close(noisy, (1 - sigma) * x0 + sigma * noise)
+    assert close(target, noise - x0)
+    assert close(noisy - sigma * target, x0)
+
+
+def test_laws_of_time():
+    many = torch.zeros(20000, 1)
+    uniform = make_process(FlowConfig(time_law="uniform")).perturb(many, rng())[1] / 1000
+    bell = make_process(FlowConfig(time_law="logit_normal")).perturb(many, rng())[1] / 1000
+    steps = make_process(DDPMConfig()).perturb(many, rng())[1]
+    for probability in (0.1, 0.5, 0.9):
+        normal = torch.distributions.Normal(0, 1).icdf(torch.tensor(probability)).sigmoid()
+        assert abs(uniform.quantile(probability) - probability) < 0.02
+        assert abs(bell.quantile(probability) - normal) < 0.02
+        assert abs(steps.quantile(probability) - 1000 * probability) < 20
+    assert steps.min() >= 0
+    assert steps.max() <= 999
+
+
+def test_precision_of_the_data_is_kept():
+    for config in (DDPMConfig(), FlowConfig()):
+        noisy, _, target = make_process(config).perturb(clean().float(), rng())
+        assert noisy.dtype == target.dtype == torch.float32
