@@ -1,0 +1,102 @@
+"""What a site allows: its own file, which beats every request of a server."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from cmrfed.config import Section
+from cmrfed.errors import PrivacyBudgetExhausted, PrivacyError, SiteRefused
+from cmrfed.privacy.event import PrivacyEvent, Unit
+from cmrfed.privacy.ledger import History
+
+
+class MayLeave(Section):
+    """What of the site's patients may reach the server beside noised updates: each of it has no noise."""
+
+    patient_count: bool = False
+    losses: bool = False
+
+
+class SitePolicy(Section):
+    """The content of policy.yaml."""
+
+    epsilon_cap: float | None = Field(gt=0)
+    """Largest ε (PRV) over everything that the site's patients ever take part in; null is no cap, and no guarantee."""
+    delta: float = Field(gt=0, lt=1)
+    smallest_cohort: int = Field(10, ge=1)
+    """Patients; a site with fewer takes no part."""
+    permitted_stages: tuple[str, ...] = ("mask", "image")
+    permitted_units: tuple[Unit, ...] = ("patient",)
+    may_leave: MayLeave = MayLeave()
+
+    @model_validator(mode="after")
+    def _means_something(self) -> "SitePolicy":
+        if self.epsilon_cap is not None and "none" in self.permitted_units:
+            raise ValueError("permitted_units: none costs an infinite ε, so it needs epsilon_cap: null")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> "SitePolicy":
+        """Read policy.yaml.
+
+        Raises:
+            PrivacyError: It is missing, or says something that cannot be followed.
+        """
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text()))
+        except FileNotFoundError:
+            raise PrivacyError(
+                f"{path} is missing", expected="the site's own privacy policy", do="write epsilon_cap and delta into it"
+            ) from None
+        except yaml.YAMLError as error:
+            raise PrivacyError(f"{path} is not YAML", got=error, do="correct it") from None
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise PrivacyError(f"{path} cannot be followed", got=found, do="correct it") from None
+
+    def check(self, event: PrivacyEvent, history: History, patients: int) -> None:
+        """Refuse what the site does not allow, before anything is trained or spent.
+
+        Args:
+            event: What the next round would cost.
+            history: What was spent; inside `PrivacyLedger.reserve`, so that no other process can spend in between.
+            patients: At the site. The number itself is in no message: it may not leave.
+
+        Raises:
+            SiteRefused: Unit, stage or cohort is not permitted.
+            PrivacyBudgetExhausted: The round would exceed the cap.
+        """
+        if event.unit not in self.permitted_units:
+            raise _not_permitted("privacy unit", event.unit, self.permitted_units)
+        if event.stage not in self.permitted_stages:
+            raise _not_permitted("stage", event.stage, self.permitted_stages)
+        if patients < self.smallest_cohort:
+            raise SiteRefused(
+                "the site has fewer patients than its policy asks for",
+                expected=f"at least {self.smallest_cohort}",
+                do="go on with the other sites",
+            )
+        self._check_budget(event, history)
+
+    def _check_budget(self, event: PrivacyEvent, history: History) -> None:
+        if self.epsilon_cap is None:
+            return
+        after = history.epsilon(self.delta, extra=[event]).prv
+        if after > self.epsilon_cap:
+            before = history.epsilon(self.delta).prv
+            raise PrivacyBudgetExhausted(
+                "the round would exceed the site's privacy budget; nothing was trained",
+                got=f"ε = {after:.3f} after it, {before:.3f} before it, at δ = {self.delta:g}",
+                expected=f"at most {self.epsilon_cap:g} over all runs",
+                do="stop this site here, or start a run with fewer steps or more noise",
+            )
+
+
+def _not_permitted(what: str, got: str, permitted: tuple[str, ...]) -> SiteRefused:
+    return SiteRefused(
+        f"the site's policy does not permit this {what}",
+        got=got,
+        expected=" or ".join(permitted) or "none at all",
+        do="change the recipe, or go on with the other sites",
+    )

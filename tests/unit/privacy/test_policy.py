@@ -1,0 +1,77 @@
+import pytest
+from pydantic import ValidationError
+
+from cmrfed.errors import PrivacyBudgetExhausted, PrivacyError, SiteRefused
+from cmrfed.privacy.ledger import History, PrivacyLedger
+from cmrfed.privacy.policy import SitePolicy
+from tests.unit.privacy.test_ledger import event
+
+POLICY = SitePolicy(epsilon_cap=2.0, delta=1e-3)
+
+
+def test_what_may_leave_is_nothing_by_default(tmp_path):
+    (tmp_path / "policy.yaml").write_text("epsilon_cap: 4\ndelta: 0.001\nmay_leave: {losses: true}\n")
+    policy = SitePolicy.load(tmp_path / "policy.yaml")
+    assert (policy.may_leave.patient_count, policy.may_leave.losses) == (False, True)
+    assert POLICY.may_leave.losses is False
+    assert POLICY.permitted_units == ("patient",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "policy.yaml is missing"),
+        ("epsilon_cap: [", "is not YAML"),
+        ("delta: 0.1", "epsilon_cap: Field required"),
+        ("epsilon_cap: 4\ndelta: 0.1\nepsilon: 3", "epsilon: Extra inputs"),
+        ("epsilon_cap: 4\ndelta: 2", "delta: Input should be less than 1"),
+        ("epsilon_cap: 4\ndelta: 0.1\npermitted_units: [none]", "needs epsilon_cap: null"),
+    ],
+)
+def test_a_policy_that_cannot_be_followed_is_refused(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "policy.yaml").write_text(text)
+    with pytest.raises(PrivacyError, match=words):
+        SitePolicy.load(tmp_path / "policy.yaml")
+
+
+def test_unit_stage_and_cohort_are_checked():
+    with pytest.raises(SiteRefused, match=r"privacy unit. Got: slice. Expected: patient"):
+        POLICY.check(event(unit="slice"), History(), 20)
+    with pytest.raises(SiteRefused, match=r"this stage. Got: autoencoder. Expected: mask or image"):
+        POLICY.check(event(stage="autoencoder"), History(), 20)
+    with pytest.raises(SiteRefused, match="at least 10") as info:
+        POLICY.check(event(), History(), 7)
+    assert "7" not in str(info.value)
+    POLICY.check(event(), History(), 10)
+
+
+def test_the_cap_is_reached_before_training_and_never_exceeded(tmp_path):
+    ledger = PrivacyLedger.create(tmp_path)
+
+    def check(history):
+        POLICY.check(event(99), history, 20)
+
+    def spend():
+        for number in range(100):
+            ledger.reserve(event(number), check=check)
+
+    with pytest.raises(PrivacyBudgetExhausted, match="nothing was trained") as info:
+        spend()
+    spent = ledger.spent(POLICY.delta)
+    assert 1 < spent.total.prv <= 2.0
+    assert f"{spent.total.prv:.3f} before it" in str(info.value)
+
+
+def test_unreadable_lines_and_missing_noise_exhaust_every_cap():
+    with pytest.raises(PrivacyBudgetExhausted, match="ε = inf"):
+        POLICY.check(event(), History((), unbounded=1), 20)
+    with pytest.raises(PrivacyBudgetExhausted, match="ε = inf"):
+        POLICY.check(event(sigma=0), History(), 20)
+
+
+def test_a_site_of_public_data_may_train_without_privacy():
+    policy = SitePolicy(epsilon_cap=None, delta=1e-3, permitted_units=("none", "patient"))
+    policy.check(event(sigma=0, unit="none"), History((), unbounded=1), 20)
+    with pytest.raises(ValidationError, match="greater than 0"):
+        SitePolicy(epsilon_cap=0, delta=1e-3)
