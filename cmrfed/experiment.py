@@ -1,8 +1,9 @@
 """The root of the configuration: a recipe, its overrides, and the digest that names the result."""
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -69,8 +70,8 @@ class Experiment(Section):
         """``data.partition.sites`` also sets ``federation.sites``, where the recipe does not."""
         if not isinstance(tree, dict):
             return tree
-        layout = (tree.get("data") or {}).get("partition") or {}
-        federation = tree.get("federation") or {}
+        data, federation = tree.get("data") or {}, tree.get("federation") or {}
+        layout = (data.get("partition") or {}) if isinstance(data, dict) else None
         if isinstance(layout, dict) and isinstance(federation, dict):
             sites = layout.get("sites", PartitionConfig().sites)
             tree = tree | {"federation": {"sites": sites} | federation}
@@ -122,7 +123,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"there is no recipe {path}", do="name a file in configs/recipes") from None
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not a readable recipe", got=error, expected="YAML") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} is not a recipe", got=type(tree).__name__, expected="a YAML mapping")
@@ -143,8 +144,15 @@ def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             node = node[key]
             if not isinstance(node, dict):
                 raise ConfigError(f"override {text} goes through a value", got=key, expected="a section")
-        node[rest[-1]] = yaml.safe_load(value)
+        node[rest[-1]] = _value(text, value)
     return tree
+
+
+def _value(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError("an override cannot be read", got=text, expected="a value in YAML after the =") from None
 
 
 def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -> Experiment:
@@ -164,23 +172,23 @@ def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -
 
 def _in_words(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "union_tag_not_found":
+        return f"{where}: needs a {problem['ctx']['discriminator']}"
     if problem["type"] != "extra_forbidden":
         return f"{where or 'recipe'}: {problem['msg']}"
-    near = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(), 1)
+    near = difflib.get_close_matches(where, list(_settings(Experiment)), 1)
     return f"{where}: no such setting" + (f" (did you mean {near[0]}?)" if near else "")
 
 
-def _all_keys() -> list[str]:
-    names: set[str] = set()
+def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The full names of all settings of a section and of those inside it."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections(field.annotation):
+            yield from _settings(inner, f"{prefix}{name}.")
 
-    def walk(schema: Any) -> None:
-        if isinstance(schema, dict):
-            names.update(schema.get("properties", {}))
-            for value in schema.values():
-                walk(value)
-        elif isinstance(schema, list):
-            for value in schema:
-                walk(value)
 
-    walk(Experiment.model_json_schema())
-    return sorted(names)
+def _sections(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]

@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cmrfed.errors import ConfigError
+from cmrfed.experiment import override, read_recipe, resolve
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yaml"))
+SMALL = {"name": "small", "data": {"phantom": {"patients": 6}}}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_is_shipped_can_be_used(recipe):
+    experiment = resolve(recipe)
+    assert experiment.name == recipe.stem
+    assert experiment.generator("mask").codec == "mask"
+    assert experiment.generator("image").styles == experiment.sites
+
+
+# --- misspelt and misfit settings -------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("sede=1", r"sede: no such setting \(did you mean seed\?\)"),
+        ("data.hold_out=0.5", r"data\.hold_out: no such setting \(did you mean data\.holdout\?\)"),
+        (
+            "image.training.learning_rat=1",
+            r"image\.training\.learning_rat: .*did you mean image\.training\.learning_rate\?",
+        ),
+        ("federation.strategy={nam: krum}", r"federation\.strategy: needs a 'name'"),
+        ("federation.strategy={name: krum, byz: 1}", r"federation\.strategy\.krum\.byz: no such setting"),
+        ("federation.round=1", r"federation\.round: no such setting"),
+        ("training.rounds=1", r"training: no such setting"),
+        ("xyzzy=1", r"xyzzy: no such setting\."),
+        ("image.training.rounds=0", r"image\.training\.rounds: Input should be greater than or equal to 1"),
+        ("seed=many", r"seed: Input should be a valid integer"),
+        ("data=3", r"data: Input should be a valid dictionary"),
+        ("data.partition=3", r"data\.partition: Input should be a valid dictionary"),
+        ("name=Bad Name", r"name: String should match"),
+        ("data.size_px=50", r"size_px 50 must be a multiple of"),
+        ("synthesis.slices=[5, 3]", r"fewest <= most"),
+        ("federation.sites=7", r"federation\.sites is 7, data\.partition\.sites is 3: set the latter alone"),
+        ("image.generator.sampler.name=ddim", r"sampler ddim does not fit this process.*euler or heun"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(SMALL, [assignment])
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError, match=r"sede: .*; wordl: "):
+        resolve(SMALL, ["sede=1", "wordl=2"])
+
+
+def test_the_file_is_named(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump(SMALL | {"sede": 1}))
+    with pytest.raises(ConfigError, match=r"r\.yaml cannot be used\. Got: sede.*Do: correct these settings"):
+        resolve(recipe)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "is not a readable recipe"),
+        (b"\xff\xfe\x00binary", "is not a readable recipe"),
+        (b"- a\n- b", r"is not a recipe\. Got: list\. Expected: a YAML mapping"),
+        (b"", r"is not a recipe\. Got: NoneType"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path, content, message):
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(tmp_path / "r.yaml")
+
+
+def test_a_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no recipe .*none\.yaml.*configs/recipes"):
+        read_recipe(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="is not a readable recipe"):
+        read_recipe(tmp_path)
+
+
+# --- overrides -----------------------------------------------------------------------------------------
+def test_overrides_are_yaml_go_deep_and_leave_the_tree_alone():
+    tree = {"a": {"b": 1, "c": None}, "d": 2}
+    changed = override(tree, ["a.b=[1, 2]", "a.c.e=x", "f.g=1e-3", "d=null", "h=a=b", "a.b=3"])
+    assert changed == {"a": {"b": 3, "c": {"e": "x"}}, "d": None, "f": {"g": "1e-3"}, "h": "a=b"}
+    assert tree == {"a": {"b": 1, "c": None}, "d": 2}
+
+
+def test_a_number_without_a_point_is_still_a_number_where_one_is_due():
+    assert resolve(SMALL, ["image.training.learning_rate=1e-3"]).image.training.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed", r"an override cannot be read\. Got: seed\. Expected: key=value"),
+        ("=1", "an override cannot be read"),
+        ("seed=[1", r"an override cannot be read\. Got: seed=\[1\. Expected: a value in YAML"),
+        ("name.x.y=1", r"override name\.x\.y=1 goes through a value\. Got: name"),
+    ],
+)
+def test_an_override_that_cannot_be_read(text, message):
+    with pytest.raises(ConfigError, match=message):
+        override(SMALL, [text])
+
+
+# --- sites and digest ------------------------------------------------------------------------------------
+def test_sites_are_counted_once():
+    experiment = resolve(SMALL, ["data.partition.sites=5"])
+    assert experiment.sites == experiment.federation.sites == 5
+
+
+DECIDES = ["seed=1", "name=other", "image.training.rounds=3", "federation.min_sites=3", "data.holdout=0.5"]
+DOES_NOT = [
+    "compute.threads=1",
+    "synthesis.patients=3",
+    "evaluation.utility=false",
+    "data.cohorts=[a]",
+    "data.external={x: y}",
+]
+
+
+@pytest.mark.parametrize("assignment", DECIDES)
+def test_the_digest_changes_with_what_decides_the_weights(assignment):
+    assert resolve(SMALL, [assignment]).digest != resolve(SMALL).digest
+
+
+@pytest.mark.parametrize("assignment", DOES_NOT)
+def test_the_digest_does_not_change_with_what_comes_after_or_beside(assignment):
+    assert resolve(SMALL, [assignment]).digest == resolve(SMALL).digest
+
+
+def test_a_default_that_is_spelt_out_gives_the_same_digest():
+    assert resolve(SMALL, ["seed=0", "data.size_px=64"]).digest == resolve(SMALL).digest
+
+
+def test_an_experiment_survives_the_record_of_its_run():
+    experiment = resolve(SMALL)
+    assert type(experiment).model_validate(experiment.model_dump(mode="json")) == experiment
