@@ -1,6 +1,5 @@
 """The command line: each command is thin, says what it did, and turns errors into one paragraph."""
 
-import errno
 import logging
 import os
 import sys
@@ -26,6 +25,9 @@ export_app = typer.Typer(
     help="Write a synthetic data set in another layout.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(export_app, name="export")
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 
@@ -203,20 +205,22 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        if status == INTERRUPTED:  # typer swallows Ctrl-C and returns this
+            raise KeyboardInterrupt
+        sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         say("Stopped. Nothing half-written is left; the same command carries on.")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except CmrfedError as error:
         _fail(error, str(error), debug)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        advice = "free space or choose another folder, then run the same command again"
-        _fail(error, f"Cannot write {error.filename or 'a file'}. Got: {error.strerror}. Do: {advice}.", debug)
+        advice = "see that the disk has space and the folder can be written, then run the same command again"
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(error, f"A file cannot be used{where}. Got: {error.strerror or error}. Do: {advice}.", debug)
 
 
 def _fail(error: BaseException, text: str, debug: bool) -> None:

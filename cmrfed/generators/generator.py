@@ -1,11 +1,13 @@
 """The generator: backbone × process × codec. Both stages and all families are this one class."""
 
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
 from pydantic import Field, ValidationError, model_validator
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cmrfed.artifacts import new_folder, read_json, write_json
@@ -171,7 +173,10 @@ class Generator(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a folder that diffusers opens: unet/, scheduler/, model_index.json; and generator.json of our own."""
         with new_folder(folder) as part:
-            self.network.unet.save_pretrained(part / "unet", safe_serialization=True)
+            try:
+                self.network.unet.save_pretrained(part / "unet", safe_serialization=True)
+            except SafetensorError as error:  # how safetensors tells of a full disk
+                raise OSError(errno.EIO, str(error), str(folder)) from error
             self.process.scheduler.save_pretrained(part / "scheduler")
             scheduler = type(self.process.scheduler).__name__
             index = {
