@@ -3,12 +3,8 @@
 Every step leaves its result in the run folder, and is skipped when it is there: the same command resumes.
 """
 
-import importlib.metadata
-import resource
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,16 +28,11 @@ from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import SiteRecord
 from cmrfed.generators.generator import Generator
 from cmrfed.progress import say, track
+from cmrfed.record import Record, versions
 from cmrfed.report.html import write_report
 from cmrfed.synthesis.two_stage import pair_with, synthesize
 from cmrfed.synthesis.write import write_dataset
-
-PACKAGES = ("cmrfed", "torch", "flwr", "diffusers", "monai", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide a result."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+from cmrfed.training.loop import refuse_unlabelled
 
 
 @dataclass(frozen=True)
@@ -51,19 +42,35 @@ class Data:
     sites: list[Cohort]
     train: Cohort
     holdout: Cohort
+    split: dict[str, Any]
+    """The content of split.json."""
 
 
 # --- data ---------------------------------------------------------------------------------------
 def open_data(experiment: Experiment, run_dir: Path) -> Data:
-    """Open or make the cohort of a run, set patients aside, and share the others out over the sites."""
-    config = experiment.data
+    """Open or make the cohort of a run, set patients aside, and share the others out over the sites.
+
+    Raises:
+        ConfigError: The cohorts do not fit the recipe, or are not those that the run folder began with.
+        DataError: There are too few patients, or a site has patients without masks.
+    """
     whole, layout = _whole_cohort(experiment, run_dir)
-    split_file = run_dir / "split.json"
-    if not split_file.exists():
-        parts = whole.split({"train": 1 - config.holdout, "holdout": config.holdout}, experiment.seed)
-        ids = {name: list(part.patient_ids) for name, part in parts.items()}
-        write_json(split_file, {"cohort": whole.digest, **ids})
-    split = read_json(split_file)
+    _externals(experiment)
+    split = _split(experiment, whole, run_dir)
+    train, holdout = whole.select(split["train"]), whole.select(split["holdout"])
+    data = Data(partition(train, layout, experiment.seed), train, holdout, split)
+    for number, cohort in enumerate(data.sites):
+        refuse_unlabelled(cohort, f"site-{number}")
+    return data
+
+
+def _split(experiment: Experiment, whole: Cohort, run_dir: Path) -> dict[str, Any]:
+    """The split that the run folder began with, or a new one."""
+    if not (run_dir / "split.json").exists():
+        shares = {"train": 1 - experiment.data.holdout, "holdout": experiment.data.holdout}
+        parts = whole.split(shares, experiment.seed)
+        return {"cohort": whole.digest, **{name: list(part.patient_ids) for name, part in parts.items()}}
+    split: dict[str, Any] = read_json(run_dir / "split.json")
     if split["cohort"] != whole.digest:
         raise ConfigError(
             f"{run_dir} was started on other patients",
@@ -71,8 +78,13 @@ def open_data(experiment: Experiment, run_dir: Path) -> Data:
             expected=f"cohort {split['cohort'][:12]}",
             do="give the same cohort as before, or another --run-dir",
         )
-    train, holdout = whole.select(split["train"]), whole.select(split["holdout"])
-    return Data(partition(train, layout, experiment.seed), train, holdout)
+    return split
+
+
+def _externals(experiment: Experiment) -> dict[str, Cohort]:
+    """The other data sets; opened before training too, so that a wrong path does not show after it."""
+    places = experiment.data.external
+    return {name: _open_sized(Path(place), experiment.data.size_px) for name, place in places.items()}
 
 
 def _whole_cohort(experiment: Experiment, run_dir: Path) -> tuple[Cohort, PartitionConfig]:
@@ -108,19 +120,23 @@ def _open_sized(path: Path, size_px: int) -> Cohort:
 
 
 def _pooled(cohorts: list[Cohort], run_dir: Path) -> Cohort:
-    out = run_dir / "data" / "pooled"
+    key = digest_json([[cohort.name, cohort.digest] for cohort in cohorts])[:12]
+    out = run_dir / "data" / f"pooled-{key}"
     return Cohort.open(out) if (out / "cohort.json").exists() else pool(cohorts, out, "pooled")
 
 
 def _phantom_cohorts(config: PhantomConfig, size_px: int, folder: Path) -> list[Cohort]:
     """The phantom of each site, written as scans and read back by the importer that real scans go through."""
     scans, names = folder / "phantom", [f"site-{i}" for i in range(config.sites)]
-    if not all((folder / name / "cohort.json").exists() for name in names):
+    made, origin = folder / "phantom.json", {"phantom": config.model_dump(mode="json"), "size_px": size_px}
+    if not made.exists() or read_json(made) != origin:
+        made.unlink(missing_ok=True)
         shutil.rmtree(scans, ignore_errors=True)
         write_phantom(scans, config)
         for name in names:
             prepare(scans / name, folder / name, "acdc", PrepareConfig(size_px=size_px), name=name)
         shutil.rmtree(scans)
+        write_json(made, origin)
     return [Cohort.open(folder / name) for name in names]
 
 
@@ -144,62 +160,6 @@ def stage_specs(experiment: Experiment) -> list[StageSpec]:
     """Both stages as the federation takes them."""
     training = {"mask": experiment.mask.training, "image": experiment.image.training}
     return [StageSpec(stage, experiment.generator(stage), training[stage]) for stage in STAGES]
-
-
-# --- the record of a run ------------------------------------------------------------------------
-class Record:
-    """run.json: what was run, on what, with what, and how long each step took."""
-
-    def __init__(self, run_dir: Path, experiment: Experiment) -> None:
-        self.path = run_dir / "run.json"
-        fresh: dict[str, Any] = {
-            "experiment": experiment.model_dump(mode="json"),
-            "digest": experiment.digest,
-            "versions": versions(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "finished": None,
-            "timings_s": {},
-            "peak_memory_mb": 0,
-        }
-        self.content: dict[str, Any] = read_json(self.path) if self.path.exists() else fresh | {"steps": {}}
-        if self.content["digest"] != experiment.digest:
-            raise ConfigError(
-                f"{run_dir} holds another run",
-                got=f"experiment {experiment.digest[:12]}",
-                expected=f"experiment {self.content['digest'][:12]}",
-                do="give another --run-dir, or the recipe and settings of that run",
-            )
-        self.set(experiment=fresh["experiment"], finished=None)
-
-    def done(self, step: str, key: str) -> bool:
-        """Whether the step was finished with the settings and inputs of this key."""
-        return self.content["steps"].get(step) == key
-
-    def mark(self, step: str, key: str) -> None:
-        """Remember that the step is finished."""
-        self.set(steps=self.content["steps"] | {step: key})
-
-    def save(self) -> None:
-        """Write it, with the largest memory seen so far."""
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        self.content["peak_memory_mb"] = max(self.content["peak_memory_mb"], round(peak / 1024))
-        write_json(self.path, self.content)
-
-    def set(self, **values: Any) -> None:
-        """Record values."""
-        self.content.update(values)
-        self.save()
-
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Add the seconds of the block to those of the step; what was spent before an interruption counts too."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            times = self.content["timings_s"]
-            times[step] = round(times.get(step, 0.0) + time.monotonic() - start, 1)
-            self.save()
 
 
 def describe_sites(data: Data) -> list[dict[str, Any]]:
@@ -246,6 +206,8 @@ def begin(experiment: Experiment, run_dir: Path) -> tuple[Data, list[Path], Reco
     record = Record(run_dir, experiment)
     with record.timed("data"):
         data = open_data(experiment, run_dir)
+        record.save()  # from here on the folder is this experiment's
+        write_json(run_dir / "split.json", data.split)
         roots = write_sites(data, run_dir, experiment.compute.device)
     record.set(sites=describe_sites(data), split={"train": len(data.train), "holdout": len(data.holdout)})
     return data, roots, record
@@ -351,12 +313,11 @@ def _synthesis_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
 
 
 def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
-    places = experiment.data.external
     evaluate(
         synthetic=run_dir / "synthetic",
         train=data.train,
         holdout=data.holdout,
-        external={name: _open_sized(Path(place), experiment.data.size_px) for name, place in places.items()},
+        external=_externals(experiment),
         paired=run_dir / "paired",
         config=experiment.evaluation,
         out=run_dir / "evaluation",

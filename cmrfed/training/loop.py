@@ -176,10 +176,15 @@ def _check(generator: Generator, cohort: Cohort) -> None:
             expected=f"{generator.config.size_px} px",
             do="prepare the cohort with the size of the recipe",
         )
+    refuse_unlabelled(cohort, f"cohort {cohort.name}")
+
+
+def refuse_unlabelled(cohort: Cohort, who: str) -> None:
+    """Raise a DataError that names ``who`` if a patient has no mask."""
     bare = [p.patient_id for p in cohort.patients if not p.has_mask]
     if bare:
         raise DataError(
-            f"cohort {cohort.name} has patients without masks",
+            f"{who} has patients without masks",
             got=f"{len(bare)} of {len(cohort)}, such as {bare[0]}",
             expected="a mask for every patient: both stages learn from masks",
             do="annotate them, or leave them out of the cohort",
