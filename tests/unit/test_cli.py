@@ -1,0 +1,297 @@
+"""The command line: examples that parse, exit status, and one readable paragraph for each kind of bad input."""
+
+import errno
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from cmrfed import pipeline
+from cmrfed.artifacts import read_json
+from cmrfed.cli import app, main
+from cmrfed.experiment import resolve
+from cmrfed.federation.local_grid import LocalGrid
+from tests.generator_world import blob_cohort, tiny_generator
+
+RECIPE = """
+name: tiny
+data:
+  size_px: 16
+  holdout: 0.25
+  partition: {sites: 2}
+mask: &stage
+  generator: {backbone: &net {channels: [8], norm_groups: 4, patch_px: 4}}
+  training: {rounds: 8, local_steps: 2, batch_size: 2, precision: fp32}
+image: *stage
+compute: {threads: 1}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command line in this process: exit status, standard output, standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cmrfed", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def is_one_paragraph(status: int, err: str) -> bool:
+    lines = err.strip().splitlines()
+    return status == 1 and len(lines) == 1 and lines[0].startswith("error: ") and "Do: " in lines[0]
+
+
+# --- help -----------------------------------------------------------------------------------------
+def commands() -> dict[str, click.Command]:
+    root = typer.main.get_command(app)
+    assert isinstance(root, click.Group)
+    flat = {}
+    for name, command in root.commands.items():
+        inner = command.commands if isinstance(command, click.Group) else {"": command}
+        flat.update({f"{name} {sub}".strip(): leaf for sub, leaf in inner.items()})
+    return flat
+
+
+def test_the_commands_are_those_of_the_contract():
+    assert set(commands()) >= {
+        *("phantom", "prepare", "verify", "run", "synthesize", "export nnunet", "evaluate", "report")
+    }
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_shows_an_example_whose_words_the_command_takes(name, call):
+    status, out, _ = call(*name.split(), "--help")
+    assert status == 0
+    example = re.search(r"Example: cmrfed (.*)", " ".join(out.split()))
+    assert example, "no example"
+    words = shlex.split(example[1])
+    assert " ".join(words).startswith(name)
+    commands()[name].make_context(name, words[len(name.split()) :])
+
+
+def test_the_recipes_of_the_examples_exist():
+    for command in commands().values():
+        for word in re.findall(r"configs/\S+", command.epilog or ""):
+            assert (Path(__file__).parents[2] / word).is_file()
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["run"], ["phantom", "x", "--patients", "none"], ["run", "--what"]])
+def test_wrong_words_are_a_usage_error(words, call):
+    status, _, err = call(*words)
+    assert status == 2
+    assert "Usage: " in err
+    assert "Traceback" not in err
+
+
+# --- bad input --------------------------------------------------------------------------------------
+def test_a_misspelt_key_is_named_with_a_suggestion(recipe, call, tmp_path):
+    recipe.write_text(RECIPE.replace("holdout", "hold_out"))
+    status, _, err = call("run", recipe, "--run-dir", tmp_path / "run")
+    assert is_one_paragraph(status, err)
+    assert "data.hold_out: no such setting (did you mean data.holdout?)" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_patients(recipe, call, tmp_path):
+    status, _, err = call("run", recipe, "--run-dir", tmp_path / "run")
+    assert is_one_paragraph(status, err)
+    assert "there are no patients" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder_is_no_cohort(recipe, call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, _, err = call("run", recipe, "--run-dir", tmp_path / "run", "--data", tmp_path / "empty")
+    assert is_one_paragraph(status, err)
+    assert "empty is not a cohort" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_source_makes_no_cohort(call, tmp_path):
+    (tmp_path / "scans").mkdir()
+    status, _, err = call("prepare", tmp_path / "scans", tmp_path / "cohort", "--source", "acdc")
+    assert is_one_paragraph(status, err.strip().splitlines()[-1])
+    assert not (tmp_path / "cohort").exists()
+
+
+@pytest.mark.parametrize(
+    ("patients", "message"), [(1, "too small to split. Got: 1 patient(s)"), (2, "1 patient"), (3, "site")]
+)
+def test_a_cohort_of_too_few_patients(recipe, call, tmp_path, patients, message):
+    blob_cohort(tmp_path / "cohort", patients)
+    words = ("run", recipe, "--run-dir", tmp_path / "run", "--data", tmp_path / "cohort")
+    status, _, err = call(*words, "--set", "data.partition.sites=3")
+    assert is_one_paragraph(status, err)
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_site_without_masks(recipe, call, tmp_path):
+    blob_cohort(tmp_path / "a", 3, name="a")
+    blob_cohort(tmp_path / "b", 3, name="b", first=3, has_mask=False)
+    words = ("run", recipe, "--run-dir", tmp_path / "run", "--data", tmp_path / "a", "--data", tmp_path / "b")
+    status, _, err = call(*words)
+    assert is_one_paragraph(status, err)
+    assert re.search(r"site-1 has patients without masks\. Got: \d of \d, such as p\d\d", err)
+    assert not (tmp_path / "run" / "run.json").exists(), "the folder must stay free for the next try"
+
+
+def test_a_cohort_of_another_size_and_the_advice_works(recipe, call, tmp_path, monkeypatch):
+    blob_cohort(tmp_path / "cohort", 6, size=32)
+    words = ("run", recipe, "--run-dir", tmp_path / "run", "--data", tmp_path / "cohort")
+    status, _, err = call(*words)
+    assert is_one_paragraph(status, err)
+    advice = re.search(r"--set \S+=\d+", err)
+    monkeypatch.setattr(pipeline, "train", lambda *_: sys.exit(7))
+    assert call(*words, *shlex.split(advice[0]))[0] == 7
+
+
+def test_a_wrong_external_cohort_shows_before_training(recipe, call, tmp_path):
+    blob_cohort(tmp_path / "cohort", 6)
+    words = ("run", recipe, "--run-dir", tmp_path / "run", "--data", tmp_path / "cohort")
+    status, _, err = call(*words, "--set", f"data.external={{other: {tmp_path / 'nowhere'}}}")
+    assert is_one_paragraph(status, err)
+    assert "nowhere is not a cohort" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("synthesize", "nowhere", "--out", "out"),
+        ("export", "nnunet", "nowhere", "out"),
+        ("evaluate", "--synthetic", "nowhere", "--train", "a", "--holdout", "b", "--out", "out"),
+        ("report", "nowhere"),
+        ("verify", "nowhere"),
+        ("prepare", "nowhere", "out", "--source", "acdc"),
+        ("prepare", ".", "out", "--source", "dicom"),
+        ("run", "nowhere.yaml", "--run-dir", "out"),
+        ("phantom", "out", "--patients", "1", "--sites", "2"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_folders_that_are_not_there_and_words_that_mean_nothing(words, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call(*words)
+    assert is_one_paragraph(status, err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_exists_is_kept_without_force(call, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    for words in (["phantom", tmp_path / "out"], ["prepare", tmp_path, tmp_path / "out", "--source", "acdc"]):
+        status, _, err = call(*words)
+        assert is_one_paragraph(status, err)
+        assert "--force" in err
+    assert (tmp_path / "out" / "mine").exists()
+
+
+# --- the disk -----------------------------------------------------------------------------------------
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 64 KiB, where the machine lets us have one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # the caught error may hold a file open
+
+
+def test_a_full_disk_is_told_in_words_and_leaves_nothing(small_disk, call, tmp_path):
+    status, _, err = call("phantom", small_disk / "scans", "--patients", 1, "--sites", 1)
+    assert is_one_paragraph(status, err.strip().splitlines()[-1])
+    assert "No space left" in err
+    assert not list(small_disk.iterdir())
+
+
+def test_a_generator_that_does_not_fit_on_the_disk_is_an_error_of_the_disk(small_disk):
+    with pytest.raises(OSError, match="No space left"):
+        tiny_generator().save(small_disk / "generator")
+    assert not list(small_disk.iterdir())
+
+
+def test_a_cohort_that_does_not_fit_on_the_disk_leaves_nothing(small_disk):
+    with pytest.raises(OSError, match=r"No space left|requested and \d+ written"):
+        blob_cohort(small_disk / "cohort", 12, size=64)
+    assert not list(small_disk.iterdir())
+
+
+def test_an_error_of_the_disk_is_one_paragraph_with_the_file(call, monkeypatch, tmp_path):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/run.json")
+
+    monkeypatch.setattr("cmrfed.report.html.write_report", full)
+    status, _, err = call("report", tmp_path)
+    assert is_one_paragraph(status, err)
+    assert "(runs/x/run.json). Got: No space left on device." in err
+
+
+def test_debug_shows_where(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["cmrfed", "report", str(tmp_path / "nowhere"), "--debug"])
+    with pytest.raises(Exception, match="nowhere"):
+        main()
+
+
+# --- Ctrl-C -------------------------------------------------------------------------------------------
+def test_an_interruption_ends_with_status_130(call, monkeypatch, tmp_path):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cmrfed.report.html.write_report", stop)
+    status, _, err = call("report", tmp_path)
+    assert status == 130
+    assert err == "Stopped. Nothing half-written is left; the same command carries on.\n"
+
+
+def _trained(recipe: Path, cohort: Path, run_dir: Path) -> str:
+    """Train to the end in this process; digests of both generators."""
+    experiment = resolve(recipe, [f"data.cohorts=['{cohort}']"])
+    _, roots, record = pipeline.begin(experiment, run_dir)
+    pipeline.train(experiment, run_dir, LocalGrid(roots), record)
+    return str([pipeline.digest_folder(run_dir / "generators" / stage) for stage in ("mask", "image")])
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_run_that_the_same_command_carries_on_to_the_same_weights(recipe, tmp_path):
+    blob_cohort(tmp_path / "cohort", 6)
+    run_dir, latest = tmp_path / "run", tmp_path / "run" / "mask" / "LATEST"
+    words = ["run", recipe, "--run-dir", run_dir, "--data", tmp_path / "cohort"]
+    running = subprocess.Popen([sys.executable, "-m", "cmrfed", *words], stderr=subprocess.PIPE, text=True)
+    while not latest.exists() and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=300)
+    assert running.returncode == 130, err
+    assert err.endswith("Stopped. Nothing half-written is left; the same command carries on.\n")
+    assert "Traceback" not in err
+    assert not [path for path in run_dir.rglob("*") if path.name.endswith((".part", ".partial", ".old"))]
+    assert read_json(latest)["round"] >= 1
+    assert not (run_dir / "generators" / "image").exists()
+    resumed = _trained(recipe, tmp_path / "cohort", run_dir)
+    assert resumed == _trained(recipe, tmp_path / "cohort", tmp_path / "whole")
