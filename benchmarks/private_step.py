@@ -117,7 +117,7 @@ def _discard(_: object) -> None:
 
 def grad_sample(world: World, mode: str) -> Callable[[], None]:
     """Opacus with a gradient for every item in memory."""
-    network = GradSampleModule(world.network(), grad_sample_mode=mode, force_functorch=mode == "functorch")
+    network = GradSampleModule(world.network(), force_functorch=mode == "functorch")
     optimizer = DPOptimizer(
         torch.optim.AdamW(network.parameters(), lr=1e-4), noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=1
     )
