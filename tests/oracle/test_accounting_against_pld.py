@@ -27,7 +27,6 @@ GRID = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("q", "sigma", "steps", "delta"), GRID)
 def test_prv_equals_pld(q, sigma, steps, delta):
     exact, found = pld([(sigma, q, steps)], delta), epsilon([event(sigma, q, steps)], delta)
@@ -35,7 +34,6 @@ def test_prv_equals_pld(q, sigma, steps, delta):
     assert found.rdp >= exact
 
 
-@pytest.mark.slow
 def test_stages_of_different_rate_and_noise_equal_pld():
     history = [(1.0, 0.1, 100), (2.0, 0.3, 50), (4.0, 1.0, 5)]
     exact = pld(history, 1e-3)
