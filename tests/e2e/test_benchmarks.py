@@ -1,0 +1,22 @@
+"""The benchmarks run to their end; what they measure is no test."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("training", "images/s, federation of 4 sites : plain diffusers loop = "), ("sampling", "images/s, euler, ")],
+)
+def test_a_benchmark_prints_its_ratio(name, line):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert line in done.stdout
+    assert "the numbers mean nothing" in done.stdout
