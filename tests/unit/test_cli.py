@@ -277,12 +277,20 @@ def _trained(recipe: Path, cohort: Path, run_dir: Path) -> str:
     return str([pipeline.digest_folder(run_dir / "generators" / stage) for stage in ("mask", "image")])
 
 
+LISTENING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts deaf to it
+from cmrfed.cli import main
+main()
+"""
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_a_run_that_the_same_command_carries_on_to_the_same_weights(recipe, tmp_path):
     blob_cohort(tmp_path / "cohort", 6)
     run_dir, latest = tmp_path / "run", tmp_path / "run" / "mask" / "LATEST"
     words = ["run", recipe, "--run-dir", run_dir, "--data", tmp_path / "cohort"]
-    running = subprocess.Popen([sys.executable, "-m", "cmrfed", *words], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen([sys.executable, "-c", LISTENING, *words], stderr=subprocess.PIPE, text=True)
     while not latest.exists() and running.poll() is None:
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
