@@ -82,7 +82,7 @@ class Generator(nn.Module):
         return next(self.network.parameters()).device
 
     def loss(self, raw: Tensor, cond: Condition, rng: torch.Generator) -> Tensor:
-        """Mean squared error of the prediction, one value per item (B,): never a mean over the batch.
+        """Weighted squared error of the prediction, mean over the pixels, one value per item (B,): no mean over the batch.
 
         Args:
             raw: Images float (B, 1, H, W) in [-1, 1], or labels int64 (B, H, W).
@@ -92,7 +92,7 @@ class Generator(nn.Module):
         cond = cond.drop_masks(self.config.mask_dropout, rng).drop(self.config.condition_dropout, rng)
         noisy, time, target = self.process.perturb(self.codec.encode(raw), rng)
         prediction = self.network(noisy, time, self.network.condition_planes(cond))
-        return (prediction - target).square().flatten(1).mean(1)
+        return self.process.weight(time) * (prediction - target).square().flatten(1).mean(1)
 
     @torch.no_grad()
     def sample(

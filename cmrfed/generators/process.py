@@ -4,12 +4,14 @@ from typing import Annotated, Literal, Protocol
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from cmrfed.config import Section
 
 TIMESTEPS = 1000
+VELOCITY_CAP = 20.0
+"""Keeps nearly clean images, where the weight would grow without bound, from ruling the gradient."""
 
 
 class DDPMConfig(Section):
@@ -19,6 +21,14 @@ class DDPMConfig(Section):
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
     """Noise ε, velocity v, or the clean array, which suits one-hot masks: a small network cannot carry their noise."""
     schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    weighting: Literal["plain", "velocity"] = "plain"
+    """For the prediction of the clean array: its own squared error, or that of the velocity it implies."""
+
+    @model_validator(mode="after")
+    def _weighs_the_clean_array(self) -> "DDPMConfig":
+        if self.weighting == "velocity" and self.prediction != "sample":
+            raise ValueError(f"weighting velocity belongs to prediction sample, not to {self.prediction}")
+        return self
 
 
 class FlowConfig(Section):
@@ -38,6 +48,9 @@ class Process(Protocol):
 
     def perturb(self, clean: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Clean (B, …) => noisy (B, …), time for the network (B,) in [0, 1000], regression target (B, …)."""
+
+    def weight(self, time: Tensor) -> Tensor:
+        """Factor of the squared error at each time, (B,) => (B,)."""
 
 
 def _noise_like(clean: Tensor, rng: torch.Generator) -> Tensor:
@@ -64,6 +77,13 @@ class DDPM:
             target = noise if self.config.prediction == "epsilon" else clean
         return noisy, time.float(), target
 
+    def weight(self, time: Tensor) -> Tensor:
+        """1, or ‖Δv‖² / ‖Δx_0‖² = SNR + 1 = 1 / (1 - ᾱ_t) (arXiv 2202.00512, 2511.13720), at most `VELOCITY_CAP`."""
+        if self.config.weighting == "plain":
+            return torch.ones_like(time)
+        signal = self.scheduler.alphas_cumprod.to(time.device)[time.long()]
+        return (1 / (1 - signal)).clamp(max=VELOCITY_CAP)
+
 
 class Flow:
     """x_σ = (1 - σ) x_0 + σ ε with velocity ε - x_0; σ = sigmoid(N(0, 1)) (arXiv 2403.03206) or uniform."""
@@ -82,6 +102,10 @@ class Flow:
         sigma = sigma.to(clean)
         wide = sigma.view(-1, *[1] * (clean.ndim - 1))
         return (1 - wide) * clean + wide * noise, sigma * TIMESTEPS, noise - clean
+
+    def weight(self, time: Tensor) -> Tensor:
+        """1: the law of times is the weighting."""
+        return torch.ones_like(time)
 
 
 def make_process(config: DDPMConfig | FlowConfig) -> Process:

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from cmrfed.generators.process import DDPMConfig, FlowConfig, make_process
+from cmrfed.generators.process import VELOCITY_CAP, DDPMConfig, FlowConfig, make_process
 
 
 def cosine_alpha_bar() -> torch.Tensor:
@@ -86,3 +87,32 @@ def test_precision_of_the_data_is_kept():
     for config in (DDPMConfig(), FlowConfig()):
         noisy, _, target = make_process(config).perturb(clean().float(), rng())
         assert noisy.dtype == target.dtype == torch.float32
+
+
+def test_velocity_weighting_gives_the_error_of_the_velocity():
+    config = DDPMConfig(prediction="sample", weighting="velocity")
+    process, x0 = make_process(config), clean()
+    noisy, time, target = process.perturb(x0, rng())
+    alpha_bar = cosine_alpha_bar()[time.long()].view(-1, 1, 1, 1)
+    a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    guess = x0 + 0.1 * torch.randn(x0.shape, generator=rng()).double()
+
+    def velocity(array):
+        return a * (noisy - a * array) / s - s * array
+
+    ours = process.weight(time) * (guess - target).square().flatten(1).mean(1)
+    theirs = (velocity(guess) - velocity(x0)).square().flatten(1).mean(1)
+    uncapped = (1 / (1 - alpha_bar)).flatten() < VELOCITY_CAP
+    assert 0.7 < uncapped.float().mean() < 1
+    assert torch.allclose(ours[uncapped], theirs[uncapped], rtol=1e-3)
+    assert (ours[~uncapped] < theirs[~uncapped]).all()
+
+
+def test_velocity_weighting_is_for_the_clean_array_only():
+    with pytest.raises(ValidationError, match="weighting velocity belongs to prediction sample, not to epsilon"):
+        DDPMConfig(prediction="epsilon", weighting="velocity")
+
+
+def test_other_processes_weigh_all_times_the_same():
+    for config in (DDPMConfig(), FlowConfig()):
+        assert torch.equal(make_process(config).weight(torch.tensor([1.0, 999.0])), torch.ones(2))
