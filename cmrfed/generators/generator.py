@@ -82,7 +82,7 @@ class Generator(nn.Module):
         return next(self.network.parameters()).device
 
     def loss(self, raw: Tensor, cond: Condition, rng: torch.Generator) -> Tensor:
-        """Weighted squared error of the prediction, mean over the pixels, one value per item (B,): no mean over the batch.
+        """Weighted squared error of the prediction, mean over pixels, one value per item (B,): no mean over the batch.
 
         Args:
             raw: Images float (B, 1, H, W) in [-1, 1], or labels int64 (B, H, W).
