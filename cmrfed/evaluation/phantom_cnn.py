@@ -6,8 +6,12 @@ see texture, contrast and anatomy. No patient is behind it. It is not the Incept
 its numbers do not compare with those.
 """
 
+import importlib
+import inspect
 import math
 import os
+import pkgutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from torch import Tensor, nn
 
 from cmrfed.artifacts import digest_json, digest_state, load_state, save_state
 from cmrfed.config import Section
+from cmrfed.data import phantom
+from cmrfed.data import prepare as preparation
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.prepare import PrepareConfig, prepare
@@ -197,10 +203,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrfed"
 
 
+def origin(recipe: Recipe) -> str:
+    """Digest of a recipe and of the code that draws and prepares its phantom and trains on it."""
+    names = [f"{phantom.__name__}.{module.name}" for module in pkgutil.iter_modules(phantom.__path__)]
+    modules = [phantom, *map(importlib.import_module, names), preparation, sys.modules[__name__]]
+    return digest_json([recipe.model_dump(mode="json"), [inspect.getsource(module) for module in modules]])
+
+
 def load_or_train(folder: Path | None = None, recipe: Recipe | None = None) -> PhantomCnn:
-    """Read the extractor of a recipe from the cache, or train it (about half a minute) and keep it there."""
+    """Read the extractor of a recipe from the cache, or train it (about half a minute) and keep it there.
+
+    One that other code has trained is not used: see `origin`.
+    """
     recipe = recipe or Recipe()
-    path = (folder or cache_folder()) / f"{NAME}-{digest_json(recipe.model_dump(mode='json'))[:16]}.safetensors"
+    path = (folder or cache_folder()) / f"{NAME}-{origin(recipe)[:16]}.safetensors"
     model = PhantomCnn(recipe.phantom.sites)
     try:
         model.load_state_dict(load_state(path)[0])

@@ -61,3 +61,10 @@ def test_the_real_recipe_sees_blur_noise_and_another_contrast(tmp_path):
     noisy = (b + 0.15 * torch.randn(b.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
     floor, *worse = (kid_of(extractor(a[:, 0].numpy()), extractor(x[:, 0].numpy())) for x in (b, blurred, noisy, -b))
     assert all(value > 10 * abs(floor) for value in worse)
+
+
+def test_an_extractor_that_other_code_trained_is_not_used(tmp_path, monkeypatch):
+    load_or_train(tmp_path, SHORT)
+    monkeypatch.setattr("cmrfed.evaluation.phantom_cnn.inspect.getsource", lambda module: "other code")
+    load_or_train(tmp_path, SHORT)
+    assert len(list(tmp_path.iterdir())) == 2
