@@ -1,8 +1,10 @@
 """Several cohorts as one folder, for a simulation on one machine; where a patient came from becomes the centre."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from cmrfed.artifacts import digest_bytes
 from cmrfed.data.cohort import Cohort, PreparedPatient, write_cohort
 from cmrfed.errors import DataError
 
@@ -23,18 +25,32 @@ def pool(cohorts: Sequence[Cohort], out: Path, name: str) -> Cohort:
         if len(values) > 1:
             raise DataError(f"the cohorts have different {what}", got=sorted(map(str, values)), do="prepare them alike")
 
-    def patients() -> Iterator[PreparedPatient]:
-        for cohort in cohorts:
-            for i, record in enumerate(cohort.patients):
-                yield PreparedPatient(record.model_copy(update={"centre": cohort.name}), tuple(cohort.volumes(i)))
-
     first = cohorts[0].header
     return write_cohort(
         out,
-        patients(),
+        _patients(cohorts),
         name=name,
         source="+".join(names),
         size_px=first.size_px,
         labels=first.labels,
         preparation=first.preparation,
     )
+
+
+def _patients(cohorts: Sequence[Cohort]) -> Iterator[PreparedPatient]:
+    """All patients; where two hospitals use the same identifier, each gets its cohort's name in front."""
+    every = [p for cohort in cohorts for p in cohort.patient_ids]
+    clash = len(set(every)) < len(every)
+    seen: dict[str, str] = {}
+    for cohort in cohorts:
+        for i, record in enumerate(cohort.patients):
+            name = f"{cohort.name}-{record.patient_id}" if clash else record.patient_id
+            volumes = tuple(replace(volume, patient_id=name) for volume in cohort.volumes(i))
+            twin = seen.setdefault(digest_bytes(b"".join(v.image.tobytes() for v in volumes)), name)
+            if twin != name:
+                raise DataError(
+                    f"patient {name} has the same images as {twin}",
+                    expected="each patient in one cohort",
+                    do="take the patient out of one of the cohorts",
+                )
+            yield PreparedPatient(record.model_copy(update={"patient_id": name, "centre": cohort.name}), volumes)

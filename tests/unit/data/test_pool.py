@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from cmrfed.data.cohort import PreparedPatient, write_cohort
 from cmrfed.data.pool import pool
 from cmrfed.errors import DataError
 from tests.generator_world import blob_cohort
@@ -34,6 +37,30 @@ def test_cohorts_of_unlike_sizes_are_refused(tmp_path):
 
 def test_a_patient_in_two_cohorts_is_refused_and_nothing_is_written(tmp_path):
     cohorts = [blob_cohort(tmp_path / n, 2, name=n) for n in "ab"]
-    with pytest.raises(DataError, match="patient p00 comes twice"):
+    with pytest.raises(DataError, match="patient b-p00 has the same images as a-p00"):
         pool(cohorts, tmp_path / "p", "both")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_two_hospitals_may_use_the_same_identifiers(tmp_path):
+    first, other = blob_cohort(tmp_path / "a", 2, name="north"), blob_cohort(tmp_path / "b", 2, name="x", first=2)
+    renamed = [
+        PreparedPatient(
+            record.model_copy(update={"patient_id": theirs}),
+            tuple(replace(volume, patient_id=theirs) for volume in other.volumes(i)),
+        )
+        for i, (record, theirs) in enumerate(zip(other.patients, first.patient_ids, strict=True))
+    ]
+    header = other.header
+    second = write_cohort(
+        tmp_path / "c",
+        renamed,
+        name="south",
+        source=header.source,
+        size_px=header.size_px,
+        labels=header.labels,
+        preparation=header.preparation,
+    )
+    pooled = pool([first, second], tmp_path / "p", "both")
+    assert pooled.patient_ids == ("north-p00", "north-p01", "south-p00", "south-p01")
+    assert np.array_equal(pooled.volumes(2)[0].image, other.volumes(0)[0].image)
