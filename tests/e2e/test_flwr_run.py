@@ -50,7 +50,7 @@ def digests(run_dir: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="ends Flower's processes through /proc")
 def test_ray_and_the_in_process_grid_give_the_same_weights(tmp_path: Path) -> None:
-    config = {"data-root": str(tmp_path), "set": "seed=4 compute.threads=2"}
+    config = {"data-root": str(tmp_path), "set": "seed=4 compute.threads=1"}
     recipe = write_recipe(tmp_path)
     told = flwr_run(2, {"recipe": str(recipe), "run-dir": str(tmp_path / "ray"), **config})
     assert (tmp_path / "ray" / "generators" / "image").is_dir(), told[-4000:]
