@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cmrfed.data.labels import ACDC_LABELS, Label, Phase
-from cmrfed.data.sources.raw import RawPatient, RawVolume, find_nifti, guarded, nifti_files, stem_of
+from cmrfed.data.sources.raw import RawPatient, RawVolume, find_nifti, guarded, nifti_files, no_patients, stem_of
 from cmrfed.errors import DataError
 
 _FRAME = re.compile(r"^(?P<patient>.+)_frame(?P<number>\d+)$")
@@ -31,11 +31,7 @@ def read(src: Path) -> Iterator[RawPatient]:
         if match := _FRAME.match(stem_of(path)):
             frames.setdefault((path.parent, match["patient"]), {})[int(match["number"])] = path
     if not frames:
-        raise DataError(
-            f"{src} holds no patient in ACDC layout",
-            expected="patient001/patient001_frame01.nii.gz and patient001/Info.cfg, at any depth",
-            do="check the folder, or name the right --source",
-        )
+        raise no_patients(src, "ACDC", "patient001/patient001_frame01.nii.gz and patient001/Info.cfg")
     repeated = {name for name, n in Counter(name for _, name in frames).items() if n > 1}
     for (folder, name), files in sorted(frames.items()):
         above = folder.relative_to(src).parts

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from cmrfed.data.labels import MNMS_LABELS, Phase
-from cmrfed.data.sources.raw import RawPatient, RawVolume, find_nifti, guarded, nifti_files, stem_of
-from cmrfed.data.sources.table import cell, find_table, read_table
+from cmrfed.data.sources.raw import RawPatient, RawVolume, find_nifti, guarded, nifti_files, no_patients, stem_of
+from cmrfed.data.sources.table import PatientTable, cell
 from cmrfed.errors import DataError
 
 
@@ -22,19 +22,14 @@ def read(src: Path) -> Iterator[RawPatient]:
     """
     images = [(stem_of(p).removesuffix("_sa"), p) for p in nifti_files(src) if stem_of(p).endswith("_sa")]
     if not images:
-        raise DataError(
-            f"{src} holds no patient in M&Ms layout",
-            expected="A0S9V9/A0S9V9_sa.nii.gz, at any depth",
-            do="check the folder, or name the right --source",
-        )
-    rows = read_table(find_table(src, "External code"), "External code")
+        raise no_patients(src, "M&Ms", "A0S9V9/A0S9V9_sa.nii.gz")
+    table = PatientTable(src, "External code")
     for name, path in sorted(images):
-        yield guarded(name, path, partial(_patient, name, path, rows.get(name)))
+        yield guarded(name, path, partial(_patient, name, path, table))
 
 
-def _patient(name: str, path: Path, row: dict[str, str] | None) -> RawPatient:
-    if row is None:
-        raise DataError(f"{name} is not in the CSV", expected="a row with this External code", do="add the row")
+def _patient(name: str, path: Path, table: PatientTable) -> RawPatient:
+    row = table.row(name)
     mask = find_nifti(path.parent, f"{name}_sa_gt")
     volumes = (RawVolume(p, path, mask, MNMS_LABELS, _frame(name, row, p)) for p in Phase)
     return RawPatient(

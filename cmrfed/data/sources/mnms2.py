@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from cmrfed.data.labels import MNMS_LABELS, Phase
-from cmrfed.data.sources.raw import RawPatient, RawVolume, find_nifti, guarded, nifti_files, stem_of
-from cmrfed.data.sources.table import cell, find_table, read_table
+from cmrfed.data.sources.raw import RawPatient, RawVolume, find_nifti, guarded, nifti_files, no_patients, stem_of
+from cmrfed.data.sources.table import PatientTable, cell
 from cmrfed.errors import DataError
 
 
@@ -22,21 +22,14 @@ def read(src: Path) -> Iterator[RawPatient]:
     images = (p for p in nifti_files(src) if stem_of(p).endswith(("_SA_ED", "_SA_ES")))
     folders = {(stem_of(p).rsplit("_SA_", 1)[0], p.parent) for p in images}
     if not folders:
-        raise DataError(
-            f"{src} holds no patient in M&Ms-2 layout",
-            expected="001/001_SA_ED.nii.gz, at any depth",
-            do="check the folder, or name the right --source",
-        )
-    table = read_table(find_table(src, "SUBJECT_CODE"), "SUBJECT_CODE")
-    rows = {code.zfill(3): row for code, row in table.items()}
+        raise no_patients(src, "M&Ms-2", "001/001_SA_ED.nii.gz")
+    table = PatientTable(src, "SUBJECT_CODE", digits=3)
     for name, folder in sorted(folders):
-        yield guarded(name, folder, partial(_patient, name, folder, rows.get(name)))
+        yield guarded(name, folder, partial(_patient, name, folder, table))
 
 
-def _patient(name: str, folder: Path, row: dict[str, str] | None) -> RawPatient:
-    if row is None:
-        raise DataError(f"{name} is not in the CSV", expected="a row with this SUBJECT_CODE", do="add the row")
-    volumes = []
+def _patient(name: str, folder: Path, table: PatientTable) -> RawPatient:
+    row, volumes = table.row(name), []
     for phase in Phase:
         image = find_nifti(folder, f"{name}_SA_{phase.name}")
         if image is None:

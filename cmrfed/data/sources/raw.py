@@ -86,6 +86,15 @@ class RawPatient:
     problem: DataError | None = None
 
 
+def no_patients(src: Path, layout: str, example: str) -> DataError:
+    """What to say where no file below ``src`` fits a layout."""
+    return DataError(
+        f"{src} holds no patient in {layout} layout",
+        expected=f"{example}, at any depth",
+        do="check the folder, or name the right --source",
+    )
+
+
 def guarded(patient_id: str, path: Path, build: Callable[[], RawPatient]) -> RawPatient:
     """Build a patient, or one that carries the reason why it cannot be used, so that the others go on."""
     try:

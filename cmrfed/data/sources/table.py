@@ -13,12 +13,35 @@ def _filled_lines(path: Path) -> Iterator[str]:
         yield from (line for line in handle if line.strip(",; \t\r\n"))
 
 
-def find_table(src: Path, key: str) -> Path:
-    """Find the CSV with the column ``key`` below ``src``, or in the folders just above it.
+class PatientTable:
+    """The rows of the CSV that lies with a data set.
+
+    Args:
+        src: The folder of the data set.
+        key: The column that names the patient.
+        digits: Names that are shorter get zeros in front: spreadsheets drop them.
 
     Raises:
-        DataError: There is none.
+        DataError: No CSV below ``src``, or just above it, has this column.
     """
+
+    def __init__(self, src: Path, key: str, digits: int = 0) -> None:
+        self.key = key
+        self._rows = {name.zfill(digits): row for name, row in _read(_find(src, key), key).items()}
+
+    def row(self, name: str) -> dict[str, str]:
+        """Column => value of one patient.
+
+        Raises:
+            DataError: The table does not have this patient.
+        """
+        if name not in self._rows:
+            raise DataError(f"{name} is not in the CSV", expected=f"a row with this {self.key}", do="add the row")
+        return self._rows[name]
+
+
+def _find(src: Path, key: str) -> Path:
+    """Find the CSV with the column ``key`` below ``src``, or in the folders just above it."""
     near = [*sorted(src.rglob("*.csv")), *sorted(src.parent.glob("*.csv")), *sorted(src.parent.parent.glob("*.csv"))]
     for path in near:
         if key in (name.strip() for name in next(csv.reader(_filled_lines(path)), [])):
@@ -31,7 +54,7 @@ def find_table(src: Path, key: str) -> Path:
     )
 
 
-def read_table(path: Path, key: str) -> dict[str, dict[str, str]]:
+def _read(path: Path, key: str) -> dict[str, dict[str, str]]:
     """Read the rows by the value of their column ``key``; names and values are stripped."""
     reader = csv.reader(_filled_lines(path))
     names = [name.strip() for name in next(reader)]
