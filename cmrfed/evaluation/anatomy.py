@@ -10,7 +10,7 @@ from skimage.measure import euler_number, label, perimeter_crofton, regionprops
 
 from cmrfed.config import Section
 from cmrfed.data.labels import STRUCTURES, Label
-from cmrfed.evaluation.result import Findings, Metric, mean_interval
+from cmrfed.evaluation.result import Estimate, Findings, Metric, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
 SHAPES = ("area", "eccentricity", "roundness", "solidity")
@@ -99,15 +99,15 @@ def patient_shapes(slices: SliceSet, minimum_px: int) -> dict[tuple[Label, str],
     return {key: np.array([np.mean(v) for v in owners.values()]) for key, owners in values.items()}
 
 
-def _distance(x: np.ndarray, y: np.ndarray, draws: int, seed: int) -> tuple[float, float | None, float | None]:
+def _distance(x: np.ndarray, y: np.ndarray, draws: int, seed: int) -> Estimate:
     """Wasserstein-1 distance and its 95 % bootstrap interval over patients of both sets."""
     value = float(wasserstein_distance(x, y))
     if min(len(x), len(y)) < 2:
-        return value, None, None
+        return Estimate(value, None, None)
     rng = np.random.default_rng(seed)
     drawn = [wasserstein_distance(rng.choice(x, len(x)), rng.choice(y, len(y))) for _ in range(draws)]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return value, float(min(low, value)), float(max(high, value))
+    return Estimate(value, float(min(low, value)), float(max(high, value)))
 
 
 def _shape_metric(
@@ -121,13 +121,11 @@ def _shape_metric(
             "no synthetic patient has it" if not len(synthetic) else "it does not vary over the hold-out's patients"
         )
         return Metric(axis="anatomy", name=name, unavailable=f"{reason}. Do: give more patients with this structure")
-    value, low, high = _distance(synthetic / spread, holdout / spread, config.bootstrap_draws, 0)
+    estimate = _distance(synthetic / spread, holdout / spread, config.bootstrap_draws, 0)
     return Metric(
         axis="anatomy",
         name=name,
-        value=value,
-        low=low,
-        high=high,
+        **estimate._asdict(),
         n=len(synthetic),
         unit="SD of hold-out patients",
         higher_is_better=False,
@@ -140,13 +138,11 @@ def _shape_metric(
 def _share(name: str, detail: str, values: np.ndarray, reference: np.ndarray) -> Metric:
     if not len(values):
         return Metric(axis="anatomy", name=name, unavailable="no slice has the structures. Do: check the masks")
-    mean, low, high = mean_interval(values)
+    estimate = mean_interval(values)
     return Metric(
         axis="anatomy",
         name=name,
-        value=mean,
-        low=low,
-        high=high,
+        **estimate._asdict(),
         n=len(values),
         unit="share of slices",
         higher_is_better=True,

@@ -16,7 +16,7 @@ from cmrfed.config import Section
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.features import Extractor
-from cmrfed.evaluation.result import Findings, Metric, mean_interval
+from cmrfed.evaluation.result import Estimate, Findings, Metric, mean_interval
 from cmrfed.evaluation.slices import SliceSet, slices_of_synthetic
 
 DATA_RANGE = 2.0
@@ -140,14 +140,13 @@ def _kid_metric(
     def on_half(a: np.ndarray, b: np.ndarray) -> float:
         return kid_of(_capped(a, 500, rng), _capped(b, 500, rng))
 
-    low, high = half_sample_interval(value, on_half, (fx, x.owners), (fy, y.owners), config.subsets, rng)
+    halves = (fx, x.owners), (fy, y.owners)
+    estimate = Estimate(value, *half_sample_interval(value, on_half, *halves, config.subsets, rng))
     size = subset_size(len(x), len(y))
     return Metric(
         axis="fidelity",
         name=name,
-        value=value,
-        low=low,
-        high=high,
+        **estimate._asdict(),
         n=min(len(x), len(y)),
         unit="squared MMD",
         higher_is_better=False,
@@ -165,13 +164,11 @@ def _fid_metric(
     fx, fy = features[x.name][i], features[y.name][j]
     value = fid_of(fx, fy)
     halves = (fx, x.owners[i]), (fy, y.owners[j])
-    low, high = half_sample_interval(value, fid_of, *halves, config.fid_halves, rng)
+    estimate = Estimate(value, *half_sample_interval(value, fid_of, *halves, config.fid_halves, rng))
     return Metric(
         axis="fidelity",
         name=name,
-        value=value,
-        low=low,
-        high=high,
+        **estimate._asdict(),
         n=size,
         unit="Frechet distance",
         higher_is_better=False,
@@ -318,13 +315,11 @@ def _paired_metric(name: str, values: np.ndarray, owners: np.ndarray, detail: st
     if not patients:
         reason = "all paired images equal the real ones. Do: check that --paired is not the hold-out itself"
         return Metric(axis="fidelity", name=f"{name}, mask-paired", unavailable=reason)
-    mean, low, high = mean_interval(np.array(patients))
+    estimate = mean_interval(np.array(patients))
     return Metric(
         axis="fidelity",
         name=f"{name}, mask-paired",
-        value=mean,
-        low=low,
-        high=high,
+        **estimate._asdict(),
         n=len(patients),
         unit=PAIRED_UNITS.get(name, "distance"),
         higher_is_better=name != "LPIPS",

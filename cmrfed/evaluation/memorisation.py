@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cmrfed.config import Section
 from cmrfed.errors import EvaluationError
-from cmrfed.evaluation.result import Findings, Metric, bootstrap, mean_interval
+from cmrfed.evaluation.result import Estimate, Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
 BLOCK = 512
@@ -103,13 +103,11 @@ def _share_metric(
     name: str, values: np.ndarray, owners: np.ndarray, reference: float, detail: str, better: bool | None = False
 ) -> Metric:
     """Share of slices, mean per synthetic patient, interval over synthetic patients."""
-    mean, low, high = mean_interval(_patient_means(values, owners))
+    estimate = mean_interval(_patient_means(values, owners))
     return Metric(
         axis="memorisation",
         name=name,
-        value=mean,
-        low=low,
-        high=high,
+        **estimate._asdict(),
         n=len(np.unique(owners)),
         unit="share of slices",
         higher_is_better=better,
@@ -120,13 +118,12 @@ def _share_metric(
 
 def _ratio_metric(name: str, to_train: np.ndarray, to_holdout: np.ndarray, owners: np.ndarray) -> Metric:
     pairs = np.stack([_patient_means(d, owners) for d in (to_train, to_holdout)], 1)
-    low, high = bootstrap(pairs, lambda drawn: drawn[..., 0].mean(1) / np.maximum(drawn[..., 1].mean(1), 1e-12))
+    value = float(pairs[:, 0].mean() / max(pairs[:, 1].mean(), 1e-12))
+    interval = bootstrap(pairs, lambda drawn: drawn[..., 0].mean(1) / np.maximum(drawn[..., 1].mean(1), 1e-12))
     return Metric(
         axis="memorisation",
         name=name,
-        value=float(pairs[:, 0].mean() / max(pairs[:, 1].mean(), 1e-12)),
-        low=low,
-        high=high,
+        **Estimate(value, *interval)._asdict(),
         n=len(pairs),
         unit="ratio",
         reference=1.0,

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -41,6 +41,14 @@ class Metric(Section):
         if (self.value is None) == (self.unavailable is None):
             raise ValueError(f"metric {self.name} needs a value or the reason why there is none, not both")
         return self
+
+
+class Estimate(NamedTuple):
+    """A number and its 95 % interval, which has no ends where there is nothing to resample."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 class Findings(Section):
@@ -108,7 +116,7 @@ def bootstrap(
     return float(low), float(high)
 
 
-def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float | None, float | None]:
+def mean_interval(values: np.ndarray, seed: int = 0) -> Estimate:
     """Mean and 95 % bootstrap interval of one finite number per independent thing, (N,)."""
     values = np.asarray(values, float)
-    return (float(values.mean()), *bootstrap(values, lambda drawn: drawn.mean(1), seed=seed))
+    return Estimate(float(values.mean()), *bootstrap(values, lambda drawn: drawn.mean(1), seed=seed))

@@ -14,7 +14,7 @@ from cmrfed.artifacts import digest_json, digest_state, load_state, save_state
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.errors import DataError
-from cmrfed.evaluation.result import Findings, Metric, bootstrap, mean_interval
+from cmrfed.evaluation.result import Estimate, Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.segmenter import (
     LabelledSlices,
     SegmenterConfig,
@@ -103,15 +103,15 @@ def _arm_metrics(arm: str, test: str, runs: Runs, real: float | None) -> list[Me
     """Mean Dice of an arm on a test set, and that of every structure."""
     dice = patient_dice(runs)
     common = {"axis": "utility", "unit": "Dice, 0 to 1", "higher_is_better": True}
-    value, low, high = mean_interval(_mean_per_patient(dice))
+    overall = mean_interval(_mean_per_patient(dice))._asdict()
     detail = f"mean over structures; {_seed_range(runs)}; {_missed(runs)}; interval over patients"
     name = f"Dice, trained on {ARMS[arm]}, tested on {test}"
-    out = [Metric(name=name, value=value, low=low, high=high, n=len(dice), reference=real, detail=detail, **common)]
+    out = [Metric(name=name, **overall, n=len(dice), reference=real, detail=detail, **common)]
     for label in STRUCTURES:
         have = np.array([dice[p][label] for p in sorted(dice) if label in dice[p]])
         if len(have):
-            value, low, high = mean_interval(have)
-            out.append(Metric(name=f"{name}: {label.name}", value=value, low=low, high=high, n=len(have), **common))
+            alone = mean_interval(have)._asdict()
+            out.append(Metric(name=f"{name}: {label.name}", **alone, n=len(have), **common))
     return out
 
 
@@ -151,18 +151,14 @@ def _comparisons(test: str, scores: Mapping[str, Runs]) -> list[Metric]:
     else:
         first = Metric(
             name=f"Dice ratio synthetic / real, {test}",
-            value=float(synthetic / real),
-            low=ratio[0],
-            high=ratio[1],
+            **Estimate(float(synthetic / real), *ratio)._asdict(),
             reference=1.0,
             unit="ratio",
             **common,
         )
     second = Metric(
         name=f"Dice gain of adding synthetic, {test}",
-        value=float(both - real),
-        low=gain[0],
-        high=gain[1],
+        **Estimate(float(both - real), *gain)._asdict(),
         reference=0.0,
         unit="Dice",
         **common,
