@@ -12,6 +12,7 @@ the last hash elsewhere (`PrivacyLedger.spent` gives it) to notice that as well.
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,8 +102,13 @@ class Chain:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait until no other process uses the ledger; the kernel frees the lock when a process dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Wait until no other process uses the ledger; the kernel frees the lock when a process dies.
+
+        Raises:
+            PrivacyError: There is no such folder; it is not made, so that a misspelt one leaves nothing behind.
+        """
+        if not self.folder.is_dir():
+            raise missing_ledger(self.folder)
         handle = os.open(self.folder / "ledger.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -132,11 +138,7 @@ class Chain:
         """
         survey = self.survey()
         if not survey.exists:
-            raise PrivacyError(
-                f"{self.folder} has no privacy ledger",
-                got="no ledger.jsonl",
-                do="restore it; only a site that has never trained on its patients may create a new one",
-            )
+            raise missing_ledger(self.folder)
         if survey.interrupted and survey.head:
             self._write_tail(sum(len(line.raw) for line in survey.lines), survey.head.raw)
             return (*survey.lines, survey.head)
@@ -167,6 +169,16 @@ class Chain:
             os.fsync(handle.fileno())
 
 
+def missing_ledger(folder: Path) -> PrivacyError:
+    """What to say where a site has no ledger."""
+    return PrivacyError(
+        f"{folder} has no privacy ledger",
+        got="no ledger.jsonl",
+        expected="the folder of a site that takes part in training",
+        do="name the right folder, or restore the ledger; only a site that has never trained may start a new one",
+    )
+
+
 def _damaged(path: Path, survey: Survey) -> PrivacyError:
     held = len(survey.lines)
     if survey.head is None:
@@ -179,5 +191,6 @@ def _damaged(path: Path, survey: Survey) -> PrivacyError:
         f"the privacy ledger {path} is damaged",
         got=found,
         expected="an unbroken chain of lines that ends with the head",
-        do="restore both files, or repair it with a reason: what cannot be read then counts as unbounded loss",
+        do=f"restore both files from a backup, or run cmrfed ledger {shlex.quote(str(path.parent))} --repair "
+        '"what happened": what cannot be read then counts as unbounded loss',
     )

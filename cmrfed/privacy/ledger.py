@@ -17,7 +17,7 @@ from typing import Any
 from cmrfed.artifacts import digest_bytes, write_bytes
 from cmrfed.errors import PrivacyError
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
-from cmrfed.privacy.chain import Chain, Line, Survey, last_hash, parse_line
+from cmrfed.privacy.chain import Chain, Line, Survey, last_hash, missing_ledger, parse_line
 from cmrfed.privacy.event import PrivacyEvent, Unit
 
 
@@ -124,6 +124,7 @@ class PrivacyLedger:
         Raises:
             PrivacyError: There is one, or the remains of one.
         """
+        root.mkdir(parents=True, exist_ok=True)
         ledger = cls(root)
         with ledger._chain.locked():
             if ledger._chain.survey().exists:
@@ -206,14 +207,20 @@ class PrivacyLedger:
             reason: What happened, for the auditor; it becomes part of the chain.
 
         Raises:
-            PrivacyError: No reason is given, or nothing is damaged.
+            PrivacyError: No reason is given, or nothing is damaged, or there is no ledger.
         """
         if not reason.strip():
             raise PrivacyError("a repair needs a reason", do="say what happened to the ledger")
         with self._chain.locked():
             survey = self._chain.survey()
-            if survey.sound or survey.interrupted or not survey.exists:
-                raise PrivacyError("there is nothing to repair", got=f"{len(survey.lines)} good lines in the ledger")
+            if not survey.exists:
+                raise missing_ledger(self._chain.folder)
+            if survey.sound or survey.interrupted:
+                raise PrivacyError(
+                    "there is nothing to repair",
+                    got=f"{len(survey.lines)} good lines in the ledger",
+                    do="use the ledger as it is",
+                )
             body = {"reason": reason, **_salvage(survey), "kept": self._keep_damaged()}
             line = self._chain.replace_damaged(survey, "repair", body)
             return _history((*survey.lines, line))

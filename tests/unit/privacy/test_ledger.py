@@ -1,6 +1,7 @@
 import json
 import math
 import multiprocessing
+import re
 
 import pytest
 
@@ -250,11 +251,22 @@ def test_a_crash_in_the_middle_of_a_repair_forgets_nothing(ledger, tmp_path, don
     assert history.unbounded >= 1
 
 
-def test_repair_needs_damage_and_a_reason(ledger):
+def test_damage_names_the_command_that_repairs_it(tmp_path):
+    root = tmp_path / "heart centre"
+    PrivacyLedger.create(root).reserve(event())
+    damage_edit(root)
+    with pytest.raises(PrivacyError, match=re.escape(f"cmrfed ledger '{root}' --repair \"what happened\"")):
+        PrivacyLedger(root).history()
+
+
+def test_repair_needs_damage_and_a_reason(ledger, tmp_path):
     with pytest.raises(PrivacyError, match="nothing to repair"):
         ledger.repair("because")
     with pytest.raises(PrivacyError, match="needs a reason"):
         ledger.repair("  ")
+    with pytest.raises(PrivacyError, match="has no privacy ledger"):
+        PrivacyLedger(tmp_path / "nowhere").repair("because")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def _spend(root, first):
