@@ -1,12 +1,32 @@
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from cmrfed.errors import PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.privacy.ledger import History, PrivacyLedger
-from cmrfed.privacy.policy import SitePolicy
+from cmrfed.privacy.policy import MayLeave, SitePolicy
 from tests.unit.privacy.test_ledger import event
 
 POLICY = SitePolicy(epsilon_cap=2.0, delta=1e-3)
+TEMPLATE = Path(__file__).parents[3] / "configs" / "sites" / "policy.yaml"
+
+
+def test_the_template_is_cautious():
+    policy = SitePolicy.load(TEMPLATE)
+    assert (policy.epsilon_cap, policy.delta, policy.smallest_cohort) == (8, 1e-3, 10)
+    assert policy.permitted_units == ("patient",)
+    assert not any(policy.may_leave.model_dump().values())
+
+
+def test_the_template_explains_every_field():
+    tree = yaml.safe_load(TEMPLATE.read_text())
+    assert set(tree) == set(SitePolicy.model_fields)
+    assert set(tree["may_leave"]) == set(MayLeave.model_fields)
+    lines = TEMPLATE.read_text().splitlines()
+    fields = [n for n, line in enumerate(lines) if line.split(":")[0].strip() in {*tree, *tree["may_leave"]}]
+    assert all(lines[n - 1].lstrip().startswith("#") for n in fields)
 
 
 def test_what_may_leave_is_nothing_by_default(tmp_path):
