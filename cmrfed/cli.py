@@ -191,6 +191,25 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run or o
     print(write_report(folder))
 
 
+@app.command(epilog="Example: cmrfed ledger runs/demo/sites/00")
+def ledger(
+    site_root: Annotated[Path, typer.Argument(help="The site's folder, which holds ledger.jsonl and policy.yaml.")],
+    repair: Annotated[
+        str | None, typer.Option(help="What happened to a damaged ledger: makes it usable and logs this reason.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="δ for a site without policy.yaml; otherwise 0.001.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; null is an unbounded ε.")] = False,
+) -> None:
+    """Show what a site's patients have paid in privacy, over all runs, and what is left."""
+    from cmrfed.privacy.ledger import PrivacyLedger
+    from cmrfed.privacy.statement import read_statement, statement_text
+
+    if repair is not None:
+        PrivacyLedger(site_root).repair(repair)
+    found = read_statement(site_root, delta)
+    print(found.model_dump_json(indent=1) if as_json else statement_text(found))
+
+
 def _quiet_libraries() -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

@@ -1,6 +1,7 @@
 """The command line: examples that parse, exit status, and one readable paragraph for each kind of bad input."""
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -20,7 +21,10 @@ from cmrfed.artifacts import read_json
 from cmrfed.cli import app, main
 from cmrfed.experiment import resolve
 from cmrfed.federation.local_grid import LocalGrid
+from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.policy import SitePolicy
 from tests.generator_world import blob_cohort, tiny_generator
+from tests.unit.privacy.test_ledger import damage_edit, event
 
 RECIPE = """
 name: tiny
@@ -75,7 +79,7 @@ def commands() -> dict[str, click.Command]:
 
 def test_the_commands_are_those_of_the_contract():
     assert set(commands()) >= {
-        *("phantom", "prepare", "verify", "run", "synthesize", "export nnunet", "evaluate", "report")
+        *("phantom", "prepare", "verify", "run", "synthesize", "export nnunet", "evaluate", "report", "ledger")
     }
 
 
@@ -183,6 +187,8 @@ def test_a_wrong_external_cohort_shows_before_training(recipe, call, tmp_path):
         ("export", "nnunet", "nowhere", "out"),
         ("evaluate", "--synthetic", "nowhere", "--train", "a", "--holdout", "b", "--out", "out"),
         ("report", "nowhere"),
+        ("ledger", "nowhere"),
+        ("ledger", "nowhere", "--repair", "because"),
         ("verify", "nowhere"),
         ("prepare", "nowhere", "out", "--source", "acdc"),
         ("prepare", ".", "out", "--source", "dicom"),
@@ -206,6 +212,73 @@ def test_a_folder_that_exists_is_kept_without_force(call, tmp_path):
         assert is_one_paragraph(status, err)
         assert "--force" in err
     assert (tmp_path / "out" / "mine").exists()
+
+
+# --- the privacy ledger -------------------------------------------------------------------------------
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    SitePolicy(epsilon_cap=8, delta=0.05).save(tmp_path / "site" / "policy.yaml")
+    PrivacyLedger.create(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def test_the_ledger_of_a_fresh_site(site, call):
+    status, out, _ = call("ledger", site)
+    assert status == 0
+    assert "Nothing has been spent" in out
+    assert "left: 8.000." in out
+
+
+@pytest.mark.parametrize(
+    ("unit", "sigma", "words"),
+    [
+        ("patient", 5.0, "Total for a patient: ε ≤ "),
+        ("slice", 5.0, "Total for a slice (weaker): ε ≤ "),
+        ("none", 0.0, "No guarantee: 1 of 1 stage(s) trained without privacy"),
+    ],
+)
+def test_the_ledger_says_what_was_spent_and_on_what_promise(site, call, unit, sigma, words):
+    PrivacyLedger(site).reserve(event(unit=unit, sigma=sigma))
+    status, out, _ = call("ledger", site)
+    assert status == 0
+    assert words in out
+
+
+def test_the_ledger_as_json(site, call):
+    PrivacyLedger(site).reserve(event(unit="none", sigma=0))
+    status, out, _ = call("ledger", site, "--json")
+    tree = json.loads(out)
+    assert status == 0
+    assert (tree["guarantee"], tree["total"][0]) == (False, {"delta": 0.05, "prv": None, "rdp": None})
+    assert tree["last_hash"] == PrivacyLedger(site).spent(0.05).last_hash
+
+
+def test_a_damaged_ledger_is_told_in_words_and_the_advice_works(site, call):
+    PrivacyLedger(site).reserve(event())
+    damage_edit(site)
+    status, _, err = call("ledger", site)
+    assert is_one_paragraph(status, err)
+    assert "line 2 is torn, edited or out of place. Expected: an unbroken chain" in err
+    advice = re.search(r"run cmrfed (ledger .*): what cannot be read", err)
+    status, out, _ = call(*shlex.split(advice[1]))
+    assert status == 0
+    assert "Repaired: what happened" in out
+    assert "No guarantee: " in out
+    assert call("ledger", site)[1] == out
+    status, _, err = call("ledger", site, "--repair", "once more")
+    assert is_one_paragraph(status, err)
+    assert "nothing to repair" in err
+
+
+def test_a_ledger_without_policy_takes_delta(site, call):
+    status, _, err = call("ledger", site, "--delta", 0.01)
+    assert is_one_paragraph(status, err)
+    assert "the site has a δ of its own" in err
+    (site / "policy.yaml").unlink()
+    status, out, _ = call("ledger", site, "--delta", 0.01)
+    assert status == 0
+    assert "There is no policy.yaml" in out
+    assert "at δ = 0.01" in out
 
 
 # --- the disk -----------------------------------------------------------------------------------------
