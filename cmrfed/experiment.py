@@ -16,6 +16,7 @@ from cmrfed.errors import ConfigError
 from cmrfed.evaluation.judge import EvaluationConfig
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.generator import GeneratorConfig, GeneratorSettings
+from cmrfed.privacy.settings import PrivacyConfig
 from cmrfed.synthesis.two_stage import SynthesisConfig
 from cmrfed.training.loop import Stage, TrainingConfig
 
@@ -60,6 +61,7 @@ class Experiment(Section):
     mask: StageConfig = StageConfig()
     image: StageConfig = StageConfig()
     federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -86,6 +88,13 @@ class Experiment(Section):
             )
         for stage in STAGES:
             self.generator(stage)
+        if self.privacy.private and self.federation.weighting != "equal":
+            raise ValueError(
+                "federation.weighting: patients tells the server how many there are, which privacy forbids: "
+                "set it to equal"
+            )
+        if self.privacy.private and self.federation.proximal_mu:
+            raise ValueError("federation.strategy: fedprox has no private form here: take another strategy")
         return self
 
     @property
@@ -104,13 +113,18 @@ class Experiment(Section):
             styles=self.sites,
         )
 
+    def steps(self) -> dict[str, int]:
+        """Steps of one site by stage, over all rounds."""
+        training = {"mask": self.mask.training, "image": self.image.training}
+        return {stage: training[stage].rounds * training[stage].local_steps for stage in STAGES}
+
     @property
     def digest(self) -> str:
         """Names the trained weights: the digest of every setting that decides them, and of no other.
 
         Synthesis and evaluation can be done again, with other settings, on the same weights.
         """
-        parts = {"name", "seed", "data", "mask", "image", "federation"}
+        parts = {"name", "seed", "data", "mask", "image", "federation", "privacy"}
         tree = self.model_dump(mode="json", include=parts)
         for place in ("cohorts", "external"):
             del tree["data"][place]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from flwr.serverapp import Grid
@@ -19,14 +19,16 @@ from cmrfed.data.partition import PartitionConfig, partition
 from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.pool import pool
 from cmrfed.data.prepare import PrepareConfig, prepare
-from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest, SyntheticDataset
+from cmrfed.data.synthetic import Case, Manifest, SyntheticDataset
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.evaluation.judge import evaluate
 from cmrfed.experiment import STAGES, Experiment
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
-from cmrfed.federation.site import SiteRecord
+from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
+from cmrfed.guarantee import audit_run, claim, plan_rows, plan_text, requests
+from cmrfed.privacy.policy import SitePolicy
 from cmrfed.progress import say, track
 from cmrfed.record import Record, versions
 from cmrfed.report.html import write_report
@@ -140,18 +142,20 @@ def _phantom_cohorts(config: PhantomConfig, size_px: int, folder: Path) -> list[
     return [Cohort.open(folder / name) for name in names]
 
 
-def write_sites(data: Data, run_dir: Path, device: Literal["cpu", "cuda"]) -> list[Path]:
+def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]:
     """Make the root folder of each simulated site; it refers to the cohort instead of copying it."""
-    roots = []
+    privacy, roots = experiment.privacy, []
+    policy = SitePolicy.of_simulation(privacy.unit, privacy.epsilon, privacy.target_delta)
     for number, cohort in enumerate(data.sites):
         root = run_dir / "sites" / f"{number:02d}"
-        SiteRecord(
+        site = SiteRecord(
             name=f"site-{number}",
             style=number,
             cohort=str(cohort.root),
             patients=cohort.patient_ids,
-            device=device,
-        ).save(root)
+            device=experiment.compute.device,
+        )
+        Site.register(root, site, policy)
         roots.append(root)
     return roots
 
@@ -159,7 +163,8 @@ def write_sites(data: Data, run_dir: Path, device: Literal["cpu", "cuda"]) -> li
 def stage_specs(experiment: Experiment) -> list[StageSpec]:
     """Both stages as the federation takes them."""
     training = {"mask": experiment.mask.training, "image": experiment.image.training}
-    return [StageSpec(stage, experiment.generator(stage), training[stage]) for stage in STAGES]
+    private = requests(experiment)
+    return [StageSpec(stage, experiment.generator(stage), training[stage], private[stage]) for stage in STAGES]
 
 
 def describe_sites(data: Data) -> list[dict[str, Any]]:
@@ -203,12 +208,15 @@ def run(experiment: Experiment, run_dir: Path) -> Path:
 def begin(experiment: Experiment, run_dir: Path) -> tuple[Data, list[Path], Record]:
     """Data, site folders and record of a run: what a simulation needs before it trains."""
     torch.set_num_threads(experiment.compute.threads)
+    promise = plan_text(experiment)  # a target that cannot be met shows before anything is touched
     record = Record(run_dir, experiment)
     with record.timed("data"):
         data = open_data(experiment, run_dir)
         record.save()  # from here on the folder is this experiment's
         write_json(run_dir / "split.json", data.split)
-        roots = write_sites(data, run_dir, experiment.compute.device)
+        roots = write_sites(data, run_dir, experiment)
+    say(promise)
+    record.set(privacy_plan=plan_rows(experiment))
     record.set(sites=describe_sites(data), split={"train": len(data.train), "holdout": len(data.holdout)})
     return data, roots, record
 
@@ -227,12 +235,16 @@ def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> 
                 stages=[spec],
                 threads=experiment.compute.threads,
             ).start_or_resume()
+    if experiment.privacy.private:
+        with record.timed("audit"):
+            audit_run(experiment, run_dir)
 
 
 def _manifest(
     run_dir: Path, name: str, patients: int, seed: int, spacing: tuple[float, float, float] | None
 ) -> Manifest:
     record = read_json(run_dir / "run.json")
+    experiment = Experiment.model_validate(record["experiment"])
     return Manifest(
         name=name,
         patients=patients,
@@ -242,7 +254,7 @@ def _manifest(
         size_px=record["experiment"]["data"]["size_px"],
         spacing_mm=spacing,
         styles=tuple(site["name"] for site in record["sites"]),
-        privacy=NOT_PRIVATE,
+        privacy=claim(experiment, run_dir),
         versions=versions(),
     )
 
@@ -337,4 +349,5 @@ def plan(experiment: Experiment) -> dict[str, Any]:
             "slices_seen_per_site": spec.training.rounds * spec.training.local_steps * spec.training.batch_size,
             "megabytes_per_site_and_round": round(2 * 4 * count / 1e6, 1),
         }
-    return {"digest": experiment.digest, "sites": experiment.sites, "stages": stages}
+    privacy = plan_text(experiment).splitlines()
+    return {"digest": experiment.digest, "sites": experiment.sites, "stages": stages, "privacy": privacy}

@@ -12,11 +12,13 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
 from cmrfed.federation.local_grid import LocalGrid
+from cmrfed.federation.messages import EpsilonAt, Spent
 from cmrfed.federation.run import FederatedRun, StageSpec
-from cmrfed.federation.site import SiteRecord
+from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.backbone import BackboneConfig
 from cmrfed.generators.generator import GeneratorConfig
+from cmrfed.privacy.policy import SitePolicy
 from cmrfed.training.loop import TrainingConfig
 
 SIZE_PX = 16
@@ -48,14 +50,22 @@ def site_roots(run_dir: Path, sites: int) -> list[Path]:
     return [run_dir / "sites" / f"{i:02d}" for i in range(sites)]
 
 
-def make_sites(run_dir: Path, sites: int = 3) -> list[Path]:
+NOTHING_PROMISED = Spent(
+    unit="none",
+    at=(EpsilonAt(delta=1e-3, prv=None, rdp=None), EpsilonAt(delta=1e-3, prv=None, rdp=None)),
+    ledger_hash="0" * 64,
+)
+OPEN = SitePolicy.of_simulation("none", None, 1e-3)
+
+
+def make_sites(run_dir: Path, sites: int = 3, policy: SitePolicy | None = None) -> list[Path]:
     """Write site roots that share one cohort: site i has i + 1 patients of its own."""
     total = sites * (sites + 1) // 2
     cohort = tiny_cohort(run_dir / "cohort", total)
     ids, roots = list(cohort.patient_ids), site_roots(run_dir, sites)
     for i, root in enumerate(roots):
         mine, ids = tuple(ids[: i + 1]), ids[i + 1 :]
-        SiteRecord(name=f"site-{i}", style=i, cohort="../../cohort", patients=mine).save(root)
+        Site.register(root, SiteRecord(name=f"site-{i}", style=i, cohort="../../cohort", patients=mine), policy or OPEN)
     return roots
 
 

@@ -11,6 +11,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,8 +33,21 @@ class PrivacyStatement(Section):
     """What is promised about the patients behind the data, in words that are true as they stand."""
 
     differentially_private: bool
-    unit: str | None = None
     statement: str
+    unit: str | None = None
+    """patient, or slice, which is weaker."""
+    relation: str | None = None
+    """Which data sets are indistinguishable."""
+    epsilon: float | None = None
+    delta: float | None = None
+    epsilon_strict: float | None = None
+    """The same loss at ``strict_delta``."""
+    strict_delta: float | None = None
+    epsilon_rdp: float | None = None
+    """At ``delta``, under RDP."""
+    accountant: str | None = None
+    sites: dict[str, Any] = {}
+    """What each site's ledger said when the site last answered, with the hash of its last line."""
 
 
 NOT_PRIVATE = PrivacyStatement(

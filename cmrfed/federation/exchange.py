@@ -134,18 +134,21 @@ class Outcome:
         return [s for s in self.asked if s not in self.replies and self.problems[s][0] == "missing"]
 
     @property
-    def mean_loss(self) -> float:
-        """Mean over the usable replies, every site counting the same."""
-        losses = [(reply.metrics or {})["loss"] for reply in self.replies.values()]
-        return sum(losses) / len(losses)
+    def mean_loss(self) -> float | None:
+        """Mean over the usable replies that tell their loss, every site counting the same; None where none does."""
+        losses = [reply.metrics["loss"] for reply in self.replies.values() if reply.metrics]
+        return sum(losses) / len(losses) if losses else None
 
     def metrics(self) -> dict[str, Any]:
-        """Per site: metrics, status and reason, for metrics.json."""
+        """Per site: metrics, status, reason and what its patients have paid, for metrics.json."""
         out: dict[str, Any] = {}
         for site in self.asked:
-            known = dict(self.replies[site].metrics or {}) if site in self.replies else {}
-            status, reason = ("ok", None) if site in self.replies else self.problems[site]
-            out[site] = {**{name: known.get(name) for name in _METRICS}, "status": status, "reason": reason}
+            reply = self.replies.get(site)
+            known = dict(reply.metrics or {}) if reply else {}
+            status, reason = ("ok", None) if reply else self.problems[site]
+            spent = reply.spent.model_dump(mode="json") if reply and reply.spent else None
+            values = {name: known.get(name) for name in _METRICS}
+            out[site] = {**values, "status": status, "reason": reason, "spent": spent}
         return out
 
 
@@ -243,10 +246,12 @@ def find_fault(reply: TrainReply, info: SiteInfo, job: StageJob, weights: State)
         return f"it calls itself {reply.site!r}, and was {info.name!r} before"
     if reply.key != job.key:
         return f"it answers another request: got digest {reply.key[:12]}, expected {job.key[:12]}"
-    if info.patients < 1:
+    if info.patients is not None and info.patients < 1:
         return "it says that it has no patients"
-    if set(metrics) != set(_METRICS) or not all(math.isfinite(v) for v in metrics.values()):
+    if metrics and (set(metrics) != set(_METRICS) or not all(math.isfinite(v) for v in metrics.values())):
         return f"its metrics are not {', '.join(_METRICS)}, all finite"
+    if reply.spent is None:
+        return "it does not say what its patients have paid"
     if set(arrays) != set(weights):
         odd = sorted(set(arrays) ^ set(weights))
         return f"it lacks or adds weights: {', '.join(odd[:3])}"

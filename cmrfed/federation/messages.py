@@ -14,6 +14,8 @@ from cmrfed.artifacts import digest_json, digest_state
 from cmrfed.config import Section
 from cmrfed.errors import FederationError, SiteRefused
 from cmrfed.generators.generator import GeneratorConfig
+from cmrfed.privacy.event import PrivacyEvent, Unit
+from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.training.loop import Stage, TrainingConfig
 
 State = Mapping[str, Tensor]
@@ -37,6 +39,8 @@ class StageJob(Section):
     generator: GeneratorConfig
     training: TrainingConfig
     proximal_mu: float = Field(0.0, ge=0)
+    privacy: PrivateTraining | None = None
+    """None: training without privacy, which the ledger of the site records as such."""
     model_digest: str
     """Digest of the weights that travel with the request."""
     threads: int = Field(1, ge=1)
@@ -45,12 +49,26 @@ class StageJob(Section):
     @cached_property
     def config_digest(self) -> str:
         """Digest of what is trained and how, as this side understands it, defaults included."""
-        return digest_json(self.model_dump(mode="json", include={"generator", "training", "proximal_mu"}))
+        return digest_json(self.model_dump(mode="json", include={"generator", "training", "proximal_mu", "privacy"}))
 
     @cached_property
     def key(self) -> str:
         """Digest of all that decides the result up to rounding: the same key may be answered with the same reply."""
         return digest_json(self.model_dump(mode="json", exclude={"threads"}))
+
+    @property
+    def event(self) -> PrivacyEvent:
+        """What answering this request costs the site's patients."""
+        return PrivacyEvent(
+            noise_multiplier=self.privacy.noise_multiplier if self.privacy else 0.0,
+            sampling_rate=self.privacy.sampling_rate if self.privacy else 1.0,
+            steps=self.training.local_steps,
+            run=self.run,
+            stage=self.stage,
+            round=self.round,
+            digest=self.key,
+            unit=self.privacy.unit if self.privacy else "none",
+        )
 
 
 class SiteInfo(Section):
@@ -58,7 +76,32 @@ class SiteInfo(Section):
 
     name: str = Field(pattern=_SAFE_NAME)
     style: int = Field(ge=0)
-    patients: int = Field(ge=0)
+    patients: int | None = Field(ge=0)
+    """None: the site does not tell."""
+
+
+class EpsilonAt(Section):
+    """ε at one δ; None is unbounded."""
+
+    delta: float
+    prv: float | None
+    rdp: float | None
+
+
+class Spent(Section):
+    """What a site's patients have paid, over all runs, as its ledger says: a function of requests, not of patients."""
+
+    unit: Unit
+    """none: there is no guarantee."""
+    at: tuple[EpsilonAt, EpsilonAt]
+    """At the δ of the site's policy, and at `STRICT_DELTA`."""
+    ledger_hash: str
+    """Of the ledger's last line: an auditor can find the state of the ledger that this speaks of."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any loss can be stated."""
+        return all(epsilon.prv is not None for epsilon in self.at)
 
 
 @dataclass(frozen=True)
@@ -72,7 +115,9 @@ class TrainReply:
     reason: str = ""
     arrays: State | None = None
     metrics: Mapping[str, float] | None = None
-    """loss, first_loss, last_loss, items, seconds."""
+    """loss, first_loss, last_loss, items, seconds; none where the site's policy keeps them."""
+    spent: Spent | None = None
+    """After this round; of "ok" only."""
 
 
 def to_array_record(state: State) -> ArrayRecord:
@@ -123,6 +168,8 @@ def _same(what: str, sent: Any, found: str) -> None:
 def encode_reply(reply: TrainReply) -> RecordDict:
     """Pack a reply: one ConfigRecord, and for "ok" one ArrayRecord and one MetricRecord."""
     texts = {"site": reply.site, "status": reply.status, "key": reply.key, "reason": reply.reason}
+    if reply.spent is not None:
+        texts["spent"] = reply.spent.model_dump_json()
     content = RecordDict({"reply": ConfigRecord(dict(texts))})
     if reply.arrays is not None:
         content["arrays"] = to_array_record(reply.arrays)
@@ -142,8 +189,9 @@ def decode_reply(content: RecordDict) -> TrainReply:
             return TrainReply(texts["site"], "refused", texts["key"], texts["reason"])
         metrics = {str(k): float(v) for k, v in content.metric_records["metrics"].items()}  # type: ignore[arg-type]
         arrays = to_state(content.array_records["arrays"])
-        return TrainReply(texts["site"], "ok", texts["key"], arrays=arrays, metrics=metrics)
-    except (KeyError, TypeError, ValueError) as error:
+        spent = Spent.model_validate_json(str(content.config_records["reply"]["spent"]))
+        return TrainReply(texts["site"], "ok", texts["key"], arrays=arrays, metrics=metrics, spent=spent)
+    except (ValidationError, KeyError, TypeError, ValueError) as error:
         raise FederationError("the reply cannot be read", got=_short(error)) from None
 
 

@@ -15,6 +15,7 @@ from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.rounds import RoundStore, ServerState
 from cmrfed.federation.strategy import Aggregator, FederationConfig, choose
 from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.progress import track
 from cmrfed.rng import fold
 from cmrfed.training.loop import Stage, TrainingConfig
@@ -27,6 +28,9 @@ class StageSpec:
     name: Stage
     generator: GeneratorConfig
     training: TrainingConfig
+    privacy: PrivateTraining | None = None
+    start: Path | None = None
+    """Folder of a generator to start from; None: random weights."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,16 @@ class FederatedRun:
                 state, outcome = self._round(stage, number, state, aggregator)
                 seconds = time.monotonic() - start
                 store.save(number, state, self._metrics(stage.name, number, seconds, outcome))
-                progress.advance(1, f"loss {outcome.mean_loss:.4f}")
+                loss = outcome.mean_loss
+                progress.advance(1, "losses stay at the sites" if loss is None else f"loss {loss:.4f}")
         return state
 
     def _initial(self, stage: StageSpec) -> ServerState:
-        weights = Generator(stage.generator, fold(self.seed, "init", stage.name)).network.state_dict()
+        if stage.start:
+            generator = Generator.load(stage.start)
+        else:
+            generator = Generator(stage.generator, fold(self.seed, "init", stage.name))
+        weights = generator.network.state_dict()
         whole = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
         if whole:
             raise FederationError("averaging needs floating-point weights", got=f"integers in {whole[0]}")
@@ -137,12 +146,23 @@ class FederatedRun:
             generator=stage.generator,
             training=stage.training,
             proximal_mu=self.federation.proximal_mu,
+            privacy=stage.privacy,
             model_digest=digest_state(weights),
             threads=self.threads,
         )
 
     def _weight(self, site: str) -> float:
-        return float(self.roster.sites[site].patients) if self.federation.weighting == "patients" else 1.0
+        """What a site counts in the mean: public under "equal"."""
+        if self.federation.weighting == "equal":
+            return 1.0
+        patients = self.roster.sites[site].patients
+        if patients is None:
+            raise FederationError(
+                "a site keeps its number of patients to itself",
+                got=f"{site} under federation.weighting = patients",
+                do="--set federation.weighting=equal",
+            )
+        return float(patients)
 
     def _metrics(self, stage: Stage, number: int, seconds: float, outcome: Outcome) -> dict[str, Any]:
         return {

@@ -1,16 +1,21 @@
-"""A site: its own folder, its own patients, and the training of one round, safe to repeat.
+"""A site: its own folder, its own patients, its own budget, and the training of one round, safe to repeat.
 
 Folder::
 
     site.json                                   SiteRecord
+    policy.yaml                                 SitePolicy: what the site allows
+    ledger.jsonl  ledger.head                   what its patients have paid, over all runs
     state/<run>/<stage>/round-0007/             the reply and the optimizer's state, written together
         reply.safetensors  optimizer.safetensors
 """
 
 import json
+import logging
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -23,9 +28,11 @@ from torch import Tensor
 from cmrfed.artifacts import load_state, new_folder, read_json, save_state, write_json
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
-from cmrfed.errors import CmrfedError, DataError
+from cmrfed.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
 from cmrfed.federation.messages import (
+    EpsilonAt,
     SiteInfo,
+    Spent,
     StageJob,
     State,
     TrainReply,
@@ -35,10 +42,18 @@ from cmrfed.federation.messages import (
     encode_reply,
 )
 from cmrfed.generators.generator import Generator
+from cmrfed.privacy.accountant import Epsilon
+from cmrfed.privacy.event import PrivacyEvent
+from cmrfed.privacy.ledger import PrivacyLedger, Ticket
+from cmrfed.privacy.policy import SitePolicy
+from cmrfed.privacy.settings import STRICT_DELTA
 from cmrfed.rng import fold
-from cmrfed.training.loop import LocalResult, LocalTrainer
+from cmrfed.training.loop import LocalResult, LocalTrainer, optimizer_state, restore_optimizer
+from cmrfed.training.private import PrivateTrainer
 
 KEPT_ROUNDS = 2
+_SEE_LOG = "the site cannot use its data or its settings; the reason is in its own log, and stays there"
+_log = logging.getLogger("cmrfed")
 
 
 class SiteRecord(Section):
@@ -78,24 +93,44 @@ def open_site(context: Context) -> "Site":
 
 
 def answer_train(context: Context, content: RecordDict) -> RecordDict:
-    """Answer a request to train; what a user can act on becomes a refusal, not a failure."""
-    site, key = "", ""
+    """Answer a request to train; what a user can act on becomes a refusal, not a failure.
+
+    Raises:
+        FederationError: The site failed. Its words may hold patients' data, so they stay in the site's log unless its
+            policy lets them leave.
+    """
+    site, key, details = "", "", False
     try:
         opened = open_site(context)
         site = opened.record.name
+        details = opened.policy.may_leave.error_details
         job, arrays = decode_job(content)
         key = job.key
         return encode_reply(opened.train_round(job, arrays))
-    except CmrfedError as error:
+    except (SiteRefused, PrivacyError) as error:
         return encode_reply(TrainReply(site, "refused", key, str(error)))
+    except CmrfedError as error:
+        _log.error("the site cannot train: %s", error)
+        return encode_reply(TrainReply(site, "refused", key, str(error) if details else _SEE_LOG))
+    except Exception as error:
+        if details:
+            raise
+        _log.error("the site failed", exc_info=error)
+        raise FederationError(_SEE_LOG) from None
 
 
 def answer_hello(context: Context) -> RecordDict:
     """Answer the question who this is."""
+    details = False
     try:
-        return encode_info(open_site(context).hello())
-    except CmrfedError as error:
+        site = open_site(context)
+        details = site.policy.may_leave.error_details
+        return encode_info(site.hello())
+    except PrivacyError as error:
         return encode_refusal(str(error))
+    except CmrfedError as error:
+        _log.error("the site cannot take part: %s", error)
+        return encode_refusal(str(error) if details else _SEE_LOG)
 
 
 class Site:
@@ -121,48 +156,121 @@ class Site:
                 do="correct it",
             ) from None
 
+    @classmethod
+    def register(cls, root: Path, record: SiteRecord, policy: SitePolicy) -> "Site":
+        """Make a site, or change who it is; its ledger is made once, and its policy is kept where it has one.
+
+        Raises:
+            PrivacyError: The site has trained, and its ledger is gone.
+        """
+        record.save(root)
+        if not (root / "policy.yaml").exists():
+            policy.save(root / "policy.yaml")
+        if not PrivacyLedger.exists(root):
+            if (root / "state").exists():
+                raise PrivacyError(
+                    f"{root} has trained on its patients, and its privacy ledger is gone",
+                    got="state/ without ledger.jsonl",
+                    expected="the ledger that was kept from the first round on",
+                    do="restore it from a backup: without it nothing can be said of what was spent",
+                )
+            PrivacyLedger.create(root)
+        return cls(root, record)
+
+    @cached_property
+    def policy(self) -> SitePolicy:
+        """What the site allows.
+
+        Raises:
+            PrivacyError: policy.yaml is missing or cannot be followed.
+        """
+        return SitePolicy.load(self.root / "policy.yaml")
+
     @cached_property
     def cohort(self) -> Cohort:
         """The site's patients."""
         return Cohort.open(self.root / self.record.cohort, self.record.patients)
 
     def hello(self) -> SiteInfo:
-        """Name, style and number of patients."""
-        return SiteInfo(name=self.record.name, style=self.record.style, patients=len(self.cohort))
+        """Name and style; the number of patients where it may leave."""
+        patients = len(self.cohort) if self.policy.may_leave.patient_count else None
+        return SiteInfo(name=self.record.name, style=self.record.style, patients=patients)
 
     def train_round(self, job: StageJob, arrays: State) -> TrainReply:
         """Train one round from the global weights; a repeated request gets the stored reply.
 
-        The reply and the optimizer's state are on the disk before the reply leaves, so a crash at any moment leads to
-        the same weights.
+        What the round costs is in the ledger before the first gradient is taken; the reply and the optimizer's state
+        are on the disk before the reply leaves. So a crash at any moment never lets patients pay less than was
+        released, and a request that was answered once never makes them pay twice.
 
         Args:
             job: What to do; its digests have been checked.
             arrays: Global weights, by name in ``generator.network``.
 
         Raises:
+            SiteRefused: The site's policy does not permit it.
+            PrivacyError: The ledger is missing or damaged, or the round would exceed the cap.
             DataError: The site's cohort cannot be used for this stage.
         """
         state = _StateFolder(self.root / "state" / job.run / job.stage)
         stored = state.reply(job)
-        return stored or self._train(job, arrays, state)
+        return stored or self._pay_and_train(job, arrays, state)
 
-    def _train(self, job: StageJob, arrays: State, state: "_StateFolder") -> TrainReply:
+    def _pay_and_train(self, job: StageJob, arrays: State, state: "_StateFolder") -> TrainReply:
+        ledger, patients = PrivacyLedger(self.root), len(self.cohort)
+
+        def reserve(again: bool) -> Ticket:
+            return ledger.reserve(job.event, check=lambda h: self.policy.check(job.event, h, patients), again=again)
+
+        ticket = reserve(again=False)
+        if not ticket.fresh:  # it was paid for, and its reply is lost: what it trained may have left, so pay again
+            ticket = reserve(again=True)
+        result, reply, optimizer = self._train(job, ticket.permit(), arrays, state.optimizer_before(job.round))
+        metrics = _metrics(result) if self.policy.may_leave.losses and result.losses else {}
+        reply = replace(reply, metrics=metrics, spent=_told(ledger, self.policy.delta))
+        state.save(job, reply, optimizer)
+        ledger.commit(ticket)
+        return reply
+
+    def _train(
+        self, job: StageJob, event: PrivacyEvent, arrays: State, previous: State | None
+    ) -> tuple[LocalResult, TrainReply, State]:
         generator = Generator(job.generator)
         generator.network.load_state_dict(dict(arrays))
         generator.to(self.record.device)
-        seed = fold(job.seed, "site", self.record.name)
-        trainer = LocalTrainer(generator, self.cohort, job.stage, self.record.style, job.training, seed)
-        previous = state.optimizer_before(job.round)
-        if previous is not None:
-            trainer.load_state_dict(previous)
-        steps = job.training.local_steps
+        first, steps = (job.round - 1) * job.training.local_steps, job.training.local_steps
         with _threads(job.threads):
-            result = trainer.run((job.round - 1) * steps, steps, anchor=arrays, proximal_mu=job.proximal_mu)
+            if job.privacy:
+                private = PrivateTrainer(
+                    generator, self.cohort, job.stage, self.record.style, job.training, job.privacy, event
+                )
+                optimizer = _restored(private.optimizer, previous)
+                result = private.run(first, steps)
+            else:
+                seed = fold(job.seed, "site", self.record.name)
+                plain = LocalTrainer(generator, self.cohort, job.stage, self.record.style, job.training, seed)
+                optimizer = _restored(plain.optimizer, previous)
+                result = plain.run(first, steps, anchor=arrays, proximal_mu=job.proximal_mu)
         weights = {n: p.detach().cpu() for n, p in generator.network.state_dict().items()}
-        reply = TrainReply(self.record.name, "ok", job.key, arrays=weights, metrics=_metrics(result))
-        state.save(job, reply, trainer.state_dict())
-        return reply
+        return result, TrainReply(self.record.name, "ok", job.key, arrays=weights), optimizer_state(optimizer)
+
+
+def _restored(optimizer: torch.optim.Optimizer, previous: State | None) -> torch.optim.Optimizer:
+    if previous is not None:
+        restore_optimizer(optimizer, previous)
+    return optimizer
+
+
+def _told(ledger: PrivacyLedger, delta: float) -> Spent:
+    """What the server may know of the ledger."""
+    spent = ledger.spent(delta)
+    strict = ledger.history().epsilon(STRICT_DELTA)
+    return Spent(unit=spent.unit, at=(_epsilon(spent.total), _epsilon(strict)), ledger_hash=spent.last_hash)
+
+
+def _epsilon(value: Epsilon) -> EpsilonAt:
+    finite = {n: v if math.isfinite(v) else None for n, v in (("prv", value.prv), ("rdp", value.rdp))}
+    return EpsilonAt(delta=value.delta, prv=finite["prv"], rdp=finite["rdp"])
 
 
 def _metrics(result: LocalResult) -> dict[str, float]:
@@ -205,7 +313,9 @@ class _StateFolder:
         arrays, told = load_state(path)
         if told["key"] != job.key:
             return None
-        return TrainReply(told["site"], "ok", job.key, arrays=arrays, metrics=json.loads(told["metrics"]))
+        spent = Spent.model_validate_json(told["spent"])
+        metrics = json.loads(told["metrics"])
+        return TrainReply(told["site"], "ok", job.key, arrays=arrays, metrics=metrics, spent=spent)
 
     def optimizer_before(self, number: int) -> dict[str, Tensor] | None:
         """The optimizer's state after the last round before ``number`` in which the site took part."""
@@ -215,6 +325,7 @@ class _StateFolder:
     def save(self, job: StageJob, reply: TrainReply, optimizer: State) -> None:
         """Write both files at once, then drop what no request can ask for any more."""
         told = {"site": reply.site, "key": reply.key, "metrics": json.dumps(dict(reply.metrics or {}))}
+        told["spent"] = reply.spent.model_dump_json() if reply.spent else ""
         with new_folder(self._folder(job.round)) as part:
             save_state(part / "reply.safetensors", reply.arrays or {}, told)
             save_state(part / "optimizer.safetensors", optimizer)

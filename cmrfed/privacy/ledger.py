@@ -134,6 +134,11 @@ class PrivacyLedger:
             ledger._chain.append((), "open", {"schema_version": 1})
         return ledger
 
+    @staticmethod
+    def exists(root: Path) -> bool:
+        """Whether a ledger, or the remains of one, lie in a site's folder."""
+        return Chain(root).survey().exists
+
     def history(self) -> History:
         """Everything that counts as spent.
 

@@ -5,10 +5,14 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from cmrfed.artifacts import write_bytes
 from cmrfed.config import Section
 from cmrfed.errors import PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger import History
+
+ROOM_FOR_RETRIES = 1.25
+"""Cap of a simulated site over the recipe's target: a round that a crash cut short is paid twice."""
 
 
 class MayLeave(Section):
@@ -16,6 +20,9 @@ class MayLeave(Section):
 
     patient_count: bool = False
     losses: bool = False
+    """Losses, slices seen and seconds of training: each tells something of the patients in a step."""
+    error_details: bool = False
+    """What went wrong with the site's own data. Otherwise the server learns only that something did."""
 
 
 class SitePolicy(Section):
@@ -35,6 +42,22 @@ class SitePolicy(Section):
         if self.epsilon_cap is not None and "none" in self.permitted_units:
             raise ValueError("permitted_units: none costs an infinite ε, so it needs epsilon_cap: null")
         return self
+
+    @classmethod
+    def of_simulation(cls, unit: Unit, epsilon: float | None, delta: float) -> "SitePolicy":
+        """The policy of a simulated site: it permits the recipe, and `ROOM_FOR_RETRIES` where that is private."""
+        all_may = unit == "none"
+        return cls(
+            epsilon_cap=epsilon * ROOM_FOR_RETRIES if epsilon else None,
+            delta=delta,
+            smallest_cohort=1,
+            permitted_units=(unit,),
+            may_leave=MayLeave(patient_count=all_may, losses=all_may, error_details=True),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write policy.yaml."""
+        write_bytes(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> "SitePolicy":

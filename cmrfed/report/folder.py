@@ -32,6 +32,8 @@ class Contents:
     run: dict[str, Any] | None
     rounds: dict[str, list[dict[str, Any]]]
     manifest: Manifest | None
+    audit: list[dict[str, Any]]
+    """Rows of audit.json, one for each private stage."""
     evaluation: EvaluationReport | None
     metrics_csv: str | None
     pictures: tuple[Picture, ...]
@@ -105,6 +107,7 @@ def read_contents(folder: Path) -> Contents:
         run=run,
         rounds=_rounds(folder),
         manifest=Manifest.model_validate(manifest) if manifest else None,
+        audit=_optional_json(folder / "audit.json") or [],
         evaluation=EvaluationReport.model_validate(evaluation) if evaluation else None,
         metrics_csv=table.read_text() if table.is_file() else None,
         pictures=_pictures(evaluated / "pictures"),

@@ -55,6 +55,33 @@ def _privacy(manifest: Manifest | None) -> Privacy:
     return Privacy(private, heading, manifest.privacy.statement)
 
 
+def _mechanism(contents: Contents) -> list[list[str]]:
+    """Rows of the table beside a claim: what each stage did, and what its audit measured."""
+    audited = {row["stage"]: row for row in contents.audit}
+    return [_mechanism_row(row, audited.get(row["stage"])) for row in (contents.run or {}).get("privacy_plan") or []]
+
+
+def _mechanism_row(plan: dict[str, Any], found: dict[str, Any] | None) -> list[str]:
+    measured = "not audited"
+    if found:
+        word = "passed" if found["passed"] else "FAILED: the step does not keep its word"
+        measured = (
+            f"µ {found['mu']:.2f} ({found['lower']:.2f} to {found['upper']:.2f} at {found['confidence']:.0%}), "
+            f"theory {found['theory']:.2f}: {word}"
+        )
+    return [
+        plan["stage"],
+        f"{plan['noise_multiplier']:.3f}",
+        f"{plan['sampling_rate']:g}",
+        str(plan["steps"]),
+        str(plan["draws"]),
+        str(plan["trained_parameters"]),
+        f"{plan['epsilon_alone']:.2f}",
+        f"{plan['noise_to_signal']:.1f} ×",
+        measured,
+    ]
+
+
 def _simulated(run: dict[str, Any] | None) -> bool:
     """Are the run's patients those of the built-in phantom?"""
     data = run["experiment"].get("data", {}) if run else {}
@@ -181,6 +208,7 @@ def _context(contents: Contents) -> dict[str, Any]:
         "cards": cards(judged) if judged else [],
         "warnings": judged.warnings if judged else (),
         "privacy": _privacy(contents.manifest),
+        "mechanism": _mechanism(contents),
         "pictures": contents.pictures,
         "shows_real": any(picture.name in REAL_PATIENTS for picture in contents.pictures),
         "simulated": _simulated(contents.run),

@@ -19,22 +19,40 @@ class AugmentConfig(Section):
     scale: float = Field(0.1, ge=0, lt=0.5)
     """Relative: 0.1 is from 0.9 × to 1.1 ×."""
     shift_px: float = Field(2.0, ge=0)
+    context_scale: float = Field(0.15, ge=0, lt=0.5)
+    """Of each mask that the mask stage is told, by itself: a drawn neighbour is never quite as large as a real one, and
+    a stage that believes it to the pixel passes the error on to the apex (arXiv 2106.15282, section 3)."""
+    context_shift_px: float = Field(1.5, ge=0)
 
 
 def _uniform(count: int, reach: float, rng: torch.Generator) -> Tensor:
     return (torch.rand(count, generator=rng) * 2 - 1) * reach
 
 
-def augment(batch: SliceBatch, config: AugmentConfig, rng: torch.Generator) -> SliceBatch:
-    """Rotate, scale and shift each item by its own draw: bilinear for images, nearest for labels."""
-    count, size = len(batch), batch.image.shape[-1]
-    angle = _uniform(count, math.radians(config.rotate_deg), rng)
-    zoom = 1 + _uniform(count, config.scale, rng)
-    shift = _uniform(count * 2, config.shift_px * 2 / size, rng).view(count, 2)
+def _grid(count: int, size: int, rotate_deg: float, scale: float, shift_px: float, rng: torch.Generator) -> Tensor:
+    """A sampling grid (B, H, W, 2) for each item, by its own draws."""
+    angle = _uniform(count, math.radians(rotate_deg), rng)
+    zoom = 1 + _uniform(count, scale, rng)
+    shift = _uniform(count * 2, shift_px * 2 / size, rng).view(count, 2)
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     matrix = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
-    grid = functional.affine_grid(matrix, [count, 1, size, size], align_corners=False)
-    labels = torch.stack([batch.mask, batch.basal, batch.ed], 1).float()
+    return functional.affine_grid(matrix, [count, 1, size, size], align_corners=False)
+
+
+def _move(labels: Tensor, grid: Tensor) -> Tensor:
+    """Labels int64 (B, M, H, W) => the same, moved."""
+    return functional.grid_sample(labels.float(), grid, "nearest", "border", align_corners=False).long()
+
+
+def augment(batch: SliceBatch, config: AugmentConfig, rng: torch.Generator) -> SliceBatch:
+    """Rotate, scale and shift each item by its own draw: bilinear for images, nearest for labels.
+
+    Its neighbouring masks move along, and then a little by themselves.
+    """
+    count, size = len(batch), batch.image.shape[-1]
+    grid = _grid(count, size, config.rotate_deg, config.scale, config.shift_px, rng)
     image = functional.grid_sample(batch.image, grid, "bilinear", "border", align_corners=False)
-    moved = functional.grid_sample(labels, grid, "nearest", "border", align_corners=False).long()
-    return replace(batch, image=image, mask=moved[:, 0], basal=moved[:, 1], ed=moved[:, 2])
+    mask, basal, ed = _move(torch.stack([batch.mask, batch.basal, batch.ed], 1), grid).unbind(1)
+    alone = [_grid(count, size, 0, config.context_scale, config.context_shift_px, rng) for _ in range(2)]
+    basal, ed = (_move(context[:, None], own)[:, 0] for context, own in zip((basal, ed), alone, strict=True))
+    return replace(batch, image=image, mask=mask, basal=basal, ed=ed)

@@ -35,6 +35,8 @@ class TrainingConfig(Section):
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
     warmup_steps: int = Field(20, ge=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd, plain, is for one local step a round under an adaptive server strategy: the server then sees gradients."""
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.9, ge=0, lt=1)
@@ -48,10 +50,16 @@ class TrainingConfig(Section):
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))))
 
+    def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW (arXiv 1711.05101), or plain SGD."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a run of steps did: the mean loss of each step, slices seen, and seconds."""
+    """What a run of steps did: the mean loss of each step that had a batch, slices seen, and seconds."""
 
     losses: list[float]
     items: int
@@ -70,7 +78,7 @@ def stage_inputs(batch: SliceBatch, stage: Stage, style: int) -> tuple[Tensor, C
 
 
 class LocalTrainer:
-    """AdamW (arXiv 1711.05101) on one cohort.
+    """Trains on one cohort without privacy.
 
     Args:
         generator: Trained in place.
@@ -93,13 +101,11 @@ class LocalTrainer:
         config: TrainingConfig,
         seed: int,
     ) -> None:
-        _check(generator, cohort)
+        check_fit(generator, cohort)
         self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
         self.config, self.seed = config, seed
         self.parameters = [p for p in generator.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = config.make_optimizer(self.parameters)
 
     def run(
         self,
@@ -151,22 +157,27 @@ class LocalTrainer:
         self.optimizer.step()
         return float(loss.detach())
 
-    # --- state ------------------------------------------------------------------------------
-    def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's moments and step counts, flat, ready for safetensors."""
-        states = self.optimizer.state_dict()["state"]
-        return {f"{i}.{key}": value for i, state in states.items() for key, value in state.items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` gave."""
-        nested: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            number, key = name.split(".", 1)
-            nested.setdefault(int(number), {})[key] = value
-        self.optimizer.load_state_dict({"state": nested, "param_groups": self.optimizer.state_dict()["param_groups"]})
+# --- the optimizer's state ----------------------------------------------------------------------
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts, flat, ready for safetensors."""
+    states = optimizer.state_dict()["state"]
+    flat = {f"{i}.{key}": value for i, state in states.items() for key, value in state.items()}
+    return {name: value for name, value in flat.items() if value is not None}
 
 
-def _check(generator: Generator, cohort: Cohort) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_state` gave."""
+    nested: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        number, key = name.split(".", 1)
+        nested.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": nested, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+# --- what fits ----------------------------------------------------------------------------------
+def check_fit(generator: Generator, cohort: Cohort) -> None:
+    """Raise a DataError if the cohort is empty, of another size, or lacks masks."""
     if not len(cohort):
         raise DataError(f"cohort {cohort.name} is empty", expected="at least one patient", do="add patients")
     if cohort.size_px != generator.config.size_px:

@@ -20,7 +20,7 @@ from cmrfed.federation.messages import (
     to_array_record,
     to_state,
 )
-from tests.federation_world import random_state, tiny_stage
+from tests.federation_world import NOTHING_PROMISED, random_state, tiny_stage
 
 
 def make_job(**changes: object) -> StageJob:
@@ -47,6 +47,7 @@ def make_reply(**changes: object) -> TrainReply:
             "key": "k",
             "arrays": random_state(0),
             "metrics": metrics,
+            "spent": NOTHING_PROMISED,
             **changes,
         }
     )

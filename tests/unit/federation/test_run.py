@@ -11,10 +11,10 @@ from cmrfed.artifacts import digest_state, load_state, read_json
 from cmrfed.errors import FederationError
 from cmrfed.federation.messages import to_state
 from cmrfed.federation.run import FederatedRun
-from cmrfed.federation.site import SiteRecord
+from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
 from cmrfed.rng import fold
-from tests.federation_world import FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort, tiny_stage
+from tests.federation_world import OPEN, FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort, tiny_stage
 
 
 def metrics(run_dir: Path, number: int, stage: str = "image") -> dict:
@@ -134,8 +134,13 @@ def _nan_loss(content: RecordDict) -> RecordDict:
     return content
 
 
-def _no_metrics(content: RecordDict) -> RecordDict:
-    content["metrics"] = MetricRecord()
+def _some_metrics(content: RecordDict) -> RecordDict:
+    content["metrics"] = MetricRecord({"loss": 0.1})
+    return content
+
+
+def _no_word_of_the_ledger(content: RecordDict) -> RecordDict:
+    del content.config_records["reply"]["spent"]
     return content
 
 
@@ -155,7 +160,8 @@ FAULTS = [
     (_other_request, "set aside", "answers another request: got digest ffffffffffff"),
     (_other_name, "set aside", "calls itself 'site-1', and was 'site-2' before"),
     (_nan_loss, "set aside", "all finite"),
-    (_no_metrics, "set aside", "its metrics are not"),
+    (_some_metrics, "set aside", "its metrics are not"),
+    (_no_word_of_the_ledger, "set aside", "cannot be read.*spent"),
     (_empty, "set aside", "reply cannot be read"),
     (_nothing, "missing", "no answer in time"),
 ]
@@ -181,7 +187,7 @@ def test_a_bad_reply_is_left_out_with_a_reason_and_the_run_goes_on(tmp_path: Pat
 def test_a_site_that_refuses_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     roots = make_sites(tmp_path)
     bare = tiny_cohort(tmp_path / "bare", 2, has_mask=False)
-    SiteRecord(name="site-0", cohort=str(bare.root)).save(roots[0])
+    Site.register(roots[0], SiteRecord(name="site-0", cohort=str(bare.root)), OPEN)
     federated_run(tmp_path, tiny_stage(rounds=1)).start_or_resume()
     told = metrics(tmp_path, 1)["sites"]["site-0"]
     assert told["status"] == "refused"
@@ -243,9 +249,7 @@ def test_too_few_connected_sites_are_an_error_that_names_them_and_why_others_sta
     roots = make_sites(tmp_path, 3)
     (roots[0] / "site.json").unlink()
     grid = FaultyGrid(tmp_path, 3, lambda site, kind, content: None if site == 2 else content)
-    message = (
-        r"too few sites are connected. Got: 1 \(site-1\); .*site.json is missing.*; .*no answer. Expected: at least 2"
-    )
+    message = r"too few sites are connected. Got: 1 \(site-1\); .*in its own log.*; .*no answer. Expected: at least 2"
     with pytest.raises(FederationError, match=message):
         federated_run(tmp_path, grid=grid).start_or_resume()
 
@@ -264,7 +268,7 @@ def test_a_site_that_connects_late_is_waited_for(tmp_path: Path) -> None:
 
 def test_two_sites_of_one_name_are_an_error(tmp_path: Path) -> None:
     roots = make_sites(tmp_path)
-    SiteRecord(name="site-0", cohort=str(tmp_path / "cohort")).save(roots[1])
+    Site.register(roots[1], SiteRecord(name="site-0", cohort=str(tmp_path / "cohort")), OPEN)
     with pytest.raises(FederationError, match=r"two sites have the same name.*site-0"):
         federated_run(tmp_path).start_or_resume()
 

@@ -5,7 +5,8 @@ from cmrfed.data.draws import SliceBatch, gather
 from cmrfed.training.augment import AugmentConfig, augment
 from tests.generator_world import blob_cohort, heart
 
-STRONG = AugmentConfig(rotate_deg=90, scale=0.2, shift_px=4)
+STILL = {"context_scale": 0.0, "context_shift_px": 0.0}
+STRONG = AugmentConfig(rotate_deg=90, scale=0.2, shift_px=4, **STILL)
 
 
 def rng(seed=0):
@@ -32,6 +33,18 @@ def test_image_and_masks_move_together(batch):
     assert not torch.equal(moved.mask, batch.mask)
 
 
+def test_neighbours_move_a_little_by_themselves(batch):
+    alone = AugmentConfig(rotate_deg=0, scale=0, shift_px=0, context_scale=0.2, context_shift_px=2)
+    moved = augment(batch, alone, rng())
+    assert torch.equal(moved.mask, batch.mask)
+    assert torch.allclose(moved.image, batch.image, atol=1e-4)
+    assert not torch.equal(moved.basal, batch.basal)
+    sizes = (moved.basal > 0).sum((1, 2)) / (batch.basal > 0).sum((1, 2))
+    assert 0.6 < sizes.min() < 0.95
+    assert 1.05 < sizes.max() < 1.6
+    assert (moved.ed == -1).all()
+
+
 def test_a_context_that_does_not_exist_stays_so(batch):
     assert (augment(batch, STRONG, rng()).ed == -1).all()
 
@@ -52,7 +65,7 @@ def test_each_item_has_a_draw_of_its_own_and_the_same_stream_gives_the_same(batc
 
 
 def test_ranges_of_zero_leave_everything_where_it_is(batch):
-    same = augment(batch, AugmentConfig(rotate_deg=0, scale=0, shift_px=0), rng())
+    same = augment(batch, AugmentConfig(rotate_deg=0, scale=0, shift_px=0, **STILL), rng())
     assert torch.equal(same.mask, batch.mask)
     assert torch.allclose(same.image, batch.image, atol=1e-4)
 

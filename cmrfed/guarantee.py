@@ -1,0 +1,179 @@
+"""The privacy of a run: its plan before anything is trained, its audit, and what may be claimed after it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from cmrfed.artifacts import read_json, write_json
+from cmrfed.data.synthetic import NOT_PRIVATE, PrivacyStatement
+from cmrfed.experiment import STAGES, Experiment
+from cmrfed.federation.messages import Spent
+from cmrfed.federation.rounds import RoundStore
+from cmrfed.generators.generator import Generator
+from cmrfed.precision import arithmetic
+from cmrfed.privacy.audit import audit
+from cmrfed.privacy.budget import Plan, noise_to_signal
+from cmrfed.privacy.event import ADJACENCY
+from cmrfed.privacy.mechanism import MechanismConfig
+from cmrfed.privacy.settings import STRICT_DELTA, PrivateTraining
+from cmrfed.training.private import train_only
+
+SIMULATED = (
+    "The sites were simulated on one machine: their ledgers begin with this run, and what other runs spent on the same "
+    "patients comes on top."
+)
+NOT_COVERED = (
+    "Covered are the generators and all that is drawn from them. Not covered is what was computed from real patients "
+    "without noise: the figures and pictures of an evaluation, and images drawn for real masks."
+)
+
+
+# --- before -------------------------------------------------------------------------------------
+def plan_privacy(experiment: Experiment) -> Plan | None:
+    """Noise of all private stages together; None where nothing is promised.
+
+    Raises:
+        PrivacyError: The target cannot be met; the message names the nearest settings that can.
+    """
+    return experiment.privacy.plan(experiment.steps()) if experiment.privacy.private else None
+
+
+def requests(experiment: Experiment) -> dict[str, PrivateTraining | None]:
+    """What the requests of each stage say of privacy."""
+    plan = plan_privacy(experiment)
+    if plan is None:
+        return dict.fromkeys(STAGES)
+    return {s.stage: experiment.privacy.request(s.stage, s.noise_multiplier) for s in plan.stages}
+
+
+def plan_rows(experiment: Experiment) -> list[dict[str, Any]]:
+    """One row for each private stage: what is trained, with how much noise, and what it would cost alone."""
+    plan, rows = plan_privacy(experiment), []
+    for stage in plan.stages if plan else ():
+        settings = experiment.privacy.stage(stage.stage)
+        network = Generator(experiment.generator("mask" if stage.stage == "mask" else "image")).network
+        trained = sum(p.numel() for p in train_only(network, settings.trained))
+        patients = experiment.privacy.declared_patients or 1
+        ratio = noise_to_signal(
+            stage.noise_multiplier, trained, stage.sampling_rate, patients, sites=experiment.federation.asked
+        )
+        rows.append(
+            {
+                "stage": stage.stage,
+                "noise_multiplier": round(stage.noise_multiplier, 4),
+                "sampling_rate": stage.sampling_rate,
+                "steps": stage.steps,
+                "draws": settings.draws,
+                "clip_norm": settings.clip_norm,
+                "trained_parameters": trained,
+                "epsilon_alone": round(stage.alone.prv, 3),
+                "noise_to_signal": round(ratio, 2),
+            }
+        )
+    return rows
+
+
+def plan_text(experiment: Experiment) -> str:
+    """The plan in words, for the terminal."""
+    plan, config = plan_privacy(experiment), experiment.privacy
+    if plan is None:
+        return "Privacy: none. Nothing is promised to the patients."
+    weaker = " (weaker: it hides a slice, and a patient has many)" if config.unit == "slice" else ""
+    first = (
+        f"Privacy: unit {config.unit}{weaker}, {ADJACENCY[config.unit]}; ε = {plan.total.prv:.3f} (PRV; RDP "
+        f"{plan.total.rdp:.3f}) at δ = {plan.total.delta:.2g} for both stages together, target {config.epsilon:g}"
+    )
+    return "\n".join([first, *(_row_text(row) for row in plan_rows(experiment))])
+
+
+def _row_text(row: dict[str, Any]) -> str:
+    return (
+        f"  {row['stage']}: σ = {row['noise_multiplier']:.3f}, q = {row['sampling_rate']:g}, {row['steps']} steps, "
+        f"K = {row['draws']}, {row['trained_parameters']} parameters; alone ε = {row['epsilon_alone']:.2f}; "
+        f"noise of a step is {row['noise_to_signal']:.1f} × its largest signal"
+    )
+
+
+# --- after --------------------------------------------------------------------------------------
+def audit_run(experiment: Experiment, run_dir: Path) -> list[dict[str, Any]]:
+    """Audit the step of each private stage as it is configured, and write audit.json."""
+    rows = []
+    for stage, request in requests(experiment).items():
+        if request is None:
+            continue
+        training = experiment.mask.training if stage == "mask" else experiment.image.training
+        half = arithmetic(training.precision, experiment.compute.device).itemsize < 4
+        config = MechanismConfig(
+            clip_norm=request.clip_norm,
+            declared_patients=request.declared_patients,
+            precision="bf16" if half else "fp32",
+        )
+        found = audit(request.noise_multiplier, config)
+        rows.append(
+            {
+                "stage": stage,
+                "noise_multiplier": request.noise_multiplier,
+                "mu": found.mu,
+                "lower": found.lower,
+                "upper": found.upper,
+                "theory": found.theory,
+                "confidence": found.confidence,
+                "canaries": found.canaries,
+                "steps": found.steps,
+                "passed": found.passed,
+            }
+        )
+    write_json(run_dir / "audit.json", rows)
+    return rows
+
+
+def spent_by_site(run_dir: Path, digest: str) -> dict[str, Spent | None]:
+    """What each site said with the last reply of it that was used; None where one reply said nothing."""
+    told: dict[str, Spent | None] = {}
+    for stage in STAGES:
+        for metrics in RoundStore(run_dir / stage, digest).metrics():
+            for site, row in metrics["sites"].items():
+                if row["status"] == "ok" and told.get(site, True):
+                    told[site] = Spent.model_validate(row["spent"]) if row["spent"] else None
+    return told
+
+
+def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
+    """What may be said of the data set of a trained run: the sites' ledgers decide, not the recipe.
+
+    (ε, δ) holds with any larger ε and δ, and patients are at one site each, so the largest of both over all sites holds
+    for everyone.
+    """
+    unit = experiment.privacy.unit
+    told = spent_by_site(run_dir, experiment.digest)
+    known = [spent for spent in told.values() if spent and spent.unit == unit and spent.bounded]
+    if not experiment.privacy.private or not told or len(known) < len(told):
+        return NOT_PRIVATE
+    audited = read_json(run_dir / "audit.json") if (run_dir / "audit.json").exists() else []
+    if not audited or not all(row["passed"] for row in audited):
+        reason = "was not audited" if not audited else "failed its audit"
+        return NOT_PRIVATE.model_copy(update={"statement": f"{NOT_PRIVATE.statement} The private step {reason}."})
+    worst = [max((s.at[i].prv or 0.0) for s in known) for i in range(2)]
+    loose, delta = max((s.at[0].rdp or 0.0) for s in known), max(s.at[0].delta for s in known)
+    weaker = " This is weaker than hiding a patient, who has many slices." if unit == "slice" else ""
+    simulated = f" {SIMULATED}" if (run_dir / "sites").is_dir() else ""
+    return PrivacyStatement(
+        differentially_private=True,
+        unit=unit,
+        relation=ADJACENCY[unit],
+        epsilon=_up(worst[0]),
+        delta=delta,
+        epsilon_strict=_up(worst[1]),
+        strict_delta=STRICT_DELTA,
+        epsilon_rdp=_up(loose),
+        accountant="PRV (arXiv 2106.02848)",
+        sites={name: spent.model_dump(mode="json") for name, spent in told.items() if spent},
+        statement=f"Differentially private: {ADJACENCY[unit]}, ε ≤ {_up(worst[0]):g} at δ = {delta:.2g} (PRV; RDP "
+        f"{_up(loose):g}), or ε ≤ {_up(worst[1]):g} at δ = {STRICT_DELTA:g}: the largest loss in the ledger of any "
+        f"site, over all stages and rounds, when it last answered.{weaker} {NOT_COVERED}{simulated}",
+    )
+
+
+def _up(value: float) -> float:
+    """Rounded up to three decimals: a claim is never below what was computed."""
+    return math.ceil(value * 1000) / 1000

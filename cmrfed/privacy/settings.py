@@ -1,0 +1,116 @@
+"""What a recipe asks for in privacy, and what of it a request to a site says."""
+
+from collections.abc import Mapping
+
+from pydantic import Field, model_validator
+
+from cmrfed.config import Section
+from cmrfed.privacy.budget import Plan, StageCost, calibrate
+from cmrfed.privacy.event import Unit
+
+STRICT_DELTA = 1e-3
+"""Beside the configured δ, every ε is also given at this one: N^-1.1 is large where N is small."""
+
+
+class StagePrivacy(Section):
+    """How one stage is trained privately."""
+
+    sampling_rate: float = Field(0.25, gt=0, le=1)
+    """q: probability of each patient to be in a step. Public: it is never derived from the data."""
+    clip_norm: float = Field(1.0, gt=0)
+    """C: the largest norm of one patient's gradient."""
+    draws: int = Field(8, ge=1)
+    """K: (slice, time, noise) draws whose gradients are averaged before clipping; more cost no ε (arXiv 2210.09929)."""
+    trained: tuple[str, ...] = ("*",)
+    """Names of the trained parameters, with * and ?; all others stay as they were at the start."""
+
+
+class StagePlan(StagePrivacy):
+    """A stage of a recipe: its share of the budget beside the mechanism."""
+
+    noise_ratio: float = Field(1.0, gt=0)
+    """This stage's noise multiplier over the common one: above 1 it spends less of the budget."""
+
+
+class PrivateTraining(StagePrivacy):
+    """What a request says of privacy. A site checks it against its own policy and ledger."""
+
+    unit: Unit
+    noise_multiplier: float = Field(gt=0)
+    """σ: standard deviation of the noise over C."""
+    declared_patients: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _is_private(self) -> "PrivateTraining":
+        if self.unit == "none":
+            raise ValueError("unit none is a request without this section")
+        return self
+
+
+class PrivacyConfig(Section):
+    """Privacy of a whole data set: one target ε for all stages together."""
+
+    unit: Unit = "none"
+    """patient; slice, which is weaker, since a patient has many; or none."""
+    epsilon: float | None = Field(None, gt=0)
+    """Target for the patients (or slices) of each site, over all stages, under PRV accounting."""
+    delta: float | None = Field(None, gt=0, lt=1)
+    """None: N^-1.1, N being ``declared_patients``."""
+    declared_patients: int | None = Field(None, ge=1)
+    """N: patients (or slices, where they are the unit) of each site as everyone may know it. It is the denominator of
+    the update; it need not be exact, and it must not be looked up in the data."""
+    mask: StagePlan = StagePlan()
+    image: StagePlan = StagePlan()
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "PrivacyConfig":
+        if self.unit != "none" and (self.epsilon is None or self.declared_patients is None):
+            raise ValueError(f"unit {self.unit} needs epsilon and declared_patients")
+        if self.unit == "none" and self.epsilon is not None:
+            raise ValueError("epsilon is set, but unit is none: set unit to patient, or leave epsilon out")
+        return self
+
+    @property
+    def private(self) -> bool:
+        """Whether anything is promised."""
+        return self.unit != "none"
+
+    @property
+    def target_delta(self) -> float:
+        """δ in force."""
+        return self.delta if self.delta is not None else min(0.5, float((self.declared_patients or 1) ** -1.1))
+
+    def stage(self, name: str) -> StagePlan:
+        """Settings of a stage, by name."""
+        return self.mask if name == "mask" else self.image
+
+    def plan(self, steps: Mapping[str, int]) -> Plan:
+        """Calibrate the noise of all stages together.
+
+        Args:
+            steps: Steps of one site by stage, over all rounds.
+
+        Raises:
+            PrivacyError: The target cannot be met; the message names the nearest settings that can.
+        """
+        costs = [
+            StageCost(
+                stage=name,
+                sampling_rate=self.stage(name).sampling_rate,
+                steps=count,
+                noise_ratio=self.stage(name).noise_ratio,
+                unit=self.unit,
+            )
+            for name, count in steps.items()
+        ]
+        return calibrate(costs, self.epsilon or 0.0, self.target_delta)
+
+    def request(self, name: str, noise_multiplier: float) -> PrivateTraining:
+        """What a request for this stage says."""
+        settings = self.stage(name).model_dump(exclude={"noise_ratio"})
+        return PrivateTraining(
+            **settings,
+            unit=self.unit,
+            noise_multiplier=noise_multiplier,
+            declared_patients=self.declared_patients or 1,
+        )

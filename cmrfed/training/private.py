@@ -1,0 +1,108 @@
+"""Private training of one generator on one site's cohort: the steps that one reservation of the ledger has paid for."""
+
+import fnmatch
+import secrets
+import time
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.draws import gather
+from cmrfed.errors import ConfigError
+from cmrfed.generators.generator import Generator
+from cmrfed.precision import arithmetic
+from cmrfed.privacy.event import PrivacyEvent
+from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
+from cmrfed.privacy.settings import PrivateTraining
+from cmrfed.training.augment import augment
+from cmrfed.training.loop import LocalResult, Stage, TrainingConfig, check_fit, stage_inputs
+
+
+def train_only(network: nn.Module, patterns: tuple[str, ...]) -> list[nn.Parameter]:
+    """Let the parameters whose names match a pattern require gradients, and no others; return them.
+
+    Raises:
+        ConfigError: A pattern matches nothing.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError("no parameter has such a name", got=pattern, expected=f"such as {names[0]}, or *.bias")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+class PrivateTrainer:
+    """Trains on one cohort with DP-SGD over its patients (or slices).
+
+    Every draw (who is sampled, which slices, times and noise of the generator, noise of the mechanism) comes from the
+    operating system's entropy: nobody who knows the recipe can repeat it. So two runs end in different weights.
+
+    Args:
+        generator: Trained in place.
+        cohort: The site's patients.
+        stage: "mask" or "image".
+        style: Number of the site's style.
+        config: How to train; ``batch_size`` and ``max_grad_norm`` have no part in it.
+        privacy: What was asked for.
+        event: What was paid for: noise multiplier, sampling rate and number of steps.
+
+    Raises:
+        DataError: The cohort is empty, of another size, or lacks masks.
+        PrivacyError: The network cannot be trained privately.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        cohort: Cohort,
+        stage: Stage,
+        style: int,
+        config: TrainingConfig,
+        privacy: PrivateTraining,
+        event: PrivacyEvent,
+    ) -> None:
+        check_fit(generator, cohort)
+        self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
+        self.config, self.draws = config, privacy.draws
+        self.records: list[np.ndarray] = _records(cohort, event)
+        self.optimizer = config.make_optimizer(train_only(generator.network, privacy.trained))
+        dtype = arithmetic(config.precision, generator.device.type)
+        mechanism = MechanismConfig(
+            clip_norm=privacy.clip_norm,
+            declared_patients=privacy.declared_patients,
+            precision="bf16" if dtype == torch.bfloat16 else "fp32",
+        )
+        self.steps = PrivateSGD(generator.network, self.optimizer, event, len(self.records), mechanism)
+        self._random = torch.Generator().manual_seed(secrets.randbits(63))
+        self._rows = np.random.default_rng(secrets.randbits(128))
+
+    def run(self, first_step: int, steps: int) -> LocalResult:
+        """Take ``steps`` steps; the number of the first one sets the learning rate.
+
+        The losses and the number of items depend on the patients without noise: they stay at the site.
+        """
+        start = time.monotonic()
+        self.generator.network.train()
+        rates = [self.config.rate_at(step) for step in range(first_step, first_step + steps)]
+        notes = [self.steps.step(self._losses, learning_rate=rate) for rate in rates]
+        losses = [note.mean_loss for note in notes if note.mean_loss is not None]
+        return LocalResult(losses, sum(note.sampled for note in notes) * self.draws, time.monotonic() - start)
+
+    def _losses(self, record: int) -> Tensor:
+        """Losses of K draws of one record, (K,)."""
+        batch = gather(self.cohort, self._rows.choice(self.records[record], size=self.draws))
+        if self.config.augment:
+            batch = augment(batch, self.config.augment, self._random)
+        raw, cond = stage_inputs(batch, self.stage, self.style)
+        device = self.generator.device
+        return self.generator.loss(raw.to(device), cond.to(device), self._random)
+
+
+def _records(cohort: Cohort, event: PrivacyEvent) -> list[np.ndarray]:
+    """Rows of each record: of each patient, or of each slice."""
+    by_patient = [np.asarray(rows) for rows in cohort.rows_of]
+    return by_patient if event.unit == "patient" else [rows[i : i + 1] for rows in by_patient for i in range(len(rows))]

@@ -1,0 +1,237 @@
+"""A site under privacy: it pays before it trains, keeps to its own policy, and lets nothing out beside the update."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+
+from cmrfed.artifacts import digest_state
+from cmrfed.errors import FederationError, PrivacyError
+from cmrfed.federation.messages import StageJob, TrainReply, decode_info, decode_reply, encode_job, to_array_record
+from cmrfed.federation.site import Site, SiteRecord, answer_hello, answer_train
+from cmrfed.generators.generator import Generator
+from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.policy import SitePolicy
+from cmrfed.privacy.settings import PrivateTraining
+from cmrfed.training.private import PrivateTrainer
+from tests.federation_world import tiny_cohort, tiny_stage
+
+CLOSED = SitePolicy(epsilon_cap=8.0, delta=1e-2, smallest_cohort=1)
+ASKED = PrivateTraining(
+    unit="patient", noise_multiplier=2.0, sampling_rate=0.5, draws=2, declared_patients=6, clip_norm=0.5
+)
+
+
+def request(number: int = 1, weights_seed: int = 0, **changes: object) -> tuple[StageJob, dict[str, torch.Tensor]]:
+    stage = tiny_stage(rounds=9)
+    weights = {n: w.clone() for n, w in Generator(stage.generator, weights_seed).network.state_dict().items()}
+    plain = {
+        "run": "r",
+        "experiment": "e",
+        "seed": 1,
+        "stage": "image",
+        "round": number,
+        "generator": stage.generator,
+        "training": stage.training,
+        "privacy": ASKED,
+        "model_digest": digest_state(weights),
+    }
+    return StageJob(**{**plain, **changes}), weights
+
+
+def make_site(root: Path, policy: SitePolicy = CLOSED, *, has_mask: bool = True) -> Site:
+    cohort = tiny_cohort(root / "cohort", 6, has_mask=has_mask)
+    return Site.register(root / "site", SiteRecord(name="ward", cohort=str(cohort.root)), policy)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return make_site(tmp_path)
+
+
+def context(site: Site) -> Context:
+    return Context(1, 2, {"site-root": str(site.root)}, RecordDict(), {})
+
+
+def answer(site: Site, job: StageJob, weights: dict[str, torch.Tensor]) -> TrainReply:
+    return decode_reply(answer_train(context(site), encode_job(job, to_array_record(weights))))
+
+
+def paid(site: Site) -> list[bool]:
+    """Whether each payment was committed."""
+    return [payment.committed for payment in PrivacyLedger(site.root).history().payments]
+
+
+def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PrivateTrainer, "run", lambda *_: pytest.fail("it trained"))
+
+
+# --- what leaves --------------------------------------------------------------------------------
+def test_the_reply_holds_the_update_and_what_was_spent_and_nothing_else(site: Site) -> None:
+    job, weights = request()
+    content = answer_train(context(site), encode_job(job, to_array_record(weights)))
+    assert dict(content.metric_records["metrics"]) == {}
+    assert set(content.config_records["reply"]) == {"site", "status", "key", "reason", "spent"}
+    reply = decode_reply(content)
+    assert digest_state(reply.arrays or {}) != job.model_digest
+    assert reply.spent is not None
+    assert reply.spent.unit == "patient"
+    expected = PrivacyLedger(site.root).spent(CLOSED.delta).total
+    assert (reply.spent.at[0].prv, reply.spent.at[0].rdp) == (expected.prv, expected.rdp)
+
+
+def test_what_the_ledger_tells_does_not_depend_on_the_patients(tmp_path: Path) -> None:
+    """The same requests give the same words, whoever is at the site; only the update differs."""
+    small = Site.register(
+        tmp_path / "s",
+        SiteRecord(name="ward", cohort=str(tiny_cohort(tmp_path / "few", 2).root)),
+        CLOSED,
+    )
+    large = make_site(tmp_path)
+    few, many = (answer(site, *request()) for site in (small, large))
+    assert few.spent is not None
+    assert many.spent is not None
+    assert (few.key, few.metrics, few.spent.at) == (many.key, many.metrics, many.spent.at)
+
+
+def test_the_number_of_patients_stays_unless_the_policy_lets_it_out(tmp_path: Path) -> None:
+    assert decode_info(answer_hello(context(make_site(tmp_path / "a")))).patients is None
+    telling = CLOSED.model_copy(update={"may_leave": CLOSED.may_leave.model_copy(update={"patient_count": True})})
+    assert decode_info(answer_hello(context(make_site(tmp_path / "b", telling)))).patients == 6
+
+
+def test_losses_leave_where_the_policy_lets_them(tmp_path: Path) -> None:
+    telling = CLOSED.model_copy(update={"may_leave": CLOSED.may_leave.model_copy(update={"losses": True})})
+    everyone = ASKED.model_copy(update={"sampling_rate": 1.0})
+    reply = answer(make_site(tmp_path, telling), *request(privacy=everyone))
+    assert set(reply.metrics or {}) == {"loss", "first_loss", "last_loss", "items", "seconds"}
+
+
+def test_words_about_the_data_stay_in_the_sites_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = make_site(tmp_path, has_mask=False)
+    reply = answer(site, *request())
+    assert reply.status == "refused"
+    assert "p00" not in reply.reason
+    assert "6" not in reply.reason
+    assert "in its own log" in reply.reason
+    assert "patients without masks" in caplog.text
+
+
+def test_a_failure_inside_says_nothing_outside(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise ValueError("patient p03 has 7 slices")
+
+    monkeypatch.setattr(PrivateTrainer, "run", crash)
+    job, weights = request()
+    with pytest.raises(FederationError, match="in its own log") as caught:
+        answer_train(context(site), encode_job(job, to_array_record(weights)))
+    assert "p03" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+# --- paying -------------------------------------------------------------------------------------
+def test_it_pays_before_the_first_gradient(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, original = [], PrivateTrainer.run
+
+    def run(self: PrivateTrainer, first: int, steps: int):
+        seen.append(paid(site))
+        return original(self, first, steps)
+
+    monkeypatch.setattr(PrivateTrainer, "run", run)
+    site.train_round(*request())
+    assert seen == [[False]]
+    assert paid(site) == [True]
+
+
+def test_a_repeated_request_is_answered_from_the_stored_reply_and_costs_nothing(site: Site, monkeypatch) -> None:
+    first = site.train_round(*request())
+    forbid_training(monkeypatch)
+    again = Site.open(site.root).train_round(*request())
+    assert digest_state(again.arrays or {}) == digest_state(first.arrays or {})
+    assert again.spent == first.spent
+    assert paid(site) == [True]
+
+
+def test_a_round_that_died_before_its_reply_was_stored_is_paid_twice(site: Site, monkeypatch) -> None:
+    with monkeypatch.context() as dying:
+        dying.setattr("cmrfed.federation.site._StateFolder.save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            site.train_round(*request())
+    reply = site.train_round(*request())
+    assert paid(site) == [False, True]
+    twice = PrivacyLedger(site.root).history().epsilon(CLOSED.delta).prv
+    assert reply.spent is not None
+    assert reply.spent.at[0].prv == twice
+
+
+def test_rounds_stages_and_runs_add_up(site: Site) -> None:
+    for job in (request(1), request(2), request(1, run="another")):
+        site.train_round(*job)
+    events = PrivacyLedger(site.root).history().events
+    assert [(e.run, e.round, e.steps) for e in events] == [("r", 1, 2), ("r", 2, 2), ("another", 1, 2)]
+
+
+def test_training_without_privacy_is_in_the_ledger_too_and_ends_every_guarantee(tmp_path: Path) -> None:
+    policy = SitePolicy(epsilon_cap=None, delta=1e-2, smallest_cohort=1, permitted_units=("patient", "none"))
+    site = make_site(tmp_path, policy)
+    site.train_round(*request(privacy=None))
+    reply = site.train_round(*request(2))
+    assert reply.spent is not None
+    assert reply.spent.unit == "none"
+    assert not reply.spent.bounded
+
+
+# --- refusing -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("policy", "changes", "reason"),
+    [
+        ({}, {"privacy": None}, r"does not permit this privacy unit.*Got: none.*Expected: patient"),
+        ({}, {"privacy": ASKED.model_copy(update={"unit": "slice"})}, r"Got: slice.*Expected: patient"),
+        ({"permitted_stages": ("mask",)}, {}, r"does not permit this stage.*Got: image"),
+        ({"smallest_cohort": 7}, {}, r"fewer patients than its policy asks for"),
+        ({"epsilon_cap": 0.5}, {}, r"would exceed the site's privacy budget; nothing was trained"),
+    ],
+)
+def test_the_policy_beats_the_request_in_a_normal_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: dict, changes: dict, reason: str
+) -> None:
+    site = make_site(tmp_path, CLOSED.model_copy(update=policy))
+    forbid_training(monkeypatch)
+    reply = answer(site, *request(**changes))
+    assert reply.status == "refused"
+    assert reply.arrays is None
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(reply.reason)
+    assert paid(site) == [], "a refusal costs nothing"
+
+
+def test_it_stops_at_the_cap_and_never_beyond(tmp_path: Path) -> None:
+    site = make_site(tmp_path, CLOSED.model_copy(update={"epsilon_cap": 2.5}))
+    replies = [answer(site, *request(number)) for number in range(1, 10)]
+    answered = [reply.status for reply in replies]
+    assert "refused" in answered
+    assert answered == sorted(answered), "once refused, always refused"
+    assert len(paid(site)) == answered.count("ok") > 0
+    assert PrivacyLedger(site.root).history().epsilon(CLOSED.delta).prv <= 2.5
+
+
+def test_a_site_without_a_policy_takes_no_part(site: Site) -> None:
+    (site.root / "policy.yaml").unlink()
+    assert "policy.yaml is missing" in answer(Site.open(site.root), *request()).reason
+
+
+def test_a_site_whose_ledger_is_gone_refuses_and_cannot_be_registered_again(site: Site) -> None:
+    site.train_round(*request())
+    for name in ("ledger.jsonl", "ledger.head"):
+        (site.root / name).unlink()
+    assert "no privacy ledger" in answer(Site.open(site.root), *request(2)).reason
+    with pytest.raises(PrivacyError, match=r"its privacy ledger is gone.*restore it from a backup"):
+        Site.register(site.root, site.record, CLOSED)
+
+
+def test_registering_again_keeps_policy_and_ledger(site: Site) -> None:
+    site.train_round(*request())
+    again = Site.register(site.root, site.record, SitePolicy(epsilon_cap=None, delta=0.5))
+    assert again.policy == CLOSED
+    assert paid(again) == [True]

@@ -1,0 +1,69 @@
+"""What a recipe asks for: whole or refused, and one budget for all stages."""
+
+import pytest
+
+from cmrfed.errors import PrivacyError
+from cmrfed.privacy.accountant import epsilon
+from cmrfed.privacy.event import PrivacyEvent
+from cmrfed.privacy.settings import PrivacyConfig, PrivateTraining
+
+
+def config(**changes: object) -> PrivacyConfig:
+    return PrivacyConfig(**{"unit": "patient", "epsilon": 8.0, "declared_patients": 15, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": None}, "unit patient needs epsilon and declared_patients"),
+        ({"declared_patients": None}, "unit patient needs epsilon and declared_patients"),
+        ({"unit": "none"}, "epsilon is set, but unit is none"),
+        ({"mask": {"sampling_rate": 0.0}}, "greater than 0"),
+    ],
+)
+def test_half_a_promise_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+def test_the_rule_for_delta_is_a_public_number_of_patients_to_the_minus_1_1() -> None:
+    assert config().target_delta == pytest.approx(15**-1.1)
+    assert config(delta=1e-3).target_delta == 1e-3
+
+
+def test_both_stages_share_one_budget() -> None:
+    made = config(mask={"sampling_rate": 0.5, "noise_ratio": 2.0}, image={"sampling_rate": 0.25})
+    plan = made.plan({"mask": 40, "image": 100})
+    assert 7.8 < plan.total.prv <= 8.0
+    mask, image = plan.stages
+    assert mask.noise_multiplier == pytest.approx(2 * image.noise_multiplier)
+    events = [
+        PrivacyEvent(
+            noise_multiplier=s.noise_multiplier,
+            sampling_rate=s.sampling_rate,
+            steps=s.steps,
+            run="r",
+            stage=s.stage,
+            round=1,
+            digest="",
+        )
+        for s in plan.stages
+    ]
+    assert epsilon(events, made.target_delta).prv == pytest.approx(plan.total.prv)
+
+
+def test_a_target_out_of_reach_names_what_could_be_had() -> None:
+    with pytest.raises(PrivacyError, match=r"cannot be met.*Expected: a target of at least ε = 0.83"):
+        config(epsilon=0.05, delta=1e-5).plan({"mask": 4000, "image": 4000})
+
+
+def test_a_request_holds_what_a_site_needs_and_no_share_of_a_budget() -> None:
+    asked = config(image={"draws": 4, "noise_ratio": 3.0}).request("image", 1.5)
+    assert (asked.draws, asked.noise_multiplier, asked.unit, asked.declared_patients) == (4, 1.5, "patient", 15)
+    assert "noise_ratio" not in asked.model_dump()
+
+
+def test_a_private_request_names_a_unit_and_has_noise() -> None:
+    for wrong in ({"unit": "none"}, {"noise_multiplier": 0.0}):
+        with pytest.raises(ValueError, match=r"unit none|greater than 0"):
+            PrivateTraining(**{"unit": "patient", "noise_multiplier": 1.0, "declared_patients": 5, **wrong})
