@@ -72,14 +72,18 @@ class Condition:
         return planes.flatten(1, 2)
 
     def global_values(self, styles: int) -> Tensor:
-        """Values of the constant planes, float32 (B, P): phase one-hot, position in [-1, 1], known, style one-hot."""
+        """Values of the constant planes, float32 (B, P): phase one-hot, position in [-1, 1], known, style one-hot.
+
+        A style's plane holds the number of styles instead of 1: only one site trains its weights, and the mean over the
+        sites shrinks each step of them by that number.
+        """
         known = ~self.position.isnan()
         place = torch.where(known, self.position.nan_to_num() * 2 - 1, 0.0)
         return torch.cat(
             [
                 _one_hot(self.phase, len(Phase)),
                 torch.stack([place, known.float()], 1),
-                _one_hot(self.style, styles),
+                styles * _one_hot(self.style, styles),
             ],
             1,
         )
