@@ -10,7 +10,7 @@ import click
 import typer
 import yaml
 
-from cmrfed.errors import CmrfedError, ConfigError
+from cmrfed.errors import CmrfedError, ConfigError, PrivacyError
 from cmrfed.progress import console, say
 
 app = typer.Typer(
@@ -181,6 +181,21 @@ def evaluate(
         out=out,
     )
     print(write_report(out))
+
+
+@app.command(epilog="Example: cmrfed audit configs/recipes/acdc-private.yaml")
+def audit(
+    recipe: Annotated[Path, typer.Argument(help="A private recipe.")],
+    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+) -> None:
+    """Measure whether the private step of a recipe releases no more than it promises; needs no patients."""
+    from cmrfed.experiment import resolve
+    from cmrfed.guarantee import audit_experiment, audit_text
+
+    rows = audit_experiment(resolve(recipe, list(assign or [])))
+    print(audit_text(rows))
+    if not all(row["passed"] for row in rows):
+        raise PrivacyError("the audit failed", do="claim no privacy for this version, and report the figures above")
 
 
 @app.command(epilog="Example: cmrfed report runs/demo")

@@ -1,11 +1,13 @@
 """The privacy of a run: its plan before anything is trained, its audit, and what may be claimed after it."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cmrfed.artifacts import read_json, write_json
+from cmrfed.artifacts import read_json
 from cmrfed.data.synthetic import NOT_PRIVATE, PrivacyStatement
+from cmrfed.errors import ConfigError
 from cmrfed.experiment import STAGES, Experiment
 from cmrfed.federation.messages import Spent
 from cmrfed.federation.rounds import RoundStore
@@ -95,36 +97,50 @@ def _row_text(row: dict[str, Any]) -> str:
 
 
 # --- after --------------------------------------------------------------------------------------
-def audit_run(experiment: Experiment, run_dir: Path) -> list[dict[str, Any]]:
-    """Audit the step of each private stage as it is configured, and write audit.json."""
-    rows = []
-    for stage, request in requests(experiment).items():
-        if request is None:
-            continue
-        training = experiment.mask.training if stage == "mask" else experiment.image.training
-        half = arithmetic(training.precision, experiment.compute.device).itemsize < 4
-        config = MechanismConfig(
-            clip_norm=request.clip_norm,
-            declared_patients=request.declared_patients,
-            precision="bf16" if half else "fp32",
+def audit_experiment(experiment: Experiment) -> list[dict[str, Any]]:
+    """Audit the step of each private stage as it is configured, in seconds, without any patient: rows of audit.json.
+
+    Raises:
+        ConfigError: The experiment is not private.
+    """
+    if not experiment.privacy.private:
+        raise ConfigError(
+            "there is no private step to audit",
+            got="privacy.unit: none",
+            do="--set privacy.unit=patient, with privacy.epsilon and privacy.declared_patients",
         )
-        found = audit(request.noise_multiplier, config)
-        rows.append(
-            {
-                "stage": stage,
-                "noise_multiplier": request.noise_multiplier,
-                "mu": found.mu,
-                "lower": found.lower,
-                "upper": found.upper,
-                "theory": found.theory,
-                "confidence": found.confidence,
-                "canaries": found.canaries,
-                "steps": found.steps,
-                "passed": found.passed,
-            }
-        )
-    write_json(run_dir / "audit.json", rows)
-    return rows
+    asked = requests(experiment)
+    return [_audited(experiment, stage, request) for stage, request in asked.items() if request]
+
+
+def _audited(experiment: Experiment, stage: str, request: PrivateTraining) -> dict[str, Any]:
+    training = experiment.mask.training if stage == "mask" else experiment.image.training
+    half = arithmetic(training.precision, experiment.compute.device).itemsize < 4
+    config = MechanismConfig(
+        clip_norm=request.clip_norm,
+        declared_patients=request.declared_patients,
+        precision="bf16" if half else "fp32",
+    )
+    found = audit(request.noise_multiplier, config)
+    measured = {name: value if math.isfinite(value) else None for name, value in asdict(found).items()}
+    return {"stage": stage, **measured, "passed": found.passed}
+
+
+def audit_text(rows: list[dict[str, Any]]) -> str:
+    """The audit in words, for the terminal."""
+    return "\n".join(
+        f"{row['stage']}: σ = {row['noise_multiplier']:.3f}: {measured_mu(row)}, {row['canaries']} canaries, "
+        f"theory {row['theory']:.3f}: "
+        + ("passed" if row["passed"] else "FAILED: the step releases more than it promises")
+        for row in rows
+    )
+
+
+def measured_mu(row: dict[str, Any]) -> str:
+    """µ of a row of audit.json with its interval; without any noise it is unbounded."""
+    if row["mu"] is None:
+        return "µ = ∞ (there is no noise)"
+    return f"µ = {row['mu']:.3f} ({row['lower']:.3f} to {row['upper']:.3f} at {row['confidence']:.0%})"
 
 
 def spent_by_site(run_dir: Path, digest: str) -> dict[str, Spent | None]:
@@ -144,10 +160,12 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
     (ε, δ) holds with any larger ε and δ, and patients are at one site each, so the largest of both over all sites holds
     for everyone.
     """
+    if not experiment.privacy.private:
+        return NOT_PRIVATE
     unit = experiment.privacy.unit
     told = spent_by_site(run_dir, experiment.digest)
     known = [spent for spent in told.values() if spent and spent.unit == unit and spent.bounded]
-    if not experiment.privacy.private or not told or len(known) < len(told):
+    if not told or len(known) < len(told):
         return NOT_PRIVATE
     audited = read_json(run_dir / "audit.json") if (run_dir / "audit.json").exists() else []
     if not audited or not all(row["passed"] for row in audited):

@@ -27,7 +27,7 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
-from cmrfed.guarantee import audit_run, claim, plan_rows, plan_text, requests
+from cmrfed.guarantee import audit_experiment, claim, plan_rows, plan_text, requests
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.progress import say, track
 from cmrfed.record import Record, versions
@@ -237,7 +237,7 @@ def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> 
             ).start_or_resume()
     if experiment.privacy.private:
         with record.timed("audit"):
-            audit_run(experiment, run_dir)
+            write_json(run_dir / "audit.json", audit_experiment(experiment))
 
 
 def _manifest(

@@ -12,13 +12,14 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.federation.messages import EpsilonAt, Spent
+from cmrfed.federation.messages import Spent
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.backbone import BackboneConfig
 from cmrfed.generators.generator import GeneratorConfig
 from cmrfed.privacy.policy import SitePolicy
+from cmrfed.privacy.statement import Loss
 from cmrfed.training.loop import TrainingConfig
 
 SIZE_PX = 16
@@ -52,7 +53,7 @@ def site_roots(run_dir: Path, sites: int) -> list[Path]:
 
 NOTHING_PROMISED = Spent(
     unit="none",
-    at=(EpsilonAt(delta=1e-3, prv=None, rdp=None), EpsilonAt(delta=1e-3, prv=None, rdp=None)),
+    at=(Loss(delta=1e-3, prv=None, rdp=None), Loss(delta=1e-3, prv=None, rdp=None)),
     ledger_hash="0" * 64,
 )
 OPEN = SitePolicy.of_simulation("none", None, 1e-3)

@@ -16,6 +16,7 @@ from cmrfed.errors import FederationError, SiteRefused
 from cmrfed.generators.generator import GeneratorConfig
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.settings import PrivateTraining
+from cmrfed.privacy.statement import Loss
 from cmrfed.training.loop import Stage, TrainingConfig
 
 State = Mapping[str, Tensor]
@@ -80,20 +81,12 @@ class SiteInfo(Section):
     """None: the site does not tell."""
 
 
-class EpsilonAt(Section):
-    """ε at one δ; None is unbounded."""
-
-    delta: float
-    prv: float | None
-    rdp: float | None
-
-
 class Spent(Section):
     """What a site's patients have paid, over all runs, as its ledger says: a function of requests, not of patients."""
 
     unit: Unit
     """none: there is no guarantee."""
-    at: tuple[EpsilonAt, EpsilonAt]
+    at: tuple[Loss, Loss]
     """At the δ of the site's policy, and at `STRICT_DELTA`."""
     ledger_hash: str
     """Of the ledger's last line: an auditor can find the state of the ledger that this speaks of."""
@@ -101,7 +94,7 @@ class Spent(Section):
     @property
     def bounded(self) -> bool:
         """Whether any loss can be stated."""
-        return all(epsilon.prv is not None for epsilon in self.at)
+        return all(loss.prv is not None for loss in self.at)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ Folder::
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
 from cmrfed.federation.messages import (
-    EpsilonAt,
     SiteInfo,
     Spent,
     StageJob,
@@ -42,11 +40,11 @@ from cmrfed.federation.messages import (
     encode_reply,
 )
 from cmrfed.generators.generator import Generator
-from cmrfed.privacy.accountant import Epsilon
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.ledger import PrivacyLedger, Ticket
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA
+from cmrfed.privacy.statement import Loss, spent_at
 from cmrfed.rng import fold
 from cmrfed.training.loop import LocalResult, LocalTrainer, optimizer_state, restore_optimizer
 from cmrfed.training.private import PrivateTrainer
@@ -263,14 +261,8 @@ def _restored(optimizer: torch.optim.Optimizer, previous: State | None) -> torch
 
 def _told(ledger: PrivacyLedger, delta: float) -> Spent:
     """What the server may know of the ledger."""
-    spent = ledger.spent(delta)
-    strict = ledger.history().epsilon(STRICT_DELTA)
-    return Spent(unit=spent.unit, at=(_epsilon(spent.total), _epsilon(strict)), ledger_hash=spent.last_hash)
-
-
-def _epsilon(value: Epsilon) -> EpsilonAt:
-    finite = {n: v if math.isfinite(v) else None for n, v in (("prv", value.prv), ("rdp", value.rdp))}
-    return EpsilonAt(delta=value.delta, prv=finite["prv"], rdp=finite["rdp"])
+    own, strict = spent_at(ledger, (delta, STRICT_DELTA))
+    return Spent(unit=own.unit, at=(Loss.of(own.total), Loss.of(strict.total)), ledger_hash=own.last_hash)
 
 
 def _metrics(result: LocalResult) -> dict[str, float]:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from cmrfed.artifacts import write_text
 from cmrfed.data.synthetic import INTENDED_USE, Manifest
+from cmrfed.guarantee import measured_mu
 from cmrfed.report.folder import REAL_PATIENTS, Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs
 from cmrfed.report.plots import Chart, curves
@@ -65,10 +66,7 @@ def _mechanism_row(plan: dict[str, Any], found: dict[str, Any] | None) -> list[s
     measured = "not audited"
     if found:
         word = "passed" if found["passed"] else "FAILED: the step does not keep its word"
-        measured = (
-            f"µ {found['mu']:.2f} ({found['lower']:.2f} to {found['upper']:.2f} at {found['confidence']:.0%}), "
-            f"theory {found['theory']:.2f}: {word}"
-        )
+        measured = f"{measured_mu(found)}, theory {found['theory']:.3f}: {word}"
     return [
         plan["stage"],
         f"{plan['noise_multiplier']:.3f}",

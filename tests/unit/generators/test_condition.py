@@ -35,10 +35,10 @@ def test_global_values_by_hand():
     )
     assert cond.global_values(3).tolist() == [
         # ED ES | place known | style
-        [1, 0, -1, 1, 0, 0, 1],
-        [0, 1, 1, 1, 1, 0, 0],
+        [1, 0, -1, 1, 0, 0, 3],
+        [0, 1, 1, 1, 3, 0, 0],
         [0, 0, -0.5, 1, 0, 0, 0],
-        [0, 1, 0, 0, 0, 1, 0],
+        [0, 1, 0, 0, 0, 3, 0],
     ]
     assert global_planes(3) == 7
 

@@ -1,0 +1,179 @@
+"""What is said of privacy before a run and after it: the plan, the audit, and a claim that the ledgers decide."""
+
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cmrfed.artifacts import read_json, write_json
+from cmrfed.errors import ConfigError, PrivacyError
+from cmrfed.experiment import Experiment, resolve
+from cmrfed.federation.local_grid import LocalGrid
+from cmrfed.guarantee import audit_experiment, audit_text, claim, plan_rows, plan_text, requests
+from cmrfed.pipeline import begin, train
+from cmrfed.privacy.audit import AuditResult
+from cmrfed.privacy.policy import SitePolicy
+
+TINY = {"backbone": {"channels": [32], "patch_px": 8, "norm_groups": 4}}
+RECIPE = {
+    "name": "tiny",
+    "data": {"phantom": {"patients": 9, "sites": 2, "seed": 0}, "size_px": 32, "partition": {"sites": 2}},
+    "mask": {"generator": TINY, "training": {"rounds": 2, "local_steps": 1}},
+    "image": {"generator": TINY, "training": {"rounds": 2, "local_steps": 2}},
+    "federation": {"weighting": "equal"},
+    "privacy": {
+        "unit": "patient",
+        "epsilon": 6.0,
+        "delta": 0.01,
+        "declared_patients": 3,
+        "mask": {"sampling_rate": 0.5, "draws": 1},
+        "image": {"sampling_rate": 0.5, "draws": 1, "trained": ["*bias"]},
+    },
+    "compute": {"threads": 1},
+}
+NOT_PRIVATE = {"privacy": {}}
+
+
+def experiment(**changes: object) -> Experiment:
+    return resolve(RECIPE | changes)
+
+
+# --- before -------------------------------------------------------------------------------------
+def test_the_plan_names_noise_rate_steps_loss_and_parameters_of_each_stage() -> None:
+    rows = plan_rows(experiment())
+    assert [(r["stage"], r["steps"], r["sampling_rate"], r["draws"]) for r in rows] == [
+        ("mask", 2, 0.5, 1),
+        ("image", 4, 0.5, 1),
+    ]
+    assert rows[1]["trained_parameters"] < rows[0]["trained_parameters"]
+    assert rows[1]["noise_to_signal"] < rows[0]["noise_to_signal"]
+    text = plan_text(experiment())
+    for part in ("unit patient", "add or remove one patient", "target 6", "mask: σ = ", "noise of a step is"):
+        assert part in text
+
+
+def test_a_slice_is_called_weaker_wherever_its_loss_is_named() -> None:
+    text = plan_text(experiment(privacy=RECIPE["privacy"] | {"unit": "slice"}))
+    assert "unit slice (weaker: it hides a slice, and a patient has many)" in text
+
+
+def test_without_privacy_the_plan_promises_nothing() -> None:
+    assert plan_text(experiment(**NOT_PRIVATE)) == "Privacy: none. Nothing is promised to the patients."
+    assert set(requests(experiment(**NOT_PRIVATE)).values()) == {None}
+    assert plan_rows(experiment(**NOT_PRIVATE)) == []
+
+
+def test_a_target_that_cannot_be_met_stops_the_run_before_anything_is_written(tmp_path: Path) -> None:
+    wish = RECIPE["privacy"] | {"epsilon": 0.02, "delta": 1e-6}
+    with pytest.raises(PrivacyError, match=r"cannot be met.*a target of at least"):
+        begin(experiment(privacy=wish), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"federation": {}}, "weighting: patients tells the server how many there are"),
+        ({"federation": {"weighting": "equal", "strategy": {"name": "fedprox"}}}, "fedprox has no private form"),
+    ],
+)
+def test_settings_that_would_undo_privacy_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        experiment(**changes)
+
+
+# --- audit --------------------------------------------------------------------------------------
+def test_the_audit_runs_the_configured_step_of_each_stage() -> None:
+    rows = audit_experiment(experiment())
+    assert [row["stage"] for row in rows] == ["mask", "image"]
+    assert [row["noise_multiplier"] for row in rows] == [r.noise_multiplier for r in requests(experiment()).values()]
+    assert audit_text(rows).count("theory") == 2
+    with pytest.raises(ConfigError, match="no private step to audit"):
+        audit_experiment(experiment(**NOT_PRIVATE))
+
+
+def test_a_failed_audit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    loud = AuditResult(9.0, 8.0, 10.0, 1.0, 0.99, 100, 10, 2.0)
+    monkeypatch.setattr("cmrfed.guarantee.audit", lambda *_: loud)
+    assert "FAILED: the step releases more than it promises" in audit_text(audit_experiment(experiment()))
+    bare = AuditResult(math.inf, math.inf, math.inf, 1.0, 0.99, 100, 10, 2.0)
+    monkeypatch.setattr("cmrfed.guarantee.audit", lambda *_: bare)
+    rows = audit_experiment(experiment())
+    assert rows[0]["mu"] is None
+    assert "µ = ∞ (there is no noise), 100 canaries, theory 1.000: FAILED" in audit_text(rows)
+
+
+# --- after --------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("run") / "r"
+    _, roots, record = begin(experiment(), run_dir)
+    train(experiment(), run_dir, LocalGrid(roots), record)
+    return run_dir
+
+
+@pytest.fixture
+def run_dir(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "r"))
+
+
+def test_the_claim_is_the_largest_loss_in_any_ledger_and_within_the_target(run_dir: Path) -> None:
+    made = claim(experiment(), run_dir)
+    assert made.differentially_private
+    assert (made.unit, made.delta, made.strict_delta) == ("patient", 0.01, 1e-3)
+    assert made.epsilon is not None
+    assert 5.8 < made.epsilon <= 6.0
+    assert (made.epsilon_strict or 0) > made.epsilon
+    assert set(made.sites) == {"site-0", "site-1"}
+    for words in ("add or remove one patient", "Not covered", "simulated on one machine"):
+        assert words in made.statement
+
+
+def rewrite(run_dir: Path, change) -> None:
+    path = run_dir / "image" / "round-0002" / "metrics.json"
+    metrics = read_json(path)
+    change(metrics["sites"]["site-1"])
+    write_json(path, metrics)
+
+
+def test_the_site_that_paid_most_decides(run_dir: Path) -> None:
+    rewrite(run_dir, lambda row: row["spent"]["at"][0].update(prv=11.2344))
+    assert claim(experiment(), run_dir).epsilon == 11.235
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row.update(spent=None),
+        lambda row: row["spent"].update(unit="none"),
+        lambda row: row["spent"].update(unit="slice"),
+        lambda row: row["spent"]["at"][0].update(prv=None),
+    ],
+)
+def test_one_site_without_a_bound_ends_the_claim_for_all(run_dir: Path, change) -> None:
+    rewrite(run_dir, change)
+    made = claim(experiment(), run_dir)
+    assert not made.differentially_private
+    assert made.epsilon is None
+    assert "Not differentially private" in made.statement
+
+
+def test_without_an_audit_or_with_a_failed_one_nothing_is_claimed(run_dir: Path) -> None:
+    rows = read_json(run_dir / "audit.json")
+    write_json(run_dir / "audit.json", [rows[0], rows[1] | {"passed": False}])
+    assert claim(experiment(), run_dir).statement.endswith("The private step failed its audit.")
+    (run_dir / "audit.json").unlink()
+    assert claim(experiment(), run_dir).statement.endswith("The private step was not audited.")
+
+
+def test_a_run_without_privacy_claims_nothing(run_dir: Path) -> None:
+    assert not claim(experiment(**NOT_PRIVATE), run_dir).differentially_private
+
+
+def test_a_simulated_site_permits_no_more_than_the_recipe_and_room_for_retries(trained: Path) -> None:
+    policy = SitePolicy.load(trained / "sites" / "00" / "policy.yaml")
+    assert policy.permitted_units == ("patient",)
+    assert policy.epsilon_cap == pytest.approx(6.0 * 1.25)
+    assert not policy.may_leave.losses
+    assert not policy.may_leave.patient_count
