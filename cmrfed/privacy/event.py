@@ -11,7 +11,7 @@ Unit = Literal["patient", "slice", "none"]
 
 ADJACENCY = {
     "patient": "add or remove one patient",
-    "slice": "add or remove one slice: weaker than a patient, who has many",
+    "slice": "add or remove one slice as it was prepared: weaker than a patient, who has many",
     "none": "not differentially private",
 }
 

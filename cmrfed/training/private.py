@@ -3,13 +3,14 @@
 import fnmatch
 import secrets
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.draws import gather
+from cmrfed.data.draws import NO_SLICE, gather
 from cmrfed.errors import ConfigError
 from cmrfed.generators.generator import Generator
 from cmrfed.precision import arithmetic
@@ -68,7 +69,7 @@ class PrivateTrainer:
         check_fit(generator, cohort)
         self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
         self.config, self.draws = config, privacy.draws
-        self.records: list[np.ndarray] = _records(cohort, event)
+        self.records, self.alone = _records(cohort, event), event.unit == "slice"
         self.optimizer = config.make_optimizer(train_only(generator.network, privacy.trained))
         dtype = arithmetic(config.precision, generator.device.type)
         mechanism = MechanismConfig(
@@ -95,6 +96,9 @@ class PrivateTrainer:
     def _losses(self, record: int) -> Tensor:
         """Losses of K draws of one record, (K,)."""
         batch = gather(self.cohort, self._rows.choice(self.records[record], size=self.draws))
+        if self.alone:  # a neighbour is another record: seen from here, it would be in two gradients
+            nothing = torch.full_like(batch.mask, NO_SLICE)
+            batch = replace(batch, basal=nothing, ed=nothing)
         if self.config.augment:
             batch = augment(batch, self.config.augment, self._random)
         raw, cond = stage_inputs(batch, self.stage, self.style)

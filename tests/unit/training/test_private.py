@@ -98,6 +98,17 @@ def test_records_are_patients_or_slices(cohort):
     assert sorted(int(rows[0]) for rows in single) == sorted(cohort.rows)
 
 
+def test_where_slices_are_the_unit_a_slice_does_not_see_its_neighbours(cohort, monkeypatch):
+    seen = []
+    monkeypatch.setattr("cmrfed.training.private.stage_inputs", lambda batch, *_: seen.append(batch) or 1 / 0)
+    for unit, hidden in (("slice", True), ("patient", False)):
+        trainer = made(cohort, stage="mask", codec="mask", kind=ddpm("sample"), unit=unit, draws=30)
+        with pytest.raises(ZeroDivisionError):
+            trainer._losses(1)
+        batch = seen.pop()
+        assert bool((batch.basal == -1).all() and (batch.ed == -1).all()) == hidden
+
+
 def test_no_more_steps_than_were_paid_for(cohort):
     trainer = made(cohort)
     trainer.run(0, 2)
