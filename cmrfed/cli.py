@@ -121,6 +121,18 @@ def run(
     print(report)
 
 
+@app.command(epilog="Example: cmrfed pretrain configs/recipes/acdc-private.yaml")
+def pretrain(
+    recipe: Annotated[Path, typer.Argument(help="A recipe with pretrain.")],
+    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+) -> None:
+    """Train the generators of a recipe on the phantom alone, for private runs to start from; kept in a cache."""
+    from cmrfed.experiment import resolve
+    from cmrfed.pretrain import pretrained
+
+    print(pretrained(resolve(recipe, list(assign or []))))
+
+
 @app.command(epilog="Example: cmrfed synthesize runs/demo --out out/synthetic --patients 20 --seed 1")
 def synthesize(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a finished run.")],

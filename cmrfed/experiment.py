@@ -19,6 +19,7 @@ from cmrfed.generators.generator import GeneratorConfig, GeneratorSettings
 from cmrfed.privacy.settings import PrivacyConfig
 from cmrfed.synthesis.two_stage import SynthesisConfig
 from cmrfed.training.loop import Stage, TrainingConfig
+from cmrfed.training.public import PretrainConfig
 
 STAGES: tuple[Stage, ...] = ("mask", "image")
 
@@ -60,6 +61,8 @@ class Experiment(Section):
     data: DataConfig
     mask: StageConfig = StageConfig()
     image: StageConfig = StageConfig()
+    pretrain: PretrainConfig | None = None
+    """Public training on the phantom before the first round; None: random weights."""
     federation: FederationConfig = FederationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
@@ -125,6 +128,7 @@ class Experiment(Section):
         Synthesis and evaluation can be done again, with other settings, on the same weights.
         """
         parts = {"name", "seed", "data", "mask", "image", "federation", "privacy"}
+        parts |= {"pretrain"} if self.pretrain else set()
         tree = self.model_dump(mode="json", include=parts)
         for place in ("cohorts", "external"):
             del tree["data"][place]

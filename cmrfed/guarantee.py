@@ -78,14 +78,15 @@ def plan_rows(experiment: Experiment) -> list[dict[str, Any]]:
 def plan_text(experiment: Experiment) -> str:
     """The plan in words, for the terminal."""
     plan, config = plan_privacy(experiment), experiment.privacy
+    start = [experiment.pretrain.in_words] if experiment.pretrain else []
     if plan is None:
-        return "Privacy: none. Nothing is promised to the patients."
+        return "\n".join(["Privacy: none. Nothing is promised to the patients.", *start])
     weaker = " (weaker: it hides a slice, and a patient has many)" if config.unit == "slice" else ""
     first = (
         f"Privacy: unit {config.unit}{weaker}, {ADJACENCY[config.unit]}; ε = {plan.total.prv:.3f} (PRV; RDP "
         f"{plan.total.rdp:.3f}) at δ = {plan.total.delta:.2g} for both stages together, target {config.epsilon:g}"
     )
-    return "\n".join([first, *(_row_text(row) for row in plan_rows(experiment))])
+    return "\n".join([first, *(_row_text(row) for row in plan_rows(experiment)), *start])
 
 
 def _row_text(row: dict[str, Any]) -> str:
@@ -175,6 +176,7 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
     loose, delta = max((s.at[0].rdp or 0.0) for s in known), max(s.at[0].delta for s in known)
     weaker = " This is weaker than hiding a patient, who has many slices." if unit == "slice" else ""
     simulated = f" {SIMULATED}" if (run_dir / "sites").is_dir() else ""
+    start = f" {experiment.pretrain.in_words}" if experiment.pretrain else ""
     return PrivacyStatement(
         differentially_private=True,
         unit=unit,
@@ -188,7 +190,7 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
         sites={name: spent.model_dump(mode="json") for name, spent in told.items() if spent},
         statement=f"Differentially private: {ADJACENCY[unit]}, ε ≤ {_up(worst[0]):g} at δ = {delta:.2g} (PRV; RDP "
         f"{_up(loose):g}), or ε ≤ {_up(worst[1]):g} at δ = {STRICT_DELTA:g}: the largest loss in the ledger of any "
-        f"site, over all stages and rounds, when it last answered.{weaker} {NOT_COVERED}{simulated}",
+        f"site, over all stages and rounds, when it last answered.{weaker}{start} {NOT_COVERED}{simulated}",
     )
 
 

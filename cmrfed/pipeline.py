@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from flwr.serverapp import Grid
 
-from cmrfed.artifacts import digest_folder, digest_json, read_json, write_json
+from cmrfed.artifacts import digest_folder, digest_json, new_folder, read_json, write_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.partition import PartitionConfig, partition
 from cmrfed.data.phantom import PhantomConfig, write_phantom
@@ -28,6 +28,7 @@ from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
 from cmrfed.guarantee import audit_experiment, claim, plan_rows, plan_text, requests
+from cmrfed.pretrain import pretrained, starting_weights
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.progress import say, track
 from cmrfed.record import Record, versions
@@ -160,11 +161,14 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
     return roots
 
 
-def stage_specs(experiment: Experiment) -> list[StageSpec]:
-    """Both stages as the federation takes them."""
+def stage_specs(experiment: Experiment, start: Path | None = None) -> list[StageSpec]:
+    """Both stages as the federation takes them; ``start`` is a folder with a generator of each to start from."""
     training = {"mask": experiment.mask.training, "image": experiment.image.training}
     private = requests(experiment)
-    return [StageSpec(stage, experiment.generator(stage), training[stage], private[stage]) for stage in STAGES]
+    return [
+        StageSpec(stage, experiment.generator(stage), training[stage], private[stage], start and start / stage)
+        for stage in STAGES
+    ]
 
 
 def describe_sites(data: Data) -> list[dict[str, Any]]:
@@ -223,7 +227,8 @@ def begin(experiment: Experiment, run_dir: Path) -> tuple[Data, list[Path], Reco
 
 def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> None:
     """Train both stages over a grid of sites: in this process, under Ray or over a network."""
-    for spec in stage_specs(experiment):
+    start = _public_start(experiment, run_dir, record) if experiment.pretrain else None
+    for spec in stage_specs(experiment, start):
         with record.timed(spec.name):
             FederatedRun(
                 grid,
@@ -238,6 +243,18 @@ def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> 
     if experiment.privacy.private:
         with record.timed("audit"):
             write_json(run_dir / "audit.json", audit_experiment(experiment))
+
+
+def _public_start(experiment: Experiment, run_dir: Path, record: Record) -> Path:
+    """Pre-trained generators, copied into the run folder: a run that is carried on needs no cache."""
+    start = run_dir / "start"
+    if not start.is_dir():
+        with record.timed("pretraining"):
+            made = pretrained(experiment)
+        with new_folder(start) as part:
+            shutil.copytree(made, part, dirs_exist_ok=True)
+    record.set(start=starting_weights(start))
+    return start
 
 
 def _manifest(

@@ -9,7 +9,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from cmrfed.artifacts import digest_state
-from cmrfed.errors import FederationError
+from cmrfed.errors import ConfigError, FederationError
 from cmrfed.federation.exchange import Outcome, Roster, ask
 from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.rounds import RoundStore, ServerState
@@ -19,6 +19,9 @@ from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.progress import track
 from cmrfed.rng import fold
 from cmrfed.training.loop import Stage, TrainingConfig
+
+CHANGEABLE = {"sampler", "condition_dropout", "mask_dropout"}
+"""Settings in which a generator may differ from the one that it starts from."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,10 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Per stage: the folder of the averaged generator, the digest of the last global weights, and seconds."""
+    """Per stage: the folder of the averaged generator, and the digest of the last global weights."""
 
     generators: dict[Stage, Path] = field(default_factory=dict)
     digests: dict[Stage, str] = field(default_factory=dict)
-    seconds: dict[Stage, float] = field(default_factory=dict)
 
 
 class FederatedRun:
@@ -89,7 +91,6 @@ class FederatedRun:
                 generator.save(folder)
             result.generators[stage.name] = folder
             result.digests[stage.name] = digest_state(state["global"])
-            result.seconds[stage.name] = sum(m["seconds"] for m in store.metrics())
         return result
 
     def _train_stage(self, stage: StageSpec, store: RoundStore) -> ServerState:
@@ -105,7 +106,7 @@ class FederatedRun:
             for number in range(done + 1, total + 1):
                 start = time.monotonic()
                 state, outcome = self._round(stage, number, state, aggregator)
-                seconds = time.monotonic() - start
+                seconds = None if stage.privacy else time.monotonic() - start  # it tells how many were in the steps
                 store.save(number, state, self._metrics(stage.name, number, seconds, outcome))
                 loss = outcome.mean_loss
                 progress.advance(1, "losses stay at the sites" if loss is None else f"loss {loss:.4f}")
@@ -113,7 +114,7 @@ class FederatedRun:
 
     def _initial(self, stage: StageSpec) -> ServerState:
         if stage.start:
-            generator = Generator.load(stage.start)
+            generator = _read_start(stage.start, stage.generator)
         else:
             generator = Generator(stage.generator, fold(self.seed, "init", stage.name))
         weights = generator.network.state_dict()
@@ -128,11 +129,11 @@ class FederatedRun:
     ) -> tuple[ServerState, Outcome]:
         old = state["global"]
         names = choose(self.roster.quorum(), self.federation.asked, self.seed, stage.name, number)
-        job = self._job(stage, number, old)
+        job, weights = self._job(stage, number, old), {site: self._weight(site) for site in names}  # before anyone pays
         outcome = ask(self.grid, self.roster, job, old, names, self.federation)
-        replies = [(r.arrays, self._weight(site)) for site, r in sorted(outcome.replies.items()) if r.arrays]
+        replies = [(r.arrays, weights[site]) for site, r in sorted(outcome.replies.items()) if r.arrays]
         new = aggregator.aggregate(number, old, replies)
-        decay = min(stage.training.ema_decay, (1 + number) / (10 + number))
+        decay = stage.training.decay_at(number)
         ema = {name: decay * state["ema"][name] + (1 - decay) * new[name] for name in new}
         return {"global": new, "ema": ema, "strategy": aggregator.state_dict(sorted(new))}, outcome
 
@@ -164,7 +165,7 @@ class FederatedRun:
             )
         return float(patients)
 
-    def _metrics(self, stage: Stage, number: int, seconds: float, outcome: Outcome) -> dict[str, Any]:
+    def _metrics(self, stage: Stage, number: int, seconds: float | None, outcome: Outcome) -> dict[str, Any]:
         return {
             "stage": stage,
             "round": number,
@@ -173,3 +174,22 @@ class FederatedRun:
             "bytes_down": outcome.bytes_down,
             "bytes_up": outcome.bytes_up,
         }
+
+
+def _read_start(folder: Path, wanted: GeneratorConfig) -> Generator:
+    """Read the generator to start from.
+
+    Raises:
+        ConfigError: It is another network than the recipe's, or predicts something else.
+    """
+    generator = Generator.load(folder)
+    ours, theirs = (config.model_dump(exclude=CHANGEABLE) for config in (wanted, generator.config))
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    if differing:
+        raise ConfigError(
+            f"the generator in {folder} does not fit the recipe",
+            got="; ".join(f"{name} = {theirs[name]}" for name in differing),
+            expected="; ".join(f"{name} = {ours[name]}" for name in differing),
+            do="start from a generator with the settings of the recipe, such as `cmrfed pretrain` makes",
+        )
+    return generator

@@ -56,6 +56,11 @@ class Backbone(nn.Module):
         values = cond.global_values(self.styles)[:, :, None, None]
         return torch.cat([spatial, values.expand(-1, -1, *spatial.shape[2:])], 1)
 
+    @torch.no_grad()
+    def silence_styles(self) -> None:
+        """Put the weights of the style planes, which are the last ones, to zero: all styles are drawn alike."""
+        self.unet.conv_in.weight[:, -self.styles :] = 0
+
     def forward(self, noisy: Tensor, time: Tensor, planes: Tensor) -> Tensor:
         """Noisy (B, C, H, W), time (B,) in [0, 1000], planes (B, P, h, w) => prediction (B, C, H, W), float32."""
         inputs = torch.cat([functional.pixel_unshuffle(noisy, self.patch_px), planes], 1)

@@ -51,7 +51,8 @@ def _privacy(manifest: Manifest | None) -> Privacy:
         text = "No manifest lies beside this evaluation, so nothing is known of a guarantee. Assume that there is none."
         return Privacy(False, "Privacy: no statement found", text)
     private = manifest.privacy.differentially_private
-    unit = f", per {manifest.privacy.unit}" if manifest.privacy.unit else ""
+    weaker = " (weaker: a patient has many)" if manifest.privacy.unit == "slice" else ""
+    unit = f", per {manifest.privacy.unit}{weaker}" if manifest.privacy.unit else ""
     heading = f"Privacy: differentially private{unit}" if private else "Privacy: not differentially private"
     return Privacy(private, heading, manifest.privacy.statement)
 

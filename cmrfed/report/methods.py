@@ -105,6 +105,14 @@ def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
     return Paragraph(text, ("flower", *([source] if source else [])))
 
 
+def _start(pretrain: dict[str, Any]) -> Paragraph:
+    text = (
+        f"Before that, both generators were trained on a phantom alone ({pretrain['patients']} simulated patients on "
+        f"{pretrain['scanners']} simulated scanners): the first round began with public weights."
+    )
+    return Paragraph(text, ())
+
+
 def _metrics(names: Iterable[str]) -> list[Paragraph]:
     first_words = {re.split("[ ,]", name)[0] for name in names}
     found = [entry for word, entry in _METRIC_WORDS.items() if word in first_words]
@@ -127,6 +135,7 @@ def paragraphs(run: dict[str, Any] | None, metric_names: Iterable[str]) -> list[
         experiment = run["experiment"]
         out += [_generator(experiment, "mask"), _generator(experiment, "image")]
         out += [_federation(experiment, len(run.get("sites") or []))]
+        out += [_start(experiment["pretrain"])] if experiment.get("pretrain") else []
     return [*out, *_metrics(metric_names)]
 
 

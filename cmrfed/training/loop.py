@@ -50,6 +50,10 @@ class TrainingConfig(Section):
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))))
 
+    def decay_at(self, number: int) -> float:
+        """Decay of the averaged weights after round ``number``, from 1: small at first, to forget the beginning."""
+        return min(self.ema_decay, (1 + number) / (10 + number))
+
     def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW (arXiv 1711.05101), or plain SGD."""
         if self.optimizer == "sgd":

@@ -1,0 +1,72 @@
+"""Training on public data before a federation starts: no patient is behind the phantom, so this costs no privacy."""
+
+from pydantic import Field, model_validator
+
+from cmrfed.config import Section
+from cmrfed.data.cohort import Cohort
+from cmrfed.generators.condition import UNKNOWN
+from cmrfed.generators.generator import Generator
+from cmrfed.progress import track
+from cmrfed.training.loop import LocalTrainer, Stage, TrainingConfig
+
+
+class PublicTraining(TrainingConfig):
+    """How one stage is pre-trained: as at a site, but at one place, with a round after which nothing travels."""
+
+    rounds: int = Field(60, ge=1)
+    """After each the running average takes in the weights."""
+    local_steps: int = Field(50, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(8e-4, gt=0)
+
+
+class PretrainConfig(Section):
+    """Weights to start from, learned from the phantom alone."""
+
+    patients: int = Field(200, ge=1)
+    """Simulated patients; none of them is one of ``data.phantom``, whatever the seeds."""
+    scanners: int = Field(10, ge=1)
+    """Simulated scanners, over which the patients are shared out."""
+    seed: int = 0
+    mask: PublicTraining = PublicTraining()
+    image: PublicTraining = PublicTraining(rounds=80)
+
+    @model_validator(mode="after")
+    def _each_scanner_has_patients(self) -> "PretrainConfig":
+        if self.patients < self.scanners:
+            raise ValueError(f"{self.patients} patients are too few for {self.scanners} scanners")
+        return self
+
+    @property
+    def in_words(self) -> str:
+        """What may be said of the start, for plans and manifests."""
+        return (
+            f"The generators began with public weights, trained on a phantom alone ({self.patients} simulated "
+            "patients, no real one), which costs no ε."
+        )
+
+
+def train_publicly(generator: Generator, cohort: Cohort, stage: Stage, config: PublicTraining, seed: int) -> None:
+    """Train a generator in place on a public cohort; it ends with the running average of its weights.
+
+    The style is unknown throughout: scanners of a phantom are no sites of a federation. The weights of the styles are
+    put to zero, so that the generator draws alike for every site until a site has taught it otherwise.
+
+    Args:
+        generator: Trained in place.
+        cohort: Public patients with masks.
+        stage: "mask" or "image".
+        config: How to train.
+        seed: Of all draws.
+    """
+    network = generator.network
+    network.silence_styles()
+    trainer = LocalTrainer(generator, cohort, stage, UNKNOWN, config, seed)
+    average = {name: weights.clone() for name, weights in network.state_dict().items()}
+    with track(f"Pre-training the {stage} generator", config.rounds * config.local_steps) as progress:
+        for number in range(1, config.rounds + 1):
+            result = trainer.run((number - 1) * config.local_steps, config.local_steps)
+            decay = config.decay_at(number)
+            average = {n: decay * average[n] + (1 - decay) * new for n, new in network.state_dict().items()}
+            progress.advance(config.local_steps, f"loss {sum(result.losses) / len(result.losses):.4f}")
+    network.load_state_dict(average)

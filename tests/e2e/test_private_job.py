@@ -1,0 +1,57 @@
+"""The main job under privacy through the command line: the claim, the ledgers and the report say the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_main_job import RECIPE, cmrfed
+
+PRIVATE = """
+federation: {weighting: equal}
+privacy:
+  unit: patient
+  epsilon: 9
+  delta: 0.01
+  declared_patients: 2
+  mask: {sampling_rate: 0.5, draws: 2}
+  image: {sampling_rate: 0.5, draws: 2, trained: ["*bias", "*norm*"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private run folder, finished."""
+    folder = tmp_path_factory.mktemp("private-job")
+    (folder / "tiny.yaml").write_text(RECIPE + PRIVATE)
+    done = cmrfed("run", folder / "tiny.yaml", "--run-dir", folder / "run", "--set", "evaluation.utility=false")
+    assert done.returncode == 0, done.stderr
+    assert "target 9" in done.stderr, "the plan comes before the training"
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_manifest_ledgers_and_report_agree(finished: Path) -> None:
+    claim = json.loads((finished / "synthetic" / "manifest.json").read_text())["privacy"]
+    assert claim["differentially_private"]
+    assert claim["epsilon"] <= 9
+    for number in range(3):
+        told = cmrfed("ledger", finished / "sites" / f"{number:02d}", "--json")
+        assert told.returncode == 0, told.stderr
+        total = json.loads(told.stdout)["total"][0]
+        assert (total["delta"], total["prv"]) == (claim["delta"], pytest.approx(claim["epsilon"], abs=1e-3))
+    page = (finished / "report.html").read_text()
+    assert "Privacy: differentially private, per patient" in page
+    assert f"ε ≤ {claim['epsilon']:g}" in page
+    assert page.count("theory") == 2, "the audit of each stage stands beside the claim"
+
+
+@pytest.mark.slow
+def test_a_data_set_that_is_drawn_later_carries_the_same_claim(finished: Path, tmp_path: Path) -> None:
+    done = cmrfed("synthesize", finished, "--out", tmp_path / "more", "--patients", 1, "--seed", 9)
+    assert done.returncode == 0, done.stderr
+    first, later = (
+        json.loads((folder / "manifest.json").read_text())["privacy"]
+        for folder in (finished / "synthetic", tmp_path / "more")
+    )
+    assert later == first
