@@ -359,11 +359,13 @@ def plan(experiment: Experiment) -> dict[str, Any]:
     stages = {}
     for spec in stage_specs(experiment):
         count = sum(p.numel() for p in Generator(spec.generator).network.parameters())
+        private, steps = spec.privacy, spec.training.rounds * spec.training.local_steps
+        drawn = private.sampling_rate * private.declared_patients * private.draws if private else None
         stages[spec.name] = {
             "parameters": count,
             "rounds": spec.training.rounds,
-            "steps_per_site": spec.training.rounds * spec.training.local_steps,
-            "slices_seen_per_site": spec.training.rounds * spec.training.local_steps * spec.training.batch_size,
+            "steps_per_site": steps,
+            "slices_seen_per_site": round(steps * (drawn or spec.training.batch_size)),
             "megabytes_per_site_and_round": round(2 * 4 * count / 1e6, 1),
         }
     privacy = plan_text(experiment).splitlines()

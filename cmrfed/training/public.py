@@ -41,7 +41,7 @@ class PretrainConfig(Section):
     def in_words(self) -> str:
         """What may be said of the start, for plans and manifests."""
         return (
-            f"The generators began with public weights, trained on a phantom alone ({self.patients} simulated "
+            f"The generators start from public weights, trained on a phantom alone ({self.patients} simulated "
             "patients, no real one), which costs no ε."
         )
 
