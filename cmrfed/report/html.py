@@ -102,7 +102,8 @@ def _training(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                     notes.append(f"{stage}, round {entry['round']}: {site} {values['status']}{reason}.")
         if losses:
             charts.append(curves(f"{STAGE_TITLES[stage]}: loss per site", dict(sorted(losses.items())), "loss"))
-    return {"charts": charts, "notes": notes}
+    why = "the sites keep their losses to themselves" if rounds else "no round has been finished in this folder"
+    return {"charts": charts, "notes": notes, "why_no_charts": why}
 
 
 def _moment(text: str | None) -> str:

@@ -69,6 +69,26 @@ def test_a_missing_part_becomes_a_sentence(folder, missing, sentence):
     assert sentence in text_of(folder)
 
 
+def test_losses_that_stay_at_the_sites_are_not_called_missing_rounds(folder):
+    for path in folder.glob("*/round-*/metrics.json"):
+        metrics = read_json(path)
+        for row in metrics["sites"].values():
+            row.update(loss=None, status="ok")
+        write_json(path, metrics)
+    assert "There are no learning curves: the sites keep their losses to themselves." in text_of(folder)
+
+
+def test_the_audit_stands_beside_the_claim(folder):
+    run = read_json(folder / "run.json")
+    plan = {"stage": "mask", "noise_multiplier": 1.25, "sampling_rate": 0.5, "steps": 40, "draws": 8}
+    plan |= {"clip_norm": 1.0, "trained_parameters": 1234, "epsilon_alone": 4.5, "noise_to_signal": 2.2}
+    write_json(folder / "run.json", run | {"privacy_plan": [plan]})
+    assert "1234 4.50 2.2 × not audited" in " ".join(text_of(folder).split())
+    found = {"stage": "mask", "mu": 2.4, "lower": 2.1, "upper": 2.7, "theory": 2.5, "confidence": 0.99, "passed": True}
+    write_json(folder / "audit.json", [found])
+    assert "µ = 2.400 (2.100 to 2.700 at 99%), theory 2.500: passed" in text_of(folder)
+
+
 def test_a_run_that_has_only_begun_can_be_reported(folder):
     for part in ("evaluation", "synthetic", "mask", "image"):
         shutil.rmtree(folder / part)
