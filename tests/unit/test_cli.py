@@ -15,12 +15,14 @@ from pathlib import Path
 import click
 import pytest
 import typer
+import yaml
 
 from cmrfed import pipeline
 from cmrfed.artifacts import read_json
 from cmrfed.cli import app, main
 from cmrfed.experiment import resolve
 from cmrfed.federation.local_grid import LocalGrid
+from cmrfed.generators.generator import Generator
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from tests.generator_world import blob_cohort, tiny_generator
@@ -78,9 +80,8 @@ def commands() -> dict[str, click.Command]:
 
 
 def test_the_commands_are_those_of_the_contract():
-    assert set(commands()) >= {
-        *("phantom", "prepare", "verify", "run", "synthesize", "export nnunet", "evaluate", "report", "ledger")
-    }
+    names = "phantom, prepare, verify, run, pretrain, synthesize, export nnunet, evaluate, audit, report, ledger"
+    assert set(commands()) >= set(names.split(", "))
 
 
 @pytest.mark.parametrize("name", commands())
@@ -279,6 +280,42 @@ def test_a_ledger_without_policy_takes_delta(site, call):
     assert status == 0
     assert "There is no policy.yaml" in out
     assert "at δ = 0.01" in out
+
+
+# --- pre-training -------------------------------------------------------------------------------------
+def test_pretrain_makes_it_once_and_prints_where_it_lies(recipe, call, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    short = "{rounds: 1, local_steps: 1, batch_size: 1}"
+    words = ("pretrain", recipe, "--set", f"pretrain={{patients: 1, scanners: 1, mask: {short}, image: {short}}}")
+    status, out, _ = call(*words)
+    assert status == 0
+    assert Path(out.strip()).parent == tmp_path / "cache" / "cmrfed"
+    assert Generator.load(Path(out.strip()) / "mask").config.codec == "mask"
+    monkeypatch.setattr("cmrfed.pretrain.train_publicly", lambda *_: sys.exit(7))
+    assert call(*words)[:2] == (0, out)
+
+
+def test_pretrain_needs_its_section(recipe, call):
+    status, _, err = call("pretrain", recipe)
+    assert is_one_paragraph(status, err)
+    assert "the recipe has no pre-training" in err
+
+
+def test_the_plan_of_the_private_recipe(call, tmp_path):
+    recipe = Path(__file__).parents[2] / "configs" / "recipes" / "acdc-private.yaml"
+    status, out, _ = call("run", recipe, "--dry-run", "--run-dir", tmp_path / "run", "--data", "cohorts/acdc")
+    plan = yaml.safe_load(out)["plan"]
+    promise, mask, image, start = plan["privacy"]
+    assert status == 0
+    assert "unit patient" in promise
+    assert "target 8" in promise
+    assert mask.startswith("  mask: σ = ")
+    assert image.startswith("  image: σ = ")
+    trained = [int(re.search(r"(\d+) parameters", row)[1]) for row in (mask, image)]
+    assert all(15_000 < count < 60_000 for count in trained)
+    assert "phantom alone" in start
+    assert plan["stages"]["image"]["slices_seen_per_site"] == 80 * 15 * 8 // 2
+    assert not (tmp_path / "run").exists()
 
 
 # --- the disk -----------------------------------------------------------------------------------------

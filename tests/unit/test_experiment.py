@@ -35,6 +35,8 @@ def test_every_recipe_that_is_shipped_can_be_used(recipe):
         ("xyzzy=1", r"xyzzy: no such setting\."),
         ("image.training.rounds=0", r"image\.training\.rounds: Input should be greater than or equal to 1"),
         ("seed=many", r"seed: Input should be a valid integer"),
+        ("pretrain.patient=9", r"pretrain\.patient: no such setting \(did you mean pretrain\.patients\?\)"),
+        ("pretrain.patients=9", r"9 patients are too few for 10 scanners"),
         ("data=3", r"data: Input should be a valid dictionary"),
         ("data.partition=3", r"data\.partition: Input should be a valid dictionary"),
         ("name=Bad Name", r"name: String should match"),
@@ -115,7 +117,14 @@ def test_sites_are_counted_once():
     assert experiment.sites == experiment.federation.sites == 5
 
 
-DECIDES = ["seed=1", "name=other", "image.training.rounds=3", "federation.min_sites=3", "data.holdout=0.5"]
+DECIDES = [
+    "seed=1",
+    "name=other",
+    "image.training.rounds=3",
+    "federation.min_sites=3",
+    "data.holdout=0.5",
+    "pretrain={}",
+]
 DOES_NOT = [
     "compute.threads=1",
     "synthesis.patients=3",
@@ -128,6 +137,10 @@ DOES_NOT = [
 @pytest.mark.parametrize("assignment", DECIDES)
 def test_the_digest_changes_with_what_decides_the_weights(assignment):
     assert resolve(SMALL, [assignment]).digest != resolve(SMALL).digest
+
+
+def test_the_digest_changes_with_the_settings_of_pre_training():
+    assert resolve(SMALL, ["pretrain.mask.rounds=3"]).digest != resolve(SMALL, ["pretrain={}"]).digest
 
 
 @pytest.mark.parametrize("assignment", DOES_NOT)

@@ -64,6 +64,16 @@ def test_without_privacy_the_plan_promises_nothing() -> None:
     assert plan_rows(experiment(**NOT_PRIVATE)) == []
 
 
+@pytest.mark.parametrize("changes", [{}, NOT_PRIVATE])
+def test_the_plan_says_that_the_start_is_public(changes: dict) -> None:
+    text = plan_text(experiment(**changes, pretrain={"patients": 120}))
+    assert text.splitlines()[-1] == (
+        "The generators start from public weights, trained on a phantom alone (120 simulated patients, no real one), "
+        "which costs no ε."
+    )
+    assert "phantom" not in plan_text(experiment(**changes))
+
+
 def test_a_target_that_cannot_be_met_stops_the_run_before_anything_is_written(tmp_path: Path) -> None:
     wish = RECIPE["privacy"] | {"epsilon": 0.02, "delta": 1e-6}
     with pytest.raises(PrivacyError, match=r"cannot be met.*a target of at least"):

@@ -1,6 +1,7 @@
 """The round loop: aggregation over real sites, spoilt and lost replies, quorum, participation, resumption."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from flwr.app import Array, MetricRecord, RecordDict
 
 from cmrfed.artifacts import digest_state, load_state, read_json
-from cmrfed.errors import FederationError
+from cmrfed.errors import ConfigError, FederationError
 from cmrfed.federation.messages import to_state
 from cmrfed.federation.run import FederatedRun
 from cmrfed.federation.site import Site, SiteRecord
@@ -80,6 +81,31 @@ def test_two_stages_start_from_seeds_of_their_own(tmp_path: Path) -> None:
     result = federated_run(tmp_path, tiny_stage("mask"), tiny_stage("image")).start_or_resume()
     assert set(result.generators) == {"mask", "image"}
     assert all((folder / "unet").is_dir() for folder in result.generators.values())
+
+
+def test_a_stage_starts_from_the_weights_of_a_saved_generator(tmp_path: Path) -> None:
+    make_sites(tmp_path)
+    stage = tiny_stage(rounds=1, learning_rate=1e-30)
+    start = Generator(stage.generator, seed=77)
+    start.save(tmp_path / "start")
+    federated_run(tmp_path, replace(stage, start=tmp_path / "start")).start_or_resume()
+    assert close(tensors(tmp_path, 1, "global"), start.network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"styles": 5}, r"does not fit the recipe\. Got: styles = 5\. Expected: styles = 8\. Do: .*cmrfed pretrain"),
+        ({"codec": "mask", "condition_masks": 2}, r"Got: codec = mask; condition_masks = 2\. Expected: codec = pixel"),
+    ],
+)
+def test_a_generator_that_does_not_fit_is_no_start(tmp_path: Path, changes: dict, message: str) -> None:
+    make_sites(tmp_path)
+    stage = tiny_stage()
+    Generator(stage.generator.model_copy(update=changes)).save(tmp_path / "start")
+    with pytest.raises(ConfigError, match=message):
+        federated_run(tmp_path, replace(stage, start=tmp_path / "start")).start_or_resume()
+    assert not (tmp_path / "generators").exists()
 
 
 def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:

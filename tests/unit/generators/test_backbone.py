@@ -29,6 +29,21 @@ def test_prediction_depends_on_time_and_on_every_part_of_the_condition():
         assert not torch.allclose(base, network(noisy, time, network.condition_planes(other))), name
 
 
+def test_silenced_styles_and_nothing_else_are_not_heard():
+    network = Backbone(TINY, size=16, channels=1, masks=1, styles=3).eval()
+    before = {name: weights.clone() for name, weights in network.state_dict().items()}
+    network.silence_styles()
+    cond = random_condition(3)
+    noisy, time = torch.randn(3, 1, 16, 16), torch.tensor([500.0] * 3)
+    other = type(cond)(**(vars(cond) | {"style": (cond.style + 1) % 3}))
+    draws = [network(noisy, time, network.condition_planes(c)) for c in (cond, other)]
+    assert torch.equal(*draws)
+    changed = {name for name, weights in network.state_dict().items() if not weights.equal(before[name])}
+    assert changed == {"unet.conv_in.weight"}
+    kept = network.unet.conv_in.weight[:, :-3]
+    assert torch.equal(kept, before["unet.conv_in.weight"][:, :-3])
+
+
 def test_a_narrow_network_attends_too():
     """Attention with more channels a head than the network has would silently have no weights at all."""
     network = Backbone(TINY, size=16, channels=1, masks=1, styles=1)

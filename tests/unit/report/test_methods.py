@@ -23,6 +23,15 @@ def test_cites_what_was_run_and_nothing_else():
     assert cited(run_of("ddpm", "dpm++", 2.0, "krum")) == {"ddpm", "dpm++", "guidance", "flower", "krum"}
 
 
+def test_public_weights_are_named_where_a_run_began_with_them():
+    run = run_of()
+    assert "phantom" not in " ".join(p.text for p in paragraphs(run, ()))
+    run["experiment"]["pretrain"] = {"patients": 120, "scanners": 6}
+    assert paragraphs(run, ())[-1].text.startswith(
+        "Before that, both generators were trained on a phantom alone (120 simulated patients on 6 simulated scanners)"
+    )
+
+
 def strategies():
     union = FederationConfig.model_json_schema()["$defs"]
     return [d["properties"]["name"]["const"] for d in union.values() if "const" in d["properties"].get("name", {})]
