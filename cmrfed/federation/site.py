@@ -12,10 +12,10 @@ Folder::
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -40,8 +40,7 @@ from cmrfed.federation.messages import (
     encode_reply,
 )
 from cmrfed.generators.generator import Generator
-from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.ledger import PrivacyLedger, Ticket
+from cmrfed.privacy.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA
 from cmrfed.privacy.statement import Loss, spent_at
@@ -217,46 +216,49 @@ class Site:
     def _pay_and_train(self, job: StageJob, arrays: State, state: "_StateFolder") -> TrainReply:
         ledger, patients = PrivacyLedger(self.root), len(self.cohort)
 
-        def reserve(again: bool) -> Ticket:
-            return ledger.reserve(job.event, check=lambda h: self.policy.check(job.event, h, patients), again=again)
+        def check(history: History) -> None:
+            self.policy.check(job.event, history, patients)
 
-        ticket = reserve(again=False)
+        check(ledger.history())  # the policy has the first word; it is asked again where the ledger is locked
+        train = self._ready(job, arrays, state.optimizer_before(job.round))  # what cannot be trained costs nobody
+        ticket = ledger.reserve(job.event, check=check)
         if not ticket.fresh:  # it was paid for, and its reply is lost: what it trained may have left, so pay again
-            ticket = reserve(again=True)
-        result, reply, optimizer = self._train(job, ticket.permit(), arrays, state.optimizer_before(job.round))
+            ticket = ledger.reserve(job.event, check=check, again=True)
+        ticket.permit()
+        result, reply, optimizer = train()
         metrics = _metrics(result) if self.policy.may_leave.losses and result.losses else {}
         reply = replace(reply, metrics=metrics, spent=_told(ledger, self.policy.delta))
         state.save(job, reply, optimizer)
         ledger.commit(ticket)
         return reply
 
-    def _train(
-        self, job: StageJob, event: PrivacyEvent, arrays: State, previous: State | None
-    ) -> tuple[LocalResult, TrainReply, State]:
+    def _ready(
+        self, job: StageJob, arrays: State, previous: State | None
+    ) -> Callable[[], tuple[LocalResult, TrainReply, State]]:
+        """Get ready to train, without looking at a pixel; the function that is returned trains."""
         generator = Generator(job.generator)
         generator.network.load_state_dict(dict(arrays))
         generator.to(self.record.device)
         first, steps = (job.round - 1) * job.training.local_steps, job.training.local_steps
-        with _threads(job.threads):
-            if job.privacy:
-                private = PrivateTrainer(
-                    generator, self.cohort, job.stage, self.record.style, job.training, job.privacy, event
-                )
-                optimizer = _restored(private.optimizer, previous)
-                result = private.run(first, steps)
-            else:
-                seed = fold(job.seed, "site", self.record.name)
-                plain = LocalTrainer(generator, self.cohort, job.stage, self.record.style, job.training, seed)
-                optimizer = _restored(plain.optimizer, previous)
-                result = plain.run(first, steps, anchor=arrays, proximal_mu=job.proximal_mu)
-        weights = {n: p.detach().cpu() for n, p in generator.network.state_dict().items()}
-        return result, TrainReply(self.record.name, "ok", job.key, arrays=weights), optimizer_state(optimizer)
+        common = (generator, self.cohort, job.stage, self.record.style, job.training)
+        trainer: PrivateTrainer | LocalTrainer
+        if job.privacy:
+            trainer = private = PrivateTrainer(*common, job.privacy, job.event)
+            run = partial(private.run, first, steps)
+        else:
+            trainer = plain = LocalTrainer(*common, fold(job.seed, "site", self.record.name))
+            run = partial(plain.run, first, steps, anchor=arrays, proximal_mu=job.proximal_mu)
+        if previous is not None:
+            restore_optimizer(trainer.optimizer, previous)
 
+        def train() -> tuple[LocalResult, TrainReply, State]:
+            with _threads(job.threads):
+                result = run()
+            weights = {n: p.detach().cpu() for n, p in generator.network.state_dict().items()}
+            reply = TrainReply(self.record.name, "ok", job.key, arrays=weights)
+            return result, reply, optimizer_state(trainer.optimizer)
 
-def _restored(optimizer: torch.optim.Optimizer, previous: State | None) -> torch.optim.Optimizer:
-    if previous is not None:
-        restore_optimizer(optimizer, previous)
-    return optimizer
+        return train
 
 
 def _told(ledger: PrivacyLedger, delta: float) -> Spent:

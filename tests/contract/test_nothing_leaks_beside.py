@@ -241,10 +241,12 @@ def ward(folder: Path) -> Site:
 def test_a_network_with_batchnorm_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cmrfed.federation.site.Generator", WithBatchNorm)
     stage = private_stage()
-    reply = answer(ward(tmp_path), stage, dict(WithBatchNorm(stage.generator).network.state_dict()))
+    site = ward(tmp_path)
+    reply = answer(site, stage, dict(WithBatchNorm(stage.generator).network.state_dict()))
     assert (reply.status, reply.arrays) == ("refused", None)
     assert "BatchNorm2d cannot be trained privately" in reply.reason
     assert "statistics of the patients without noise" in reply.reason
+    assert PrivacyLedger(site.root).history().events == (), "nobody paid for it"
 
 
 # --- seeds --------------------------------------------------------------------------------------

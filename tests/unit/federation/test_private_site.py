@@ -165,6 +165,12 @@ def test_a_round_that_died_before_its_reply_was_stored_is_paid_twice(site: Site,
     assert reply.spent.at[0].prv == twice
 
 
+def test_what_cannot_be_trained_costs_nothing_however_often_it_is_asked(tmp_path: Path) -> None:
+    site = make_site(tmp_path, has_mask=False)
+    assert [answer(site, *request()).status for _ in range(2)] == ["refused", "refused"]
+    assert paid(site) == []
+
+
 def test_rounds_stages_and_runs_add_up(site: Site) -> None:
     for job in (request(1), request(2), request(1, run="another")):
         site.train_round(*job)
