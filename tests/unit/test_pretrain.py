@@ -14,6 +14,7 @@ from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.rounds import RoundStore
 from cmrfed.generators.generator import Generator
+from cmrfed.guarantee import claim
 from cmrfed.pipeline import begin, train
 from cmrfed.pretrain import pretrained, starting_weights
 from cmrfed.training.public import train_publicly
@@ -187,6 +188,7 @@ def test_a_run_starts_from_it_and_goes_on_without_the_cache(
         begun = Generator.load(run_dir / "start" / stage).network.state_dict()
         ended = RoundStore(run_dir / stage, tree.digest).load(2)["global"]
         assert {n for n in begun if not begun[n].equal(ended[n])} == set(TRAINED)
+    assert "public weights, trained on a phantom alone (2 simulated patients" in claim(tree, run_dir).statement
     shutil.rmtree(cache)
     train(tree, run_dir, LocalGrid(roots), record)
     assert not cache.exists()
