@@ -26,7 +26,7 @@ SIMULATED = (
 )
 NOT_COVERED = (
     "Covered are the generators and all that is drawn from them. Not covered is what was computed from real patients "
-    "without noise: the figures and pictures of an evaluation, and images drawn for real masks."
+    "without noise: a report with its counts, figures and pictures, and images drawn for real masks."
 )
 
 

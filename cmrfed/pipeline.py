@@ -315,14 +315,19 @@ def _generator(run_dir: Path, stage: str) -> Generator:
 
 
 def _spacing(run_dir: Path, experiment: Experiment) -> tuple[float, float, float] | None:
-    """In-plane spacing that preparation fixed for all patients (a public constant), and the recipe's slice spacing."""
+    """Spacing of what is drawn: as the recipe states it, or as preparation fixed it for all patients of the cohorts."""
+    config = experiment.synthesis
+    if config.pixel_mm:
+        return (config.pixel_mm, config.pixel_mm, config.slice_spacing_mm)
+    if experiment.privacy.private:  # whether all patients have a spacing is a fact about patients
+        return None
     sites = read_json(run_dir / "sites" / "00" / "site.json")
     records = Cohort.open(sites["cohort"]).patients
     in_plane = {record.spacing_mm[:2] if record.spacing_mm else None for record in records}
     if len(in_plane) != 1 or None in in_plane:
         return None
     row, column = in_plane.pop()  # type: ignore[misc]
-    return (row, column, experiment.synthesis.slice_spacing_mm)
+    return (row, column, config.slice_spacing_mm)
 
 
 def _synthesis_step(experiment: Experiment, run_dir: Path, data: Data) -> None:

@@ -32,6 +32,9 @@ class SynthesisConfig(Section):
     """Fewest and most slices of a patient, each number equally likely."""
     slice_spacing_mm: float = Field(10.0, gt=0)
     """Written beside a known in-plane spacing."""
+    pixel_mm: float | None = Field(None, gt=0)
+    """In-plane spacing: the field of view of preparation over its pixels. None: read from the cohorts; but a private
+    run does not ask its patients, and then it is unknown."""
     shared_noise: float = Field(0.5, ge=0, le=1)
     """Share of an image's initial noise that all slices of its patient have in common."""
     batch_size: int = Field(64, ge=1)

@@ -55,3 +55,15 @@ def test_a_data_set_that_is_drawn_later_carries_the_same_claim(finished: Path, t
         for folder in (finished / "synthetic", tmp_path / "more")
     )
     assert later == first
+
+
+@pytest.mark.slow
+def test_synthesis_asks_no_patient_for_anything(finished: Path, tmp_path: Path) -> None:
+    gone = finished / "data"
+    gone.rename(tmp_path / "data")
+    try:
+        done = cmrfed("synthesize", finished, "--out", tmp_path / "more", "--patients", 1)
+        assert done.returncode == 0, done.stderr
+    finally:
+        (tmp_path / "data").rename(gone)
+    assert json.loads((tmp_path / "more" / "manifest.json").read_text())["spacing_mm"] is None
