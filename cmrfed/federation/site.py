@@ -43,7 +43,7 @@ from cmrfed.generators.generator import Generator
 from cmrfed.privacy.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA
-from cmrfed.privacy.statement import Loss, spent_at
+from cmrfed.privacy.statement import Loss
 from cmrfed.rng import fold
 from cmrfed.training.loop import LocalResult, LocalTrainer, optimizer_state, restore_optimizer
 from cmrfed.training.private import PrivateTrainer
@@ -263,8 +263,9 @@ class Site:
 
 def _told(ledger: PrivacyLedger, delta: float) -> Spent:
     """What the server may know of the ledger."""
-    own, strict = spent_at(ledger, (delta, STRICT_DELTA))
-    return Spent(unit=own.unit, at=(Loss.of(own.total), Loss.of(strict.total)), ledger_hash=own.last_hash)
+    totals = ledger.totals(delta, STRICT_DELTA)
+    own, strict = map(Loss.of, totals.losses)
+    return Spent(unit=totals.unit, at=(own, strict), ledger_hash=totals.last_hash)
 
 
 def _metrics(result: LocalResult) -> dict[str, float]:

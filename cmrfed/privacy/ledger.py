@@ -104,6 +104,16 @@ class PrivacySpent:
     """Of the chain: kept elsewhere, it shows later that no older copy was put in place."""
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What a site's patients have paid in all, of one state of the ledger."""
+
+    unit: Unit
+    losses: tuple[Epsilon, ...]
+    """At each δ that was asked for."""
+    last_hash: str
+
+
 Check = Callable[[History], None]
 
 
@@ -185,6 +195,17 @@ class PrivacyLedger:
             if not paid.committed:
                 self._chain.append(lines, "commit", {"reservation": ticket.number})
 
+    def totals(self, *deltas: float) -> Totals:
+        """The loss in all, at each δ, without its parts: what `spent` gives in a fraction of its time.
+
+        Raises:
+            PrivacyError: The ledger is missing or damaged, or a δ is no probability.
+        """
+        with self._chain.locked():
+            lines = self._chain.read()
+        history = _history(lines)
+        return Totals(_unit(history), tuple(history.epsilon(delta) for delta in deltas), last_hash(lines))
+
     def spent(self, delta: float) -> PrivacySpent:
         """ε by run and stage and in all, at δ.
 
@@ -197,10 +218,9 @@ class PrivacyLedger:
         groups: dict[tuple[str, str, Unit], list[Payment]] = {}
         for payment in history.payments:
             groups.setdefault((payment.event.run, payment.event.stage, payment.event.unit), []).append(payment)
-        unit: Unit = "none" if history.unbounded else common_unit(history.events)
         rows = tuple(_row(key, payments, delta) for key, payments in groups.items())
         reasons = tuple(line.body["reason"] for line in lines if line.kind == "repair")
-        return PrivacySpent(unit, history.epsilon(delta), rows, history.unbounded, reasons, last_hash(lines))
+        return PrivacySpent(_unit(history), history.epsilon(delta), rows, history.unbounded, reasons, last_hash(lines))
 
     def repair(self, reason: str) -> History:
         """Make a damaged ledger usable again, without forgetting anything that it may have held.
@@ -250,6 +270,11 @@ def _repeated(earlier: Payment, event: PrivacyEvent) -> Ticket:
             do="give a changed request another digest",
         )
     return Ticket(earlier.number, event, fresh=False, committed=earlier.committed)
+
+
+def _unit(history: History) -> Unit:
+    """For whom the history makes a statement; "none" where it makes none."""
+    return "none" if history.unbounded else common_unit(history.events)
 
 
 def _history(lines: Iterable[Line]) -> History:

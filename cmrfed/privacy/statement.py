@@ -89,7 +89,7 @@ def read_statement(root: Path, delta: float | None = None) -> LedgerStatement:
             do="leave --delta out",
         )
     own = policy.delta if policy else STRICT_DELTA if delta is None else delta
-    by_delta = spent_at(PrivacyLedger(root), tuple(dict.fromkeys((own, STRICT_DELTA))))
+    by_delta = _spent(PrivacyLedger(root), tuple(dict.fromkeys((own, STRICT_DELTA))))
     spent, cap = by_delta[0], policy.epsilon_cap if policy else None
     reasons = _why_unbounded(spent)
     return LedgerStatement(
@@ -109,7 +109,7 @@ def read_statement(root: Path, delta: float | None = None) -> LedgerStatement:
     )
 
 
-def spent_at(ledger: PrivacyLedger, deltas: Sequence[float]) -> list[PrivacySpent]:
+def _spent(ledger: PrivacyLedger, deltas: Sequence[float]) -> list[PrivacySpent]:
     """The same state of the ledger at each δ; read again where a running site has added to it in between."""
     while True:
         found = [ledger.spent(delta) for delta in deltas]

@@ -97,6 +97,16 @@ def test_spent_is_shown_by_run_and_stage_and_composed_over_all(ledger):
     assert spent.unit == "patient"
 
 
+@pytest.mark.parametrize("units", [(), ("patient", "patient"), ("slice",), ("patient", "slice"), ("none",)])
+def test_totals_are_those_of_the_whole_statement(ledger, units):
+    for number, unit in enumerate(units):
+        ledger.reserve(event(number, unit=unit, sigma=0.0 if unit == "none" else 5.0))
+    totals = ledger.totals(1e-2, 1e-3)
+    whole = [ledger.spent(delta) for delta in (1e-2, 1e-3)]
+    assert totals.losses == tuple(spent.total for spent in whole)
+    assert {(totals.unit, totals.last_hash)} == {(spent.unit, spent.last_hash) for spent in whole}
+
+
 def test_an_empty_ledger_has_spent_nothing(ledger):
     assert ledger.spent(1e-3).total.prv == 0
 
