@@ -41,10 +41,11 @@ from cmrfed.data.prepare import PrepareConfig, prepare
 from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
-from cmrfed.federation.site import SiteRecord
+from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.generator import Generator
 from cmrfed.precision import arithmetic
+from cmrfed.privacy.policy import SitePolicy
 from cmrfed.training.loop import LocalTrainer, Stage, stage_inputs
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc.yaml"
@@ -128,8 +129,9 @@ class Federation:
         parts = partition(cohort, PartitionConfig(scheme="iid", sites=SITES), seed=0)
         self.roots = [folder / "sites" / f"{i:02d}" for i in range(SITES)]
         for i, (root, part) in enumerate(zip(self.roots, parts, strict=True)):
-            SiteRecord(name=f"site-{i}", style=i % spec.generator.styles, cohort=str(cohort.root),
-                       patients=part.patient_ids).save(root)  # fmt: skip
+            style, patients = i % spec.generator.styles, part.patient_ids
+            record = SiteRecord(name=f"site-{i}", style=style, cohort=str(cohort.root), patients=patients)
+            Site.register(root, record, SitePolicy.of_simulation("none", None, 1e-3))
 
     def run(self) -> float:
         """Train one round, its state saved at the end; seconds."""

@@ -1,5 +1,6 @@
 """The benchmarks run to their end; what they measure is no test."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line"),
-    [("training", "images/s, federation of 4 sites : plain diffusers loop = "), ("sampling", "images/s, euler, ")],
+    [
+        ("training", r"images/s, federation of 4 sites : plain diffusers loop = [\d.]+"),
+        ("sampling", r"images/s, .+ : .+ = [\d.]+"),
+    ],
 )
 def test_a_benchmark_prints_its_ratio(name, line):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert line in done.stdout
+    assert re.search(line, done.stdout)
     assert "the numbers mean nothing" in done.stdout
