@@ -115,7 +115,7 @@ def run(
     experiment = resolve(recipe, overrides)
     if dry_run:
         tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.plan(experiment)}
-        print(yaml.safe_dump(tree, sort_keys=False))
+        print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200))
         return
     report = pipeline.run(experiment, run_dir)
     print(report)

@@ -9,15 +9,16 @@ import torch
 from flwr.app import Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 
+from cmrfed.artifacts import digest_state
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.federation.messages import Spent
+from cmrfed.federation.messages import Spent, StageJob
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.backbone import BackboneConfig
-from cmrfed.generators.generator import GeneratorConfig
+from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.statement import Loss
 from cmrfed.training.loop import TrainingConfig
@@ -81,6 +82,23 @@ def tiny_stage(name: str = "image", rounds: int = 2, steps: int = 2, **training:
     )
     settings = {"batch_size": 2, "precision": "fp32", "rounds": rounds, "local_steps": steps, **training}
     return StageSpec(name, generator, TrainingConfig(**settings))
+
+
+def tiny_request(number: int = 1, weights_seed: int = 0, **changes: object) -> tuple[StageJob, dict[str, torch.Tensor]]:
+    """A request to train one round, and the weights that go with it."""
+    stage = tiny_stage(rounds=9)
+    weights = {n: w.clone() for n, w in Generator(stage.generator, weights_seed).network.state_dict().items()}
+    plain = {
+        "run": "r",
+        "experiment": "e",
+        "seed": 1,
+        "stage": "image",
+        "round": number,
+        "generator": stage.generator,
+        "training": stage.training,
+        "model_digest": digest_state(weights),
+    }
+    return StageJob(**{**plain, **changes}), weights
 
 
 def federated_run(

@@ -77,8 +77,10 @@ class PrivacyConfig(Section):
 
     @property
     def target_delta(self) -> float:
-        """δ in force."""
-        return self.delta if self.delta is not None else min(0.5, float((self.declared_patients or 1) ** -1.1))
+        """δ in force; `STRICT_DELTA` where nothing is promised to a declared number of patients."""
+        if self.delta is not None or self.declared_patients is None:
+            return self.delta or STRICT_DELTA
+        return min(0.5, float(self.declared_patients**-1.1))
 
     def stage(self, name: str) -> StagePlan:
         """Settings of a stage, by name."""

@@ -10,12 +10,11 @@ from cmrfed.artifacts import digest_state
 from cmrfed.errors import FederationError, PrivacyError
 from cmrfed.federation.messages import StageJob, TrainReply, decode_info, decode_reply, encode_job, to_array_record
 from cmrfed.federation.site import Site, SiteRecord, answer_hello, answer_train
-from cmrfed.generators.generator import Generator
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.training.private import PrivateTrainer
-from tests.federation_world import tiny_cohort, tiny_stage
+from tests.federation_world import tiny_cohort, tiny_request
 
 CLOSED = SitePolicy(epsilon_cap=8.0, delta=1e-2, smallest_cohort=1)
 ASKED = PrivateTraining(
@@ -24,20 +23,7 @@ ASKED = PrivateTraining(
 
 
 def request(number: int = 1, weights_seed: int = 0, **changes: object) -> tuple[StageJob, dict[str, torch.Tensor]]:
-    stage = tiny_stage(rounds=9)
-    weights = {n: w.clone() for n, w in Generator(stage.generator, weights_seed).network.state_dict().items()}
-    plain = {
-        "run": "r",
-        "experiment": "e",
-        "seed": 1,
-        "stage": "image",
-        "round": number,
-        "generator": stage.generator,
-        "training": stage.training,
-        "privacy": ASKED,
-        "model_digest": digest_state(weights),
-    }
-    return StageJob(**{**plain, **changes}), weights
+    return tiny_request(number, weights_seed, **{"privacy": ASKED, **changes})
 
 
 def make_site(root: Path, policy: SitePolicy = CLOSED, *, has_mask: bool = True) -> Site:

@@ -17,29 +17,13 @@ from cmrfed.federation.messages import (
     to_array_record,
 )
 from cmrfed.federation.site import Site, SiteRecord, answer_hello, answer_train, open_site
-from cmrfed.generators.generator import Generator
 from cmrfed.training.loop import LocalTrainer
-from tests.federation_world import OPEN, make_sites, tiny_cohort, tiny_stage
+from tests.federation_world import OPEN, make_sites, tiny_cohort
+from tests.federation_world import tiny_request as request
 
 
 def make_context(node: dict, run: dict | None = None) -> Context:
     return Context(1, 2, node, RecordDict(), run or {})
-
-
-def request(number: int = 1, weights_seed: int = 0, **changes: object) -> tuple[StageJob, dict[str, torch.Tensor]]:
-    stage = tiny_stage(rounds=9)
-    weights = {n: w.clone() for n, w in Generator(stage.generator, weights_seed).network.state_dict().items()}
-    plain = {
-        "run": "r",
-        "experiment": "e",
-        "seed": 1,
-        "stage": "image",
-        "round": number,
-        "generator": stage.generator,
-        "training": stage.training,
-        "model_digest": digest_state(weights),
-    }
-    return StageJob(**{**plain, **changes}), weights
 
 
 @pytest.fixture

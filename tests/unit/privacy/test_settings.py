@@ -29,6 +29,8 @@ def test_half_a_promise_is_refused(changes: dict, message: str) -> None:
 def test_the_rule_for_delta_is_a_public_number_of_patients_to_the_minus_1_1() -> None:
     assert config().target_delta == pytest.approx(15**-1.1)
     assert config(delta=1e-3).target_delta == 1e-3
+    assert config(declared_patients=1).target_delta == 0.5, "1 would be no probability"
+    assert PrivacyConfig().target_delta == 1e-3, "nothing is promised, and nobody is declared"
 
 
 def test_both_stages_share_one_budget() -> None:
