@@ -104,10 +104,10 @@ def test_the_audit_runs_the_configured_step_of_each_stage() -> None:
 
 
 def test_a_failed_audit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    loud = AuditResult(9.0, 8.0, 10.0, 1.0, 0.99, 100, 10, 2.0)
+    loud = AuditResult(9.0, 8.0, 10.0, 7.0, 1.0, 0.99, 100, 10, 2.0)
     monkeypatch.setattr("cmrfed.guarantee.audit", lambda *_: loud)
     assert "FAILED: the step releases more than it promises" in audit_text(audit_experiment(experiment()))
-    bare = AuditResult(math.inf, math.inf, math.inf, 1.0, 0.99, 100, 10, 2.0)
+    bare = AuditResult(math.inf, math.inf, math.inf, math.inf, 1.0, 0.99, 100, 10, 2.0)
     monkeypatch.setattr("cmrfed.guarantee.audit", lambda *_: bare)
     rows = audit_experiment(experiment())
     assert rows[0]["mu"] is None
