@@ -171,6 +171,7 @@ def evaluate(
     holdout: Annotated[Path, typer.Option(help="Cohort that no generator has seen.")],
     out: Annotated[Path, typer.Option(help="Folder for the numbers, pictures and report.")],
     external: Annotated[list[str] | None, typer.Option(help="NAME=COHORT of another data set.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="NAME=COHORT of one site's training patients.")] = None,
     paired: Annotated[Path | None, typer.Option(help="Images drawn for the hold-out's own masks.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value of the evaluation's settings.")] = None,
 ) -> None:
@@ -191,6 +192,7 @@ def evaluate(
         paired=paired,
         config=config,
         out=out,
+        sites={name: Cohort.open(path) for name, path in _named_cohorts(site or []).items()},
     )
     print(write_report(out))
 

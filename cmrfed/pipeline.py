@@ -355,6 +355,7 @@ def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
         paired=run_dir / "paired",
         config=experiment.evaluation,
         out=run_dir / "evaluation",
+        sites={f"site-{number}": cohort for number, cohort in enumerate(data.sites)},
     )
 
 

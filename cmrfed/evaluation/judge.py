@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from cmrfed.artifacts import digest_folder
 from cmrfed.config import Section
@@ -19,7 +20,7 @@ from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.result import EvaluationReport, Findings
 from cmrfed.evaluation.segmenter import SegmenterConfig
 from cmrfed.evaluation.slices import SliceSet, slices_of_cohort, slices_of_synthetic
-from cmrfed.evaluation.utility import utility
+from cmrfed.evaluation.utility import site_utility, utility
 from cmrfed.evaluation.verdict import verdict
 from cmrfed.progress import track
 
@@ -33,6 +34,8 @@ class EvaluationConfig(Section):
     utility: bool = True
     """Train segmenters; by far the longest part."""
     segmenter: SegmenterConfig = SegmenterConfig()
+    site_seeds: int = Field(1, ge=0)
+    """Segmenters of each site's own patients, without the synthetic set and with it; 0 leaves the sites out."""
     features: FeatureConfig = FeatureConfig()
     fidelity: FidelityConfig = FidelityConfig()
     anatomy: AnatomyConfig = AnatomyConfig()
@@ -52,6 +55,7 @@ def evaluate(
     paired: Path | None,
     config: EvaluationConfig,
     out: Path,
+    sites: Mapping[str, Cohort] | None = None,
 ) -> EvaluationReport:
     """Measure a synthetic data set on four axes and write evaluation.json, metrics.csv and pictures.
 
@@ -63,11 +67,12 @@ def evaluate(
         paired: Images made from the hold-out's own masks, or None.
         config: What is measured and how.
         out: Folder for the results; segmenters that are already there are used again.
+        sites: Name => the training patients of each site, to measure what a site gains that has these alone.
 
     Raises:
         EvaluationError: The sets share patients, differ in size, or are empty.
     """
-    _check(train, holdout, external)
+    _check(train, holdout, external, sites or {})
     dataset = SyntheticDataset.open(synthetic)
     sets = _read(dataset, train, holdout)
     extractor = open_extractor(config.features)
@@ -82,15 +87,31 @@ def evaluate(
         found += near
         bar.advance()
     if config.utility:
-        slices = sets[0].labelled()
-        found += utility(train, slices, holdout, external, config.segmenter, cache=out / "segmenters", seed=config.seed)
+        found += _utility(sets[0], train, holdout, external, sites or {}, config, out / "segmenters")
     report = _report(found, dataset, sets, external, extractor)
     draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
     report.write(out)
     return report
 
 
-def _check(train: Cohort, holdout: Cohort, external: Mapping[str, Cohort]) -> None:
+def _utility(
+    synthetic: SliceSet,
+    train: Cohort,
+    holdout: Cohort,
+    external: Mapping[str, Cohort],
+    sites: Mapping[str, Cohort],
+    config: EvaluationConfig,
+    cache: Path,
+) -> Findings:
+    slices = synthetic.labelled()
+    found = utility(train, slices, holdout, external, config.segmenter, cache=cache, seed=config.seed)
+    if len(sites) > 1 and config.site_seeds:
+        each = config.segmenter.model_copy(update={"seeds": config.site_seeds})
+        found += site_utility(sites, slices, holdout, external, each, cache=cache, seed=config.seed)
+    return found
+
+
+def _check(train: Cohort, holdout: Cohort, external: Mapping[str, Cohort], sites: Mapping[str, Cohort]) -> None:
     shared = set(train.patient_ids) & set(holdout.patient_ids) if train.root == holdout.root else set()
     if shared:
         raise EvaluationError(
@@ -99,7 +120,7 @@ def _check(train: Cohort, holdout: Cohort, external: Mapping[str, Cohort]) -> No
             expected="disjoint patients: nothing measured on patients that were learned from says anything",
             do="split the cohort by patient",
         )
-    for name, cohort in {"hold-out": holdout, **external}.items():
+    for name, cohort in {"hold-out": holdout, **external, **sites}.items():
         if cohort.size_px != train.size_px:
             raise EvaluationError(
                 f"cohort {name} is of another size than the training cohort",

@@ -2,6 +2,9 @@
 
 The arms get the same network, steps, batch size and augmentation; they are tested on real patients whom nobody has
 trained on. Dice is taken per volume, averaged over a patient's volumes and seeds, and intervals are over patients.
+
+Where sites cannot pool, nobody has all real slices: what a site has are its own, and the synthetic set. So each site's
+own patients make two more arms, without the synthetic set and with it.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,9 +29,10 @@ from cmrfed.evaluation.segmenter import (
 )
 from cmrfed.progress import track
 
-__all__ = ["ARMS", "SegmenterConfig", "dice_per_volume", "train_segmenter", "utility"]
+__all__ = ["ARMS", "SegmenterConfig", "dice_per_volume", "site_utility", "train_segmenter", "utility"]
 
 ARMS = {"real": "real only", "synthetic": "synthetic only", "both": "real and synthetic"}
+SITE_ARMS = {"own": "the patients of one site", "own+": "the patients of one site and synthetic"}
 _RECIPE = 1
 """Number of the training code in the name of a cached segmenter; raised when that code changes its results."""
 
@@ -164,6 +168,85 @@ def _comparisons(test: str, scores: Mapping[str, Runs]) -> list[Metric]:
         **common,
     )
     return [first, second]
+
+
+def _mean_over_runs(runs: Runs) -> np.ndarray:
+    """Dice (P, runs) of the patients that have one in every run."""
+    dice = [patient_dice([run]) for run in runs]
+    common = set.intersection(*map(set, dice))
+    return np.stack([_mean_per_patient({p: d[p] for p in common}) for d in dice], 1)
+
+
+def _site_findings(test: str, by_arm: Mapping[str, Mapping[str, Runs]]) -> Findings:
+    """Arm => site => runs: the means over sites, and what the synthetic set adds at a site, paired over patients."""
+    common = {"axis": "utility", "unit": "Dice, 0 to 1", "higher_is_better": True}
+    metrics, tables = [], {}
+    for arm, sites in by_arm.items():
+        table = np.concatenate([_mean_over_runs(runs) for runs in sites.values()], 1)
+        tables[arm] = table
+        each = ", ".join(f"{site} {_mean_over_runs(runs).mean():.3f}" for site, runs in sites.items())
+        metrics.append(
+            Metric(
+                name=f"Dice, trained on {SITE_ARMS[arm]}, tested on {test}",
+                **mean_interval(table.mean(1))._asdict(),
+                n=len(table),
+                detail=f"mean over structures and sites: {each}; interval over patients",
+                **common,
+            )
+        )
+    gain = mean_interval(tables["own+"].mean(1) - tables["own"].mean(1))
+    metrics.append(
+        Metric(
+            axis="utility",
+            name=f"Dice gain of adding synthetic to the patients of one site, {test}",
+            **gain._asdict(),
+            n=len(tables["own"]),
+            unit="Dice",
+            reference=0.0,
+            higher_is_better=True,
+            detail=f"mean over {len(by_arm['own'])} sites; paired, interval over patients",
+        )
+    )
+    return Findings(metrics=tuple(metrics))
+
+
+def site_utility(
+    sites: Mapping[str, Cohort],
+    synthetic: LabelledSlices,
+    holdout: Cohort,
+    external: Mapping[str, Cohort],
+    config: SegmenterConfig,
+    *,
+    cache: Path,
+    seed: int = 0,
+) -> Findings:
+    """What a site gains that has its own patients alone: a segmenter of them, without the synthetic set and with it.
+
+    Args:
+        sites: Name => the site's patients, all annotated for the same structures.
+        synthetic: All synthetic slices.
+        holdout: Patients that nothing has learned from.
+        external: Name => cohort of another data set.
+        config: The segmenter; its ``seeds`` are the number of segmenters of each site and arm.
+        cache: Folder where trained segmenters are kept.
+        seed: Decides everything random.
+    """
+    tests = {"hold-out": holdout, **external}
+    scores: dict[str, dict[str, dict[str, Runs]]] = {
+        t: {arm: {s: [] for s in sites} for arm in SITE_ARMS} for t in tests
+    }
+    with track("utility of sites: segmenter steps", 2 * len(sites) * config.seeds * config.steps) as bar:
+        for site, cohort in sites.items():
+            own = labelled_slices(cohort)
+            for arm, sources in {"own": (own, None), "own+": (own, synthetic)}.items():
+                for number in range(config.seeds):
+                    model = _cached_segmenter(sources, cohort.labels, config, seed + number, cache, bar.advance)
+                    for test, patients in tests.items():
+                        scores[test][arm][site].append(dice_per_volume(model, patients, cohort.labels))
+    found = Findings()
+    for test, by_arm in scores.items():
+        found += _site_findings(test, by_arm)
+    return found
 
 
 def utility(

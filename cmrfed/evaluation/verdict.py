@@ -86,8 +86,11 @@ def _utility(found: Findings) -> str:
     adds = "the interval over patients holds 0"
     if low is not None and high is not None and (low > 0 or high < 0):
         adds = "the interval over patients lies above 0" if low > 0 else "the interval over patients lies below 0"
+    site = found.find("Dice gain of adding synthetic to the patients of one site, hold-out")
+    alone = f"; for a site with its own patients alone by {site.value:+.3f}" if site and site.value is not None else ""
     return (
         f"{word}: a segmenter trained on synthetic slices alone reaches {ratio.value:.3f} of the Dice of one trained "
-        f"on real slices; adding synthetic to real slices changes Dice by {gain.value:+.3f} ({adds}). "
+        f"on real slices; adding synthetic to real slices changes Dice by {gain.value:+.3f} ({adds})"
+        f"{alone}. "
         f"Rule: good from {UTILITY_GOOD}, fair from {UTILITY_FAIR}, else poor."
     )

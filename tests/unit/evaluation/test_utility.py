@@ -4,7 +4,7 @@ import pytest
 from cmrfed.data.labels import Label, Phase
 from cmrfed.evaluation import utility as module
 from cmrfed.evaluation.segmenter import SegmenterConfig, VolumeDice, labelled_slices
-from cmrfed.evaluation.utility import _comparisons, patient_dice, utility
+from cmrfed.evaluation.utility import _comparisons, _site_findings, patient_dice, site_utility, utility
 from tests.evaluation_world import cohort
 
 SMALL = SegmenterConfig(channels=(8, 16, 32), steps=2, batch_size=8, seeds=2, precision="fp32")
@@ -100,3 +100,38 @@ def test_segmenters_are_kept_and_shared(sets, tmp_path, monkeypatch):
     assert len(calls) == 1 + 4, "a new synthetic set trains two arms again, and takes real-only from the cache"
     utility(real, synthetic, held, {}, SMALL.model_copy(update={"steps": 3}), cache=tmp_path / "cache")
     assert len(calls) == 5 + 6
+
+
+# --- sites ----------------------------------------------------------------------------------------
+def test_what_a_site_gains_is_paired_over_patients_and_averaged_over_sites():
+    base = np.linspace(0.3, 0.9, 12)
+
+    def runs(shift):
+        return [[volume(f"p{i:02d}", (d + shift, d + shift)) for i, d in enumerate(base)]]
+
+    by_arm = {"own": {"a": runs(-0.1), "b": runs(-0.2)}, "own+": {"a": runs(0.0), "b": runs(0.05)}}
+    own, more, gain = _site_findings("hold-out", by_arm).metrics
+    assert own.value == pytest.approx(base.mean() - 0.15)
+    assert more.value == pytest.approx(base.mean() + 0.025)
+    assert gain.value == pytest.approx(0.175)
+    assert gain.high - gain.low < 1e-9
+    assert own.detail.startswith("mean over structures and sites: a 0.500, b 0.400")
+    assert gain.name == "Dice gain of adding synthetic to the patients of one site, hold-out"
+
+
+def test_each_site_has_a_segmenter_of_its_own_patients_with_and_without_synthetic(sets, tmp_path, monkeypatch):
+    real, synthetic, held, external = sets
+    sites = {"a": real.select(real.patient_ids[:2]), "b": real.select(real.patient_ids[2:])}
+    calls, train = [], module.train_segmenter
+
+    def counted(images, *args, **kw):
+        calls.append((len(images), kw["mixed_with"] is synthetic))
+        return train(images, *args, **kw)
+
+    monkeypatch.setattr(module, "train_segmenter", counted)
+    one = SMALL.model_copy(update={"seeds": 1})
+    found = site_utility(sites, synthetic, held, external, one, cache=tmp_path / "cache")
+    slices = len(labelled_slices(sites["a"]))
+    assert calls == [(slices, False), (slices, True)] * 2
+    assert len([m for m in found.metrics if m.name.endswith("hold-out")]) == 3
+    assert len([m for m in found.metrics if m.name.endswith("lv-only")]) == 3
