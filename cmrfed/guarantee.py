@@ -56,8 +56,9 @@ def plan_rows(experiment: Experiment) -> list[dict[str, Any]]:
         network = Generator(experiment.generator("mask" if stage.stage == "mask" else "image")).network
         trained = sum(p.numel() for p in train_only(network, settings.trained))
         patients = experiment.privacy.declared_patients or 1
+        released = settings.dimensions(trained)
         ratio = noise_to_signal(
-            stage.noise_multiplier, trained, stage.sampling_rate, patients, sites=experiment.federation.asked
+            stage.noise_multiplier, released, stage.sampling_rate, patients, sites=experiment.federation.asked
         )
         rows.append(
             {
@@ -68,6 +69,7 @@ def plan_rows(experiment: Experiment) -> list[dict[str, Any]]:
                 "draws": settings.draws,
                 "clip_norm": settings.clip_norm,
                 "trained_parameters": trained,
+                "released_numbers": released,
                 "epsilon_alone": round(stage.alone.prv, 3),
                 "noise_to_signal": round(ratio, 2),
             }
@@ -92,9 +94,15 @@ def plan_text(experiment: Experiment) -> str:
 def _row_text(row: dict[str, Any]) -> str:
     return (
         f"  {row['stage']}: σ = {row['noise_multiplier']:.3f}, q = {row['sampling_rate']:g}, {row['steps']} steps, "
-        f"K = {row['draws']}, {row['trained_parameters']} parameters; alone ε = {row['epsilon_alone']:.2f}; "
+        f"K = {row['draws']}, {_moved(row)}; alone ε = {row['epsilon_alone']:.2f}; "
         f"noise of a step is {row['noise_to_signal']:.1f} × its largest signal"
     )
+
+
+def _moved(row: dict[str, Any]) -> str:
+    if row["released_numbers"] == row["trained_parameters"]:
+        return f"{row['trained_parameters']} parameters"
+    return f"{row['trained_parameters']} parameters in {row['released_numbers']} public directions"
 
 
 # --- after --------------------------------------------------------------------------------------

@@ -1,22 +1,14 @@
 """Public weights to start from: both generators, trained once on the phantom alone and kept in the user's cache."""
 
-import importlib
-import inspect
-import pkgutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cmrfed.artifacts import digest_json, digest_state, new_folder, read_json, write_json
-from cmrfed.data import phantom
-from cmrfed.data import prepare as preparation
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.phantom import PhantomConfig, write_phantom
-from cmrfed.data.prepare import PrepareConfig, prepare
+from cmrfed.data.public import cache_folder, phantom_code, public_patients
 from cmrfed.errors import ConfigError, DataError
-from cmrfed.evaluation.phantom_cnn import cache_folder
 from cmrfed.experiment import STAGES, Experiment
 from cmrfed.generators.generator import Generator
 from cmrfed.rng import fold
@@ -34,13 +26,11 @@ def origin(experiment: Experiment) -> dict[str, Any]:
     Raises:
         ConfigError: The recipe has no pre-training.
     """
-    names = [f"{phantom.__name__}.{module.name}" for module in pkgutil.iter_modules(phantom.__path__)]
-    modules = [phantom, *map(importlib.import_module, names), preparation]
     return {
         "schema_version": SCHEMA_VERSION,
         "pretrain": _config(experiment).model_dump(mode="json"),
         "generators": {s: experiment.generator(s).model_dump(mode="json", exclude={"sampler"}) for s in STAGES},
-        "phantom_code": digest_json([inspect.getsource(module) for module in modules]),
+        "phantom_code": phantom_code(),
     }
 
 
@@ -63,8 +53,10 @@ def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
     made_from = origin(experiment)
     folder = (cache or cache_folder()) / f"pretrained-{digest_json(made_from)[:16]}"
     if not _whole(folder):
-        with new_folder(folder) as part, tempfile.TemporaryDirectory() as scratch:
-            cohort = _cohort(_config(experiment), experiment.data.size_px, Path(scratch))
+        config = _config(experiment)
+        seed = fold(config.seed, "public phantom")
+        cohort = public_patients(config, experiment.data.size_px, seed, cache)
+        with new_folder(folder) as part:
             weights = {stage: _train(experiment, stage, cohort, part / stage) for stage in STAGES}
             write_json(part / ABOUT, made_from | {"weights": weights})
     return folder
@@ -95,13 +87,6 @@ def _whole(folder: Path) -> bool:
 
 def _weights(generator: Generator) -> str:
     return digest_state(generator.network.state_dict())
-
-
-def _cohort(config: PretrainConfig, size_px: int, folder: Path) -> Cohort:
-    """The phantom, written as scans and read back by the importer that real scans go through."""
-    seed = fold(config.seed, "public phantom")
-    write_phantom(folder / "scans", PhantomConfig(patients=config.patients, sites=config.scanners, seed=seed))
-    return prepare(folder / "scans", folder / "cohort", "acdc", PrepareConfig(size_px=size_px), name="phantom")
 
 
 def _train(experiment: Experiment, stage: Stage, cohort: Cohort, out: Path) -> str:

@@ -6,11 +6,8 @@ see texture, contrast and anatomy. No patient is behind it. It is not the Incept
 its numbers do not compare with those.
 """
 
-import importlib
 import inspect
 import math
-import os
-import pkgutil
 import sys
 import tempfile
 from pathlib import Path
@@ -22,11 +19,10 @@ from torch import Tensor, nn
 
 from cmrfed.artifacts import digest_json, digest_state, load_state, save_state
 from cmrfed.config import Section
-from cmrfed.data import phantom
-from cmrfed.data import prepare as preparation
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.prepare import PrepareConfig, prepare
+from cmrfed.data.public import cache_folder, phantom_code
 from cmrfed.errors import DataError
 from cmrfed.progress import track
 from cmrfed.rng import torch_generator
@@ -198,16 +194,10 @@ def _standardised(model: PhantomCnn, images: Tensor) -> PhantomCnn:
 
 
 # --- cache --------------------------------------------------------------------------------------
-def cache_folder() -> Path:
-    """Where trained extractors are kept: ``$XDG_CACHE_HOME/cmrfed``, by default ``~/.cache/cmrfed``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmrfed"
-
-
 def origin(recipe: Recipe) -> str:
     """Digest of a recipe and of the code that draws and prepares its phantom and trains on it."""
-    names = [f"{phantom.__name__}.{module.name}" for module in pkgutil.iter_modules(phantom.__path__)]
-    modules = [phantom, *map(importlib.import_module, names), preparation, sys.modules[__name__]]
-    return digest_json([recipe.model_dump(mode="json"), [inspect.getsource(module) for module in modules]])
+    code = [phantom_code(), inspect.getsource(sys.modules[__name__])]
+    return digest_json([recipe.model_dump(mode="json"), code])
 
 
 def load_or_train(folder: Path | None = None, recipe: Recipe | None = None) -> PhantomCnn:

@@ -248,7 +248,7 @@ class Site:
         else:
             trainer = plain = LocalTrainer(*common, fold(job.seed, "site", self.record.name))
             run = partial(plain.run, first, steps, anchor=arrays, proximal_mu=job.proximal_mu)
-        if previous is not None:
+        if previous is not None and trainer.carries_on:
             restore_optimizer(trainer.optimizer, previous)
 
         def train() -> tuple[LocalResult, TrainReply, State]:

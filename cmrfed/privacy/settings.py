@@ -12,6 +12,32 @@ STRICT_DELTA = 1e-3
 """Beside the configured δ, every ε is also given at this one: N^-1.1 is large where N is small."""
 
 
+class Subspace(Section):
+    """A few directions of the weights, found on public data alone, in which the patients move them (arXiv 2007.03813).
+
+    Noise grows with the root of the number of directions; millions of weights would drown in it. The directions are
+    those in which the gradients of simulated patients differ most: how scanners and hearts vary is public, and the
+    patients say only how much of each. They are found anew in every round.
+    """
+
+    rank: int = Field(32, ge=1)
+    """Number of directions."""
+    patients: int = Field(48, ge=2)
+    """Simulated patients, one gradient of each; none of them is in ``pretrain`` or ``data.phantom``."""
+    scanners: int = Field(24, ge=1)
+    draws: int = Field(16, ge=1)
+    """Slices of each of them."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _spans(self) -> "Subspace":
+        if not self.rank < self.patients or self.patients < self.scanners:
+            raise ValueError(
+                f"expected rank < patients and scanners <= patients, got {self.rank}, {self.patients}, {self.scanners}"
+            )
+        return self
+
+
 class StagePrivacy(Section):
     """How one stage is trained privately."""
 
@@ -23,6 +49,12 @@ class StagePrivacy(Section):
     """K: (slice, time, noise) draws whose gradients are averaged before clipping; more cost no ε (arXiv 2210.09929)."""
     trained: tuple[str, ...] = ("*",)
     """Names of the trained parameters, with * and ?; all others stay as they were at the start."""
+    subspace: Subspace | None = None
+    """None: the trained parameters move freely."""
+
+    def dimensions(self, parameters: int) -> int:
+        """Numbers that are released with noise in a step, of so many trained parameters."""
+        return parameters if self.subspace is None else min(self.subspace.rank, parameters)
 
 
 class StagePlan(StagePrivacy):

@@ -74,11 +74,15 @@ def _mechanism_row(plan: dict[str, Any], found: dict[str, Any] | None) -> list[s
         f"{plan['sampling_rate']:g}",
         str(plan["steps"]),
         str(plan["draws"]),
-        str(plan["trained_parameters"]),
+        _moved(plan["trained_parameters"], plan["released_numbers"]),
         f"{plan['epsilon_alone']:.2f}",
         f"{plan['noise_to_signal']:.1f} ×",
         measured,
     ]
+
+
+def _moved(parameters: int, released: int) -> str:
+    return str(parameters) if released == parameters else f"{parameters} in {released} public directions"
 
 
 def _simulated(run: dict[str, Any] | None) -> bool:

@@ -111,6 +111,9 @@ class LocalTrainer:
         self.parameters = [p for p in generator.network.parameters() if p.requires_grad]
         self.optimizer = config.make_optimizer(self.parameters)
 
+    carries_on = True
+    """The optimizer's state of the round before holds in the next."""
+
     def run(
         self,
         first_step: int,

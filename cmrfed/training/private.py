@@ -4,6 +4,7 @@ import fnmatch
 import secrets
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from cmrfed.errors import ConfigError
 from cmrfed.generators.generator import Generator
 from cmrfed.precision import arithmetic
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
-from cmrfed.privacy.settings import PrivateTraining
+from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD, StepNotes
+from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training.augment import augment
 from cmrfed.training.loop import LocalResult, Stage, TrainingConfig, check_fit, stage_inputs
+from cmrfed.training.subspace import Coordinates, public_directions
 
 
 def train_only(network: nn.Module, patterns: tuple[str, ...]) -> list[nn.Parameter]:
@@ -70,16 +72,30 @@ class PrivateTrainer:
         self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
         self.config, self.draws = config, privacy.draws
         self.records, self.alone = _records(cohort, event), event.unit == "slice"
-        self.optimizer = config.make_optimizer(train_only(generator.network, privacy.trained))
+        trained = train_only(generator.network, privacy.trained)
+        self.coordinates = self._coordinates(privacy.subspace)
+        self.optimizer = config.make_optimizer(trained if self.coordinates is None else [self.coordinates.z])
         dtype = arithmetic(config.precision, generator.device.type)
         mechanism = MechanismConfig(
             clip_norm=privacy.clip_norm,
             declared_patients=privacy.declared_patients,
             precision="bf16" if dtype == torch.bfloat16 else "fp32",
         )
-        self.steps = PrivateSGD(generator.network, self.optimizer, event, len(self.records), mechanism)
+        module = self.coordinates or generator.network
+        self.steps = PrivateSGD(module, self.optimizer, event, len(self.records), mechanism)
         self._random = torch.Generator().manual_seed(secrets.randbits(63))
         self._rows = np.random.default_rng(secrets.randbits(128))
+
+    def _coordinates(self, subspace: Subspace | None) -> Coordinates | None:
+        if subspace is None:
+            return None
+        directions = public_directions(self.generator, self.stage, subspace, self.config)
+        return Coordinates(self.generator.network, directions)
+
+    @property
+    def carries_on(self) -> bool:
+        """Whether the optimizer's state of the round before means anything in this one: directions are found anew."""
+        return self.coordinates is None
 
     def run(self, first_step: int, steps: int) -> LocalResult:
         """Take ``steps`` steps; the number of the first one sets the learning rate.
@@ -89,9 +105,16 @@ class PrivateTrainer:
         start = time.monotonic()
         self.generator.network.train()
         rates = [self.config.rate_at(step) for step in range(first_step, first_step + steps)]
-        notes = [self.steps.step(self._losses, learning_rate=rate) for rate in rates]
+        notes = [self._step(rate) for rate in rates]
         losses = [note.mean_loss for note in notes if note.mean_loss is not None]
         return LocalResult(losses, sum(note.sampled for note in notes) * self.draws, time.monotonic() - start)
+
+    def _step(self, rate: float) -> StepNotes:
+        if self.coordinates is None:
+            return self.steps.step(self._losses, learning_rate=rate)
+        notes = self.steps.step(partial(self.coordinates.losses, self._losses), learning_rate=rate)
+        self.coordinates.move()
+        return notes
 
     def _losses(self, record: int) -> Tensor:
         """Losses of K draws of one record, (K,)."""

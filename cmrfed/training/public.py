@@ -1,9 +1,9 @@
 """Training on public data before a federation starts: no patient is behind the phantom, so this costs no privacy."""
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
+from cmrfed.data.public import PublicPatients
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator
 from cmrfed.progress import track
@@ -20,22 +20,11 @@ class PublicTraining(TrainingConfig):
     learning_rate: float = Field(8e-4, gt=0)
 
 
-class PretrainConfig(Section):
+class PretrainConfig(PublicPatients):
     """Weights to start from, learned from the phantom alone."""
 
-    patients: int = Field(200, ge=1)
-    """Simulated patients; none of them is one of ``data.phantom``, whatever the seeds."""
-    scanners: int = Field(10, ge=1)
-    """Simulated scanners, over which the patients are shared out."""
-    seed: int = 0
     mask: PublicTraining = PublicTraining()
     image: PublicTraining = PublicTraining(rounds=80)
-
-    @model_validator(mode="after")
-    def _each_scanner_has_patients(self) -> "PretrainConfig":
-        if self.patients < self.scanners:
-            raise ValueError(f"{self.patients} patients are too few for {self.scanners} scanners")
-        return self
 
     @property
     def in_words(self) -> str:

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from cmrfed.data.phantom import PhantomConfig
+from cmrfed.data.public import cache_folder
 from cmrfed.evaluation.features import FeatureConfig, PhantomFeatures, open_extractor
-from cmrfed.evaluation.phantom_cnn import Recipe, _spoilt, cache_folder, load_or_train
+from cmrfed.evaluation.phantom_cnn import Recipe, _spoilt, load_or_train
 
 SHORT = Recipe(phantom=PhantomConfig(patients=2, sites=2, seed=3), steps=2, batch_size=4, size_px=32, crop_px=24)
 

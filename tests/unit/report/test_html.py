@@ -81,9 +81,17 @@ def test_losses_that_stay_at_the_sites_are_not_called_missing_rounds(folder):
 def test_the_audit_stands_beside_the_claim(folder):
     run = read_json(folder / "run.json")
     plan = {"stage": "mask", "noise_multiplier": 1.25, "sampling_rate": 0.5, "steps": 40, "draws": 8}
-    plan |= {"clip_norm": 1.0, "trained_parameters": 1234, "epsilon_alone": 4.5, "noise_to_signal": 2.2}
+    plan |= {
+        "clip_norm": 1.0,
+        "trained_parameters": 1234,
+        "released_numbers": 1234,
+        "epsilon_alone": 4.5,
+        "noise_to_signal": 2.2,
+    }
     write_json(folder / "run.json", run | {"privacy_plan": [plan]})
     assert "1234 4.50 2.2 × not audited" in " ".join(text_of(folder).split())
+    write_json(folder / "run.json", run | {"privacy_plan": [plan | {"released_numbers": 32}]})
+    assert "1234 in 32 public directions 4.50" in " ".join(text_of(folder).split())
     found = {"stage": "mask", "mu": 2.4, "lower": 2.1, "upper": 2.7, "theory": 2.5, "confidence": 0.99, "passed": True}
     write_json(folder / "audit.json", [found])
     assert "µ = 2.400 (2.100 to 2.700 at 99%), theory 2.500: passed" in text_of(folder)
