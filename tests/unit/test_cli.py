@@ -311,10 +311,9 @@ def test_the_plan_of_the_private_recipe(call, tmp_path):
     assert "target 8" in promise
     assert mask.startswith("  mask: σ = ")
     assert image.startswith("  image: σ = ")
-    trained = [int(re.search(r"(\d+) parameters", row)[1]) for row in (mask, image)]
-    assert all(15_000 < count < 60_000 for count in trained)
+    assert all("parameters in 32 public directions" in row for row in (mask, image))
     assert "phantom alone" in start
-    assert plan["stages"]["image"]["slices_seen_per_site"] == 80 * 15 * 8 // 2
+    assert plan["stages"]["image"]["slices_seen_per_site"] == 40 * 15 * 8 // 2
     assert not (tmp_path / "run").exists()
 
 
