@@ -12,7 +12,8 @@ from cmrfed.federation.messages import StageJob, TrainReply, decode_info, decode
 from cmrfed.federation.site import Site, SiteRecord, answer_hello, answer_train
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.privacy.settings import PrivateTraining
+from cmrfed.privacy.settings import PrivateTraining, Subspace
+from cmrfed.training import subspace
 from cmrfed.training.private import PrivateTrainer
 from tests.federation_world import tiny_cohort, tiny_request
 
@@ -227,3 +228,20 @@ def test_registering_again_keeps_policy_and_ledger(site: Site) -> None:
     again = Site.register(site.root, site.record, SitePolicy(epsilon_cap=None, delta=0.5))
     assert again.policy == CLOSED
     assert paid(again) == [True]
+
+
+# --- public directions ----------------------------------------------------------------------------
+def test_rounds_in_public_directions_begin_anew_and_move_along_them_alone(site: Site, monkeypatch) -> None:
+    """The optimizer's state of the round before belongs to other directions: it is not taken up."""
+    monkeypatch.setattr(subspace, "_cohort", lambda config, size_px: site.cohort)
+    monkeypatch.setattr(subspace, "_LAST", {})
+    few = ASKED.model_copy(update={"subspace": Subspace(rank=2, patients=4, scanners=2, draws=2)})
+    for number in (1, 2):
+        job, weights = request(number, weights_seed=number, privacy=few)
+        reply = answer(site, job, weights)
+        assert reply.status == "ok"
+        [directions] = subspace._LAST.values()
+        shift = torch.cat([((reply.arrays or {})[name] - start).flatten() for name, start in weights.items()])
+        assert shift.norm() > 0
+        assert torch.allclose((shift @ directions.T) @ directions, shift, atol=1e-5)
+    assert paid(site) == [True, True]
