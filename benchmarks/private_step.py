@@ -17,12 +17,12 @@ less that of a process that only built the network.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
@@ -179,6 +179,12 @@ def peak_mb(way: str, args: argparse.Namespace) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def own_peak_mb() -> float:
+    """Peak resident memory of this process; ru_maxrss would start from that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Time and memory of a private step; prints ratios.")
@@ -203,7 +209,7 @@ def main() -> None:
         step = world.network if args.memory_of == "nothing" else make(args.memory_of, world)
         step()
         step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(own_peak_mb())
         return
     taken = seconds({way: make(way, world) for way in WAYS}, args.turns)
     empty = 0.0 if args.quick else peak_mb("nothing", args)
