@@ -91,6 +91,7 @@ class Experiment(Section):
             )
         for stage in STAGES:
             self.generator(stage)
+        self._trains_something()
         if self.privacy.private and self.federation.weighting != "equal":
             raise ValueError(
                 "federation.weighting: patients tells the server how many there are, which privacy forbids: "
@@ -99,6 +100,16 @@ class Experiment(Section):
         if self.privacy.private and self.federation.proximal_mu:
             raise ValueError("federation.strategy: fedprox has no private form here: take another strategy")
         return self
+
+    def _trains_something(self) -> None:
+        asked = self.steps()
+        if len(asked) < len(STAGES) and self.pretrain is None:
+            idle = next(stage for stage in STAGES if stage not in asked)
+            raise ValueError(
+                f"{idle}.training.rounds is 0, but there is no public start to stay at: set pretrain: {{}}"
+            )
+        if self.privacy.private and not asked:
+            raise ValueError("no stage asks the sites for anything: set privacy.unit to none, and there is no loss")
 
     @property
     def sites(self) -> int:
@@ -117,9 +128,9 @@ class Experiment(Section):
         )
 
     def steps(self) -> dict[str, int]:
-        """Steps of one site by stage, over all rounds."""
+        """Steps of one site by stage, over all rounds; a stage without rounds is left out."""
         training = {"mask": self.mask.training, "image": self.image.training}
-        return {stage: training[stage].rounds * training[stage].local_steps for stage in STAGES}
+        return {stage: t.rounds * t.local_steps for stage, t in training.items() if t.rounds}
 
     @property
     def digest(self) -> str:

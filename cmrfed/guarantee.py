@@ -29,6 +29,12 @@ NOT_COVERED = (
     "without noise: a report with its counts, figures and pictures, and images drawn for real masks."
 )
 
+PUBLIC = PrivacyStatement(
+    differentially_private=False,
+    statement="No patient took part in training: both generators were trained on a phantom alone, so nothing of what "
+    "they draw comes from a patient. Nothing else is claimed.",
+)
+
 
 # --- before -------------------------------------------------------------------------------------
 def plan_privacy(experiment: Experiment) -> Plan | None:
@@ -43,9 +49,8 @@ def plan_privacy(experiment: Experiment) -> Plan | None:
 def requests(experiment: Experiment) -> dict[str, PrivateTraining | None]:
     """What the requests of each stage say of privacy."""
     plan = plan_privacy(experiment)
-    if plan is None:
-        return dict.fromkeys(STAGES)
-    return {s.stage: experiment.privacy.request(s.stage, s.noise_multiplier) for s in plan.stages}
+    private = {s.stage: experiment.privacy.request(s.stage, s.noise_multiplier) for s in (plan.stages if plan else ())}
+    return {stage: private.get(stage) for stage in STAGES}
 
 
 def plan_rows(experiment: Experiment) -> list[dict[str, Any]]:
@@ -81,14 +86,15 @@ def plan_text(experiment: Experiment) -> str:
     """The plan in words, for the terminal."""
     plan, config = plan_privacy(experiment), experiment.privacy
     start = [experiment.pretrain.in_words] if experiment.pretrain else []
+    idle = [f"  {s}: stays at its public start; no site is asked." for s in STAGES if s not in experiment.steps()]
     if plan is None:
-        return "\n".join(["Privacy: none. Nothing is promised to the patients.", *start])
+        return "\n".join(["Privacy: none. Nothing is promised to the patients.", *idle, *start])
     weaker = " (weaker: it hides a slice, and a patient has many)" if config.unit == "slice" else ""
     first = (
         f"Privacy: unit {config.unit}{weaker}, {ADJACENCY[config.unit]}; ε = {plan.total.prv:.3f} (PRV; RDP "
-        f"{plan.total.rdp:.3f}) at δ = {plan.total.delta:.2g} for both stages together, target {config.epsilon:g}"
+        f"{plan.total.rdp:.3f}) at δ = {plan.total.delta:.2g} for the whole data set, target {config.epsilon:g}"
     )
-    return "\n".join([first, *(_row_text(row) for row in plan_rows(experiment)), *start])
+    return "\n".join([first, *(_row_text(row) for row in plan_rows(experiment)), *idle, *start])
 
 
 def _row_text(row: dict[str, Any]) -> str:
@@ -169,6 +175,8 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
     (ε, δ) holds with any larger ε and δ, and patients are at one site each, so the largest of both over all sites holds
     for everyone.
     """
+    if not experiment.steps():
+        return PUBLIC
     if not experiment.privacy.private:
         return NOT_PRIVATE
     unit = experiment.privacy.unit

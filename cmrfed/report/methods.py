@@ -96,11 +96,15 @@ def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
 def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
     name = experiment["federation"]["strategy"]["name"]
     words, source = _STRATEGIES.get(name, (name, None))
-    mask, image = (experiment[stage]["training"] for stage in ("mask", "image"))
+    training = {stage: experiment[stage]["training"] for stage in ("mask", "image")}
+    rounds = [f"{t['rounds']} rounds of {t['local_steps']} local steps for the {s}s" for s, t in training.items()]
+    done = [text for text, t in zip(rounds, training.values(), strict=True) if t["rounds"]]
+    if not done:
+        return Paragraph("No site was asked to train: both generators are public, as they were pre-trained.", ())
+    who = "generators were" if len(done) == 2 else "generator of one stage was"
     text = (
-        f"The generators were trained at {sites} sites over Flower. Scans stayed at their site; weights travelled. "
-        f"The server combined them by {words}: {mask['rounds']} rounds of {mask['local_steps']} local steps for the "
-        f"masks, {image['rounds']} rounds of {image['local_steps']} for the images."
+        f"The {who} trained at {sites} sites over Flower. Scans stayed at their site; weights travelled. "
+        f"The server combined them by {words}: {', '.join(done)}."
     )
     return Paragraph(text, ("flower", *([source] if source else [])))
 

@@ -29,7 +29,8 @@ Stage = Literal["mask", "image"]
 class TrainingConfig(Section):
     """How one stage is trained."""
 
-    rounds: int = Field(10, ge=1)
+    rounds: int = Field(10, ge=0)
+    """0: no site is asked, and the stage stays as it was pre-trained."""
     local_steps: int = Field(20, ge=1)
     """Optimizer steps of each site in each round."""
     batch_size: int = Field(32, ge=1)

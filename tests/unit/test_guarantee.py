@@ -64,6 +64,28 @@ def test_without_privacy_the_plan_promises_nothing() -> None:
     assert plan_rows(experiment(**NOT_PRIVATE)) == []
 
 
+def test_a_stage_that_stays_public_costs_nothing_and_is_named() -> None:
+    still = {"mask": RECIPE["mask"] | {"training": {"rounds": 0}}, "pretrain": {"patients": 120}}
+    both, images = experiment(), experiment(**still)
+    assert [r["stage"] for r in plan_rows(images)] == ["image"]
+    assert plan_rows(images)[0]["noise_multiplier"] < plan_rows(both)[1]["noise_multiplier"]
+    assert "mask: stays at its public start; no site is asked." in plan_text(images)
+    asked = requests(images)
+    assert asked["mask"] is None and asked["image"] is not None
+
+
+def test_a_run_that_asks_no_site_says_that_no_patient_took_part(tmp_path: Path) -> None:
+    still = {"generator": TINY, "training": {"rounds": 0}}
+    public = {"mask": still, "image": still, "pretrain": {"patients": 120}, "privacy": {}}
+    said = claim(experiment(**public), tmp_path)
+    assert not said.differentially_private
+    assert said.statement.startswith("No patient took part in training")
+    with pytest.raises(ConfigError, match="no stage asks the sites for anything"):
+        experiment(**public | {"privacy": RECIPE["privacy"]})
+    with pytest.raises(ConfigError, match="mask.training.rounds is 0, but there is no public start"):
+        experiment(mask=still)
+
+
 @pytest.mark.parametrize("changes", [{}, NOT_PRIVATE])
 def test_the_plan_says_that_the_start_is_public(changes: dict) -> None:
     text = plan_text(experiment(**changes, pretrain={"patients": 120}))

@@ -48,6 +48,15 @@ def test_the_global_weights_are_the_weighted_mean_of_the_replies(tmp_path: Path,
     assert close(tensors(tmp_path, 1, "global"), mean)
 
 
+def test_without_rounds_no_site_is_asked_and_the_generator_is_the_start(tmp_path: Path) -> None:
+    start = Generator(tiny_stage().generator, 7)
+    start.save(tmp_path / "start")
+    stage = replace(tiny_stage(rounds=0), start=tmp_path / "start")
+    result = federated_run(tmp_path, stage).start_or_resume()  # there are no sites
+    made = Generator.load(result.generators["image"]).network.state_dict()
+    assert digest_state(made) == digest_state(start.network.state_dict()) == result.digests["image"]
+
+
 def test_the_average_of_the_weights_warms_up_and_is_what_the_generator_holds(tmp_path: Path) -> None:
     make_sites(tmp_path)
     stage = tiny_stage(rounds=2, ema_decay=0.15)
