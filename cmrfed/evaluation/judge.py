@@ -20,7 +20,7 @@ from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.result import EvaluationReport, Findings
 from cmrfed.evaluation.segmenter import SegmenterConfig
 from cmrfed.evaluation.slices import SliceSet, slices_of_cohort, slices_of_synthetic
-from cmrfed.evaluation.utility import site_utility, utility
+from cmrfed.evaluation.utility import Examination, site_utility, utility
 from cmrfed.evaluation.verdict import verdict
 from cmrfed.progress import track
 
@@ -104,10 +104,11 @@ def _utility(
     cache: Path,
 ) -> Findings:
     slices = synthetic.labelled()
-    found = utility(train, slices, holdout, external, config.segmenter, cache=cache, seed=config.seed)
+    examination = Examination(holdout, external, config.segmenter, cache, config.seed)
+    found = utility(train, slices, examination)
     if len(sites) > 1 and config.site_seeds:
         each = config.segmenter.model_copy(update={"seeds": config.site_seeds})
-        found += site_utility(sites, slices, holdout, external, each, cache=cache, seed=config.seed)
+        found += site_utility(sites, slices, replace(examination, config=each))
     return found
 
 

@@ -7,8 +7,10 @@ Where sites cannot pool, nobody has all real slices: what a site has are its own
 own patients make two more arms, without the synthetic set and with it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,12 +31,17 @@ from cmrfed.evaluation.segmenter import (
 )
 from cmrfed.progress import track
 
-__all__ = ["ARMS", "SegmenterConfig", "dice_per_volume", "site_utility", "train_segmenter", "utility"]
+__all__ = ["ARMS", "Examination", "site_utility", "utility"]
 
 ARMS = {"real": "real only", "synthetic": "synthetic only", "both": "real and synthetic"}
 SITE_ARMS = {"own": "the patients of one site", "own+": "the patients of one site and synthetic"}
 _RECIPE = 1
 """Number of the training code in the name of a cached segmenter; raised when that code changes its results."""
+
+Sources = tuple[LabelledSlices, LabelledSlices | None]
+"""What a segmenter is trained on: slices, and others that are mixed in."""
+
+Arm = TypeVar("Arm", bound=Hashable)
 
 Runs = list[list[VolumeDice]]
 """The volumes of a test set, once for every seed."""
@@ -43,36 +50,61 @@ PatientDice = dict[str, dict[Label, float]]
 """Patient => structure => Dice, mean over volumes (and seeds) where it has a value."""
 
 
-# --- training with a cache ----------------------------------------------------------------------
-def _arms(real: LabelledSlices, synthetic: LabelledSlices) -> dict[str, tuple[LabelledSlices, LabelledSlices | None]]:
+# --- training with a cache, and scoring ---------------------------------------------------------
+def _arms(real: LabelledSlices, synthetic: LabelledSlices) -> dict[str, Sources]:
     return {"real": (real, None), "synthetic": (synthetic, None), "both": (real, synthetic)}
 
 
-def _cached_segmenter(
-    sources: tuple[LabelledSlices, LabelledSlices | None],
-    labels: tuple[Label, ...],
-    config: SegmenterConfig,
-    seed: int,
-    cache: Path,
-    on_step: Callable[..., None],
-) -> torch.nn.Module:
-    """Train a segmenter, or read the one that the same data, settings and seed gave before."""
-    first, second = sources
-    data = [digest_state({"images": s.images, "masks": s.masks}) for s in (first, second) if s is not None]
-    settings = config.model_dump(exclude={"seeds"})
-    name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
-    path = cache / f"segmenter-{name}.safetensors"
-    model = build_segmenter(config, seed)
-    try:
-        model.load_state_dict(load_state(path)[0])
-        on_step(config.steps)
-        return model.eval()
-    except DataError:  # absent or damaged: train it
-        model = train_segmenter(
-            first.images, first.masks, config, seed, labels, mixed_with=second, on_step=lambda: on_step(1)
-        )
-        save_state(path, model.state_dict())
-        return model
+@dataclass(frozen=True)
+class Examination:
+    """What every segmenter of a comparison goes through alike.
+
+    Args:
+        holdout: Patients that nothing has learned from.
+        external: Name => cohort of another data set; scored on the structures that its annotators drew.
+        config: The segmenter, and how many of each arm.
+        cache: Folder where trained segmenters are kept, so that an interrupted evaluation goes on.
+        seed: Decides everything random.
+    """
+
+    holdout: Cohort
+    external: Mapping[str, Cohort]
+    config: SegmenterConfig
+    cache: Path
+    seed: int = 0
+
+    def of(self, title: str, arms: Mapping[Arm, Sources], labels: tuple[Label, ...]) -> dict[str, dict[Arm, Runs]]:
+        """Train the segmenters of all arms and score them: test set => arm => runs."""
+        tests, seeds = {"hold-out": self.holdout, **self.external}, self.config.seeds
+        scores: dict[str, dict[Arm, Runs]] = {test: {arm: [] for arm in arms} for test in tests}
+        with track(f"{title}: segmenter steps", len(arms) * seeds * self.config.steps) as bar:
+            for number in range(seeds):
+                for arm, sources in arms.items():
+                    model = self._segmenter(sources, labels, self.seed + number, bar.advance)
+                    for test, patients in tests.items():
+                        scores[test][arm].append(dice_per_volume(model, patients, labels))
+        return scores
+
+    def _segmenter(
+        self, sources: Sources, labels: tuple[Label, ...], seed: int, on_step: Callable[..., None]
+    ) -> torch.nn.Module:
+        """Train a segmenter, or read the one that the same data, settings and seed gave before."""
+        first, second = sources
+        data = [digest_state({"images": s.images, "masks": s.masks}) for s in (first, second) if s is not None]
+        settings = self.config.model_dump(exclude={"seeds"})
+        name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
+        path = self.cache / f"segmenter-{name}.safetensors"
+        model = build_segmenter(self.config, seed)
+        try:
+            model.load_state_dict(load_state(path)[0])
+            on_step(self.config.steps)
+            return model.eval()
+        except DataError:  # absent or damaged: train it
+            model = train_segmenter(
+                first.images, first.masks, self.config, seed, labels, mixed_with=second, on_step=lambda: on_step(1)
+            )
+            save_state(path, model.state_dict())
+            return model
 
 
 # --- from volumes to patients -------------------------------------------------------------------
@@ -210,77 +242,34 @@ def _site_findings(test: str, by_arm: Mapping[str, Mapping[str, Runs]]) -> Findi
     return Findings(metrics=tuple(metrics))
 
 
-def site_utility(
-    sites: Mapping[str, Cohort],
-    synthetic: LabelledSlices,
-    holdout: Cohort,
-    external: Mapping[str, Cohort],
-    config: SegmenterConfig,
-    *,
-    cache: Path,
-    seed: int = 0,
-) -> Findings:
+def site_utility(sites: Mapping[str, Cohort], synthetic: LabelledSlices, examination: Examination) -> Findings:
     """What a site gains that has its own patients alone: a segmenter of them, without the synthetic set and with it.
 
     Args:
         sites: Name => the site's patients, all annotated for the same structures.
         synthetic: All synthetic slices.
-        holdout: Patients that nothing has learned from.
-        external: Name => cohort of another data set.
-        config: The segmenter; its ``seeds`` are the number of segmenters of each site and arm.
-        cache: Folder where trained segmenters are kept.
-        seed: Decides everything random.
+        examination: Its number of segmenters is that of each site and arm.
     """
-    tests = {"hold-out": holdout, **external}
-    scores: dict[str, dict[str, dict[str, Runs]]] = {
-        t: {arm: {s: [] for s in sites} for arm in SITE_ARMS} for t in tests
-    }
-    with track("utility of sites: segmenter steps", 2 * len(sites) * config.seeds * config.steps) as bar:
-        for site, cohort in sites.items():
-            own = labelled_slices(cohort)
-            for arm, sources in {"own": (own, None), "own+": (own, synthetic)}.items():
-                for number in range(config.seeds):
-                    model = _cached_segmenter(sources, cohort.labels, config, seed + number, cache, bar.advance)
-                    for test, patients in tests.items():
-                        scores[test][arm][site].append(dice_per_volume(model, patients, cohort.labels))
+    own = {site: labelled_slices(cohort) for site, cohort in sites.items()}
+    sources = {(arm, site): (own[site], synthetic if arm == "own+" else None) for site in sites for arm in SITE_ARMS}
+    labels = next(iter(sites.values())).labels
     found = Findings()
-    for test, by_arm in scores.items():
-        found += _site_findings(test, by_arm)
+    for test, scores in examination.of("utility of sites", sources, labels).items():
+        found += _site_findings(test, {arm: {site: scores[arm, site] for site in sites} for arm in SITE_ARMS})
     return found
 
 
-def utility(
-    real: Cohort,
-    synthetic: LabelledSlices,
-    holdout: Cohort,
-    external: Mapping[str, Cohort],
-    config: SegmenterConfig,
-    *,
-    cache: Path,
-    seed: int = 0,
-) -> Findings:
+def utility(real: Cohort, synthetic: LabelledSlices, examination: Examination) -> Findings:
     """Train the three arms and score them on the hold-out and on every external cohort.
 
     Args:
         real: Patients that the generators learned from.
         synthetic: All synthetic slices.
-        holdout: Patients that nothing has learned from.
-        external: Name => cohort of another data set; scored on the structures that its annotators drew.
-        config: The segmenter; the same for all arms.
-        cache: Folder where trained segmenters are kept, so that an interrupted evaluation goes on.
-        seed: Decides everything random.
+        examination: Test sets and segmenter; the same for all arms.
     """
-    tests = {"hold-out": holdout, **external}
     arms = _arms(labelled_slices(real), synthetic)
-    scores: dict[str, dict[str, Runs]] = {test: {arm: [] for arm in ARMS} for test in tests}
-    with track("utility: segmenter steps", len(arms) * config.seeds * config.steps) as bar:
-        for number in range(config.seeds):
-            for arm, sources in arms.items():
-                model = _cached_segmenter(sources, real.labels, config, seed + number, cache, bar.advance)
-                for test, cohort in tests.items():
-                    scores[test][arm].append(dice_per_volume(model, cohort, real.labels))
     found = Findings()
-    for test, by_arm in scores.items():
+    for test, by_arm in examination.of("utility", arms, real.labels).items():
         found += _test_findings(test, by_arm)
     return found
 

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cmrfed.data.labels import Label, Phase
 from cmrfed.evaluation import utility as module
 from cmrfed.evaluation.segmenter import SegmenterConfig, VolumeDice, labelled_slices
-from cmrfed.evaluation.utility import _comparisons, _site_findings, patient_dice, site_utility, utility
+from cmrfed.evaluation.utility import Examination, _comparisons, _site_findings, patient_dice, site_utility, utility
 from tests.evaluation_world import cohort
 
 SMALL = SegmenterConfig(channels=(8, 16, 32), steps=2, batch_size=8, seeds=2, precision="fp32")
@@ -61,7 +63,7 @@ def sets(tmp_path):
 
 
 def test_all_arms_on_all_test_sets(sets, tmp_path):
-    found = utility(*sets, SMALL, cache=tmp_path / "cache")
+    found = utility(*sets[:2], Examination(*sets[2:], SMALL, tmp_path / "cache"))
     names = [m.name for m in found.metrics]
     for test in ("hold-out", "lv-only"):
         for arm in ("real only", "synthetic only", "real and synthetic"):
@@ -80,7 +82,8 @@ def test_all_arms_on_all_test_sets(sets, tmp_path):
 
 def test_segmenters_are_kept_and_shared(sets, tmp_path, monkeypatch):
     real, synthetic, held, _ = sets
-    first = utility(real, synthetic, held, {}, SMALL, cache=tmp_path / "cache")
+    exam = Examination(held, {}, SMALL, tmp_path / "cache")
+    first = utility(real, synthetic, exam)
     assert len(list((tmp_path / "cache").iterdir())) == 6
     calls, train = [], module.train_segmenter
 
@@ -89,16 +92,16 @@ def test_segmenters_are_kept_and_shared(sets, tmp_path, monkeypatch):
         return train(*args, **kw)
 
     monkeypatch.setattr(module, "train_segmenter", counted)
-    assert utility(real, synthetic, held, {}, SMALL, cache=tmp_path / "cache") == first
+    assert utility(real, synthetic, exam) == first
     assert calls == []
     damaged = sorted((tmp_path / "cache").iterdir())[0]
     damaged.write_bytes(b"torn")
-    assert utility(real, synthetic, held, {}, SMALL, cache=tmp_path / "cache") == first
+    assert utility(real, synthetic, exam) == first
     assert len(calls) == 1
     other = labelled_slices(held)
-    utility(real, other, held, {}, SMALL, cache=tmp_path / "cache")
+    utility(real, other, exam)
     assert len(calls) == 1 + 4, "a new synthetic set trains two arms again, and takes real-only from the cache"
-    utility(real, synthetic, held, {}, SMALL.model_copy(update={"steps": 3}), cache=tmp_path / "cache")
+    utility(real, synthetic, replace(exam, config=SMALL.model_copy(update={"steps": 3})))
     assert len(calls) == 5 + 6
 
 
@@ -130,7 +133,7 @@ def test_each_site_has_a_segmenter_of_its_own_patients_with_and_without_syntheti
 
     monkeypatch.setattr(module, "train_segmenter", counted)
     one = SMALL.model_copy(update={"seeds": 1})
-    found = site_utility(sites, synthetic, held, external, one, cache=tmp_path / "cache")
+    found = site_utility(sites, synthetic, Examination(held, external, one, tmp_path / "cache"))
     slices = len(labelled_slices(sites["a"]))
     assert calls == [(slices, False), (slices, True)] * 2
     assert len([m for m in found.metrics if m.name.endswith("hold-out")]) == 3

@@ -37,7 +37,10 @@ def test_a_stage_without_rounds_is_not_said_to_have_been_trained_at_sites():
     run["experiment"]["mask"] = run["experiment"]["mask"] | {"training": {"rounds": 0, "local_steps": 20}}
     text = " ".join(p.text for p in paragraphs(run, ()))
     assert "The generator of one stage was trained at 2 sites" in text
-    assert "fedavg" in cited(run) and "for the masks" not in text and "3 rounds of 20 local steps for the images" in text
+    assert "fedavg" in cited(run)
+    assert "combined them by" in text
+    assert "for the masks" not in text
+    assert "3 rounds of 20 local steps for the images" in text
     run["experiment"]["image"] = run["experiment"]["mask"]
     assert "No site was asked to train" in " ".join(p.text for p in paragraphs(run, ()))
     assert "flower" not in cited(run)
