@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import SchedulerMixin, UNet2DModel
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from cmrfed.artifacts import new_folder, read_json, write_json
 from cmrfed.config import Section
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.generators.backbone import Backbone, BackboneConfig
+from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import CodecName, make_codec
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.process import FlowConfig, ProcessConfig, make_process
@@ -154,7 +155,7 @@ class Generator(nn.Module):
         return torch.stack(draws).to(self.device)
 
     def _integrate(self, noise: Tensor, cond: Condition, seeds: Sequence[int], config: SamplerConfig) -> Tensor:
-        scheduler = make_sampler(config, self.process)
+        scheduler = self.sampler(config)
         planes = self.network.condition_planes(cond)
         null = self.network.condition_planes(cond.null()) if config.guidance_scale != 1 else None
         # a stream of its own for the noise that ancestral sampling adds, apart from the initial noise
@@ -169,9 +170,13 @@ class Generator(nn.Module):
             array = scheduler.step(out, time, array, generator=streams, return_dict=False)[0]
         return array
 
+    def sampler(self, config: SamplerConfig | None = None) -> SchedulerMixin:
+        """The configured sampler, or another one, with its timesteps set."""
+        return make_sampler(config or self.config.sampler, self.process)
+
     # --- files ------------------------------------------------------------------------------
     def save(self, folder: Path) -> None:
-        """Write a folder that diffusers opens: unet/, scheduler/, model_index.json; and generator.json of our own."""
+        """Write a folder that diffusers opens, with a card (README.md) that says how; generator.json is for `load`."""
         with new_folder(folder) as part:
             try:
                 self.network.unet.save_pretrained(part / "unet", safe_serialization=True)
@@ -186,6 +191,7 @@ class Generator(nn.Module):
             }
             write_json(part / "model_index.json", index)
             write_json(part / "generator.json", self.config.model_dump(mode="json"))
+            (part / "README.md").write_text(model_card(self))
 
     @classmethod
     def load(cls, folder: Path) -> "Generator":

@@ -162,10 +162,11 @@ def test_diffusers_itself_opens_the_folder(generator, tmp_path):
         assert scheduler.config.beta_schedule == "squaredcos_cap_v2"
 
 
-def test_a_saved_generator_is_safetensors_and_json_alone(generator, tmp_path):
+def test_a_saved_generator_is_safetensors_json_and_its_card(generator, tmp_path):
     generator.save(tmp_path / "g")
     files = {path.relative_to(tmp_path / "g").as_posix() for path in (tmp_path / "g").rglob("*") if path.is_file()}
     assert files == {
+        "README.md",
         "generator.json",
         "model_index.json",
         "scheduler/scheduler_config.json",

@@ -1,0 +1,114 @@
+"""The model card beside a saved generator: what it is, what goes in, and how plain diffusers draws from it."""
+
+from typing import TYPE_CHECKING
+
+from cmrfed.data.labels import Label
+from cmrfed.generators.condition import CLASSES, global_planes
+
+if TYPE_CHECKING:
+    from cmrfed.generators.generator import Generator
+
+_CARD = """---
+library_name: diffusers
+tags: [medical-imaging, cardiac-mri, {family}]
+---
+
+# Generator of short-axis cardiac MRI: {what}
+
+{family_words}. The network is a `UNet2DModel` of {parameters:,} parameters behind a pixel-unshuffle by {patch};
+`scheduler/` holds the schedule that it was trained with. `generator.json` holds every setting.
+
+**Intended use**: research on synthetic data. Not for diagnosis, treatment or any other clinical use.
+**Privacy**: this folder promises none. What may be said is in `manifest.json` of the data set that was drawn from it;
+without such a statement, treat the weights as you would treat the patients' scans.
+
+## What goes in and what comes out
+
+Arrays are {size} x {size}. {array_words}
+
+| input channels, in this order | how many |
+| --- | --- |
+| the noisy array, pixel-unshuffled | {noisy} |
+| {masks_words}, one-hot over {labels}; all zero where unknown; pixel-unshuffled | {mask_planes} |
+| phase one-hot: ED, ES; all zero where unknown | 2 |
+| position: -1 at the base, 1 at the apex, 0 where unknown; and 1 where it is known | 2 |
+| style (site): {styles} in the plane of the site; all zero where unknown | {styles} |
+
+## Drawing with diffusers alone
+
+```python
+{example}```
+"""
+
+_EXAMPLE = """import torch
+from diffusers import {sampler}, UNet2DModel
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+folder = "generators/{stage}"
+unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
+sampler = {sampler}.from_pretrained(folder, subfolder="scheduler"{options})
+sampler.set_timesteps({steps})
+masks = torch.full((1, {masks}, {size}, {size}), -1)  # {masks_words}; -1 is unknown
+one_hot = (masks[:, :, None] == torch.arange({classes}).view({classes}, 1, 1)).flatten(1, 2).float()
+values = torch.tensor([[1.0, 0.0, -1.0, 1.0] + [0.0] * {styles}])  # ED, at the base, style unknown
+planes = pixel_unshuffle(one_hot, {patch})
+planes = torch.cat([planes, values[:, :, None, None].expand(-1, -1, *planes.shape[2:])], 1)
+array = torch.randn(1, {channels}, {size}, {size}, generator=torch.Generator().manual_seed(0))
+for time in sampler.timesteps:
+    with torch.no_grad():
+        out = unet(torch.cat([pixel_unshuffle(array, {patch}), planes], 1), time).sample
+    array = sampler.step(pixel_shuffle(out, {patch}), time, array).prev_sample
+drawn = {decode}
+"""
+
+_FAMILIES = {
+    "ddpm": ("diffusion", "Denoising diffusion (DDPM, arXiv 2006.11239)"),
+    "flow": ("flow-matching", "Flow matching (arXiv 2210.02747)"),
+}
+
+
+def example(generator: "Generator") -> str:
+    """Python that draws one sample with diffusers alone, by the sampler of the configuration, without guidance."""
+    config, masked = generator.config, generator.config.codec == "mask"
+    sampler = generator.sampler()
+    spacing = getattr(sampler.config, "timestep_spacing", None)
+    return _EXAMPLE.format(
+        sampler=type(sampler).__name__,
+        stage="mask" if masked else "image",
+        options=f', timestep_spacing="{spacing}"' if spacing else "",
+        steps=config.sampler.steps,
+        masks=config.condition_masks,
+        masks_words=_masks_words(masked),
+        size=generator.size,
+        classes=CLASSES,
+        styles=config.styles,
+        patch=config.backbone.patch_px,
+        channels=generator.codec.channels,
+        decode="array.argmax(1)  # labels" if masked else "array.clamp(-1, 1)",
+    )
+
+
+def model_card(generator: "Generator") -> str:
+    """The card of a generator, in Markdown."""
+    config, masked = generator.config, generator.config.codec == "mask"
+    family, words = _FAMILIES[config.process.kind]
+    area = config.backbone.patch_px**2
+    return _CARD.format(
+        family=family,
+        what="masks" if masked else "images for masks",
+        family_words=words,
+        parameters=sum(p.numel() for p in generator.network.parameters()),
+        patch=config.backbone.patch_px,
+        size=generator.size,
+        array_words="Masks are one-hot in [-1, 1], decoded by argmax." if masked else "Images are grey, in [-1, 1].",
+        noisy=generator.codec.channels * area,
+        masks_words=_masks_words(masked),
+        labels=", ".join(f"{int(label)} {label.name.lower()}" for label in Label),
+        mask_planes=config.condition_masks * CLASSES * area,
+        styles=global_planes(config.styles) - global_planes(0),
+        example=example(generator),
+    )
+
+
+def _masks_words(masked: bool) -> str:
+    return "the mask of the slice nearer to the base, and the ED mask for ES" if masked else "the slice's mask"
