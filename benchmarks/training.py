@@ -1,6 +1,6 @@
 """Training speed: images/s of a federation of 4 simulated sites, beside a plain diffusers training loop.
 
-Claimed: federated training is at least as fast as a plain loop (ratio >= 1.0), and the federation itself (messages,
+Aim: federated training is at least as fast as a plain loop (ratio >= 1.0), and the federation itself (messages,
 digests, state written to disk after each round, aggregation) costs at most 5 % of the time at 4 sites.
 
 How it is measured: three ways of training the same network with the same batch, precision, optimizer and data, as many
@@ -181,8 +181,8 @@ def report(times: dict[str, list[float]], images: int) -> None:
     pairs = list(zip(times["federation"], times["local"], times["plain"], strict=True))
     ratio = statistics.median(p / f for f, _, p in pairs)
     overhead = statistics.median(f / x - 1 for f, x, _ in pairs)
-    print(f"\nimages/s, federation of {SITES} sites : plain diffusers loop = {ratio:.3f} (claimed: >= 1.0)")
-    print(f"overhead of federation at {SITES} sites = {100 * overhead:.1f} % (claimed: <= 5 %)")
+    print(f"\nimages/s, federation of {SITES} sites : plain diffusers loop = {ratio:.3f} (aim: >= 1.0)")
+    print(f"overhead of federation at {SITES} sites = {100 * overhead:.1f} % (aim: <= 5 %)")
 
 
 def main() -> None:

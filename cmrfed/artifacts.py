@@ -1,5 +1,6 @@
 """Files that are whole or absent (temporary file, fsync, rename), and digests of what they hold."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as _serialise
+from safetensors.torch import save_file
 
 from cmrfed.errors import DataError
 
@@ -25,19 +26,25 @@ def _fsync_dir(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, data: bytes) -> Path:
-    """Write a file so that a crash at any moment leaves the old content or the new, never a part."""
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Yield a file to write beside ``path``: a crash at any moment leaves the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with part.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
+        yield part
+        with part.open("rb+") as handle:
             os.fsync(handle.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     _fsync_dir(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file atomically."""
+    with _new_file(path) as part:
+        part.write_bytes(data)
     return path
 
 
@@ -102,7 +109,7 @@ def digest_state(state: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return total.hexdigest()
 
 
@@ -119,7 +126,15 @@ def digest_folder(folder: Path) -> str:
 def save_state(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Path:
     """Write tensors as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    return write_bytes(path, _serialise(tensors, dict(metadata) if metadata else None))
+    with _new_file(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
+        try:
+            save_file(tensors, part, dict(metadata) if metadata else None)
+        except SafetensorError as error:  # how safetensors tells of a full disk
+            raise OSError(errno.EIO, str(error), str(path)) from error
+        part.chmod(mode)  # safetensors lets the owner alone read
+    return path
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -154,3 +154,8 @@ def test_the_digest_of_a_folder_sees_names_and_contents(tmp_path):
         (folder / name).write_text(text)
         digests.add(digest_folder(folder))
     assert len(digests) == 4
+
+
+def test_tensors_are_readable_by_whom_other_files_are(tmp_path):
+    tensors, text = save_state(tmp_path / "a", {"w": torch.ones(2)}), write_bytes(tmp_path / "b", b"b")
+    assert tensors.stat().st_mode == text.stat().st_mode
