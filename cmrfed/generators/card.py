@@ -48,9 +48,9 @@ folder = "generators/{stage}"
 unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
 sampler = {sampler}.from_pretrained(folder, subfolder="scheduler"{options})
 sampler.set_timesteps({steps})
-masks = torch.full((1, {masks}, {size}, {size}), -1)  # {masks_words}; -1 is unknown
+masks = torch.full((1, {masks}, {size}, {size}), {fill})  # {fill_words}
 one_hot = (masks[:, :, None] == torch.arange({classes}).view({classes}, 1, 1)).flatten(1, 2).float()
-values = torch.tensor([[1.0, 0.0, -1.0, 1.0] + [0.0] * {styles}])  # ED, at the base, style unknown
+values = torch.tensor([[1.0, 0.0, -1.0, 1.0, {styles}.0] + [0.0] * {others}])  # ED, at the base, style of site 0
 planes = pixel_unshuffle(one_hot, {patch})
 planes = torch.cat([planes, values[:, :, None, None].expand(-1, -1, *planes.shape[2:])], 1)
 array = torch.randn(1, {channels}, {size}, {size}, generator=torch.Generator().manual_seed(0))
@@ -66,6 +66,8 @@ _FAMILIES = {
     "flow": ("flow-matching", "Flow matching (arXiv 2210.02747)"),
 }
 
+_LABELS = ", ".join(f"{int(label)} {label.name}" for label in Label)
+
 
 def example(generator: "Generator") -> str:
     """Python that draws one sample with diffusers alone, by the sampler of the configuration, without guidance."""
@@ -78,10 +80,12 @@ def example(generator: "Generator") -> str:
         options=f', timestep_spacing="{spacing}"' if spacing else "",
         steps=config.sampler.steps,
         masks=config.condition_masks,
-        masks_words=_masks_words(masked),
+        fill=-1 if masked else 0,
+        fill_words="there is no slice before this one" if masked else f"put your labels here: {_LABELS}",
         size=generator.size,
         classes=CLASSES,
         styles=config.styles,
+        others=config.styles - 1,
         patch=config.backbone.patch_px,
         channels=generator.codec.channels,
         decode="array.argmax(1)  # labels" if masked else "array.clamp(-1, 1)",
@@ -103,7 +107,7 @@ def model_card(generator: "Generator") -> str:
         array_words="Masks are one-hot in [-1, 1], decoded by argmax." if masked else "Images are grey, in [-1, 1].",
         noisy=generator.codec.channels * area,
         masks_words=_masks_words(masked),
-        labels=", ".join(f"{int(label)} {label.name.lower()}" for label in Label),
+        labels=_LABELS,
         mask_planes=config.condition_masks * CLASSES * area,
         styles=global_planes(config.styles) - global_planes(0),
         example=example(generator),

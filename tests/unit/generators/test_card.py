@@ -36,8 +36,8 @@ def test_the_code_on_the_card_draws_what_the_generator_draws(codec, process, sam
     stage = "mask" if codec == "mask" else "image"
     shared: dict = {}
     exec(code.replace(f'"generators/{stage}"', repr(str(tmp_path / "g"))), shared)  # noqa: S102
-    unknown = torch.full((1, 2 if codec == "mask" else 1, SIZE_PX, SIZE_PX), -1)
-    cond = Condition(unknown, torch.tensor([0]), torch.tensor([0.0]), torch.tensor([-1]))
+    masks = torch.full((1, 2, SIZE_PX, SIZE_PX), -1) if codec == "mask" else torch.zeros(1, 1, SIZE_PX, SIZE_PX).long()
+    cond = Condition(masks, torch.tensor([0]), torch.tensor([0.0]), torch.tensor([0]))
     expected = generator.sample(cond, [0])
     assert torch.allclose(shared["drawn"].float(), expected.float(), atol=1e-4)
 
