@@ -31,6 +31,7 @@ from cmrfed.errors import FederationError
 from cmrfed.federation.messages import TrainReply, decode_reply, encode_job, to_array_record
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord, answer_train
+from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy import mechanism
@@ -130,7 +131,12 @@ def told_in(value: Any, key: str = "") -> Iterator[str]:
 
 def test_the_files_of_the_server_hold_no_losses_times_or_counts(tmp_path: Path) -> None:
     make_sites(tmp_path, 3, CLOSED)
-    private_run(tmp_path, private_stage("mask", rounds=2), private_stage(rounds=2)).start_or_resume()
+    stages = [private_stage("mask", rounds=2), private_stage(rounds=2)]
+    private_run(tmp_path, *stages).start_or_resume()
+    for stage in stages:  # a card follows from the settings alone
+        card = tmp_path / "generators" / stage.name / "README.md"
+        assert card.read_text() == model_card(Generator(stage.generator))
+        card.unlink()
     files = [path for path in server_files(tmp_path) if path.suffix != ".safetensors"]
     assert sum(path.name == "metrics.json" for path in files) == 4
     for path in files:
