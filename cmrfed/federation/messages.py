@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from cmrfed.artifacts import digest_json, digest_state
@@ -24,6 +25,9 @@ State = Mapping[str, Tensor]
 
 WEIGHT = "num-examples"
 """The metric by which Flower's strategies weight a reply; the server sets it, never the site."""
+
+_WEIGHTS, _FORMAT = "weights", "safetensors"
+"""Name of the only array of a record, and how its bytes are to be read (Flower's ``stype``)."""
 
 _SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
@@ -114,13 +118,24 @@ class TrainReply:
 
 
 def to_array_record(state: State) -> ArrayRecord:
-    """Serialise weights, in order of name."""
-    return ArrayRecord({name: Array(state[name].detach().cpu().numpy()) for name in sorted(state)})
+    """Serialise weights as one array of safetensors bytes: an array for each weight would take ten times as long."""
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    return ArrayRecord({_WEIGHTS: Array("uint8", (len(data),), _FORMAT, data)})
 
 
 def to_state(record: ArrayRecord) -> dict[str, Tensor]:
-    """Read weights, in order of name."""
-    return {name: torch.from_numpy(record[name].numpy()) for name in sorted(record)}
+    """Read weights, in order of name.
+
+    Raises:
+        ValueError: The record holds anything else.
+    """
+    if set(record) != {_WEIGHTS} or record[_WEIGHTS].stype != _FORMAT:
+        raise ValueError(f"expected one array {_WEIGHTS!r} of {_FORMAT}, got {sorted(record)[:3]}")
+    try:
+        state = load(record[_WEIGHTS].data)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    return {name: state[name] for name in sorted(state)}
 
 
 def encode_job(job: StageJob, arrays: ArrayRecord) -> RecordDict:

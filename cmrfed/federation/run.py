@@ -135,7 +135,7 @@ class FederatedRun:
         new = aggregator.aggregate(number, old, replies)
         decay = stage.training.decay_at(number)
         ema = {name: decay * state["ema"][name] + (1 - decay) * new[name] for name in new}
-        return {"global": new, "ema": ema, "strategy": aggregator.state_dict(sorted(new))}, outcome
+        return {"global": new, "ema": ema, "strategy": aggregator.state_dict()}, outcome
 
     def _job(self, stage: StageSpec, number: int, weights: State) -> StageJob:
         return StageJob(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cmrfed.config import Section
 from cmrfed.errors import FederationError
-from cmrfed.federation.messages import WEIGHT, State, to_array_record, to_state
+from cmrfed.federation.messages import WEIGHT, State
 from cmrfed.rng import numpy_generator
 
 _EVERYONE: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1, "weighted_by_key": WEIGHT}
@@ -202,6 +202,8 @@ def choose(names: Sequence[str], count: int, seed: int, stage: str, round_number
 class Aggregator:
     """A Flower strategy without its round loop, so that rounds can be saved and resumed.
 
+    The strategy sees all weights as one array: it works by element, or (Krum) by distance over all of them.
+
     Args:
         config: Which strategy.
     """
@@ -220,20 +222,18 @@ class Aggregator:
             replies: Each site's weights and what it counts, in order of the site's name; validated before.
 
         Returns:
-            Weights of the same names, shapes and dtypes as ``current``.
+            Weights of the same names, shapes and dtypes as ``current``, in order of name.
 
         Raises:
             FederationError: A weight is no longer finite.
         """
-        names = sorted(current)
-        self.strategy.configure_train(round_number, to_array_record(current), ConfigRecord(), cast(Grid, None))
+        self.strategy.configure_train(round_number, _flat(current), ConfigRecord(), cast(Grid, None))
         messages = [_message(node, state, weight) for node, (state, weight) in enumerate(replies, 2)]
         arrays, _ = self.strategy.aggregate_train(round_number, messages)
         if arrays is None:
             raise AssertionError("the strategy gave no weights although it had replies")
-        new = to_state(arrays)
-        weights = {name: new[name].to(current[name].dtype) for name in names}
-        if bad := [name for name in names if not bool(torch.isfinite(weights[name]).all())]:
+        weights = _unflat(arrays, current)
+        if bad := [name for name, weight in weights.items() if not bool(torch.isfinite(weight).all())]:
             raise FederationError(
                 f"strategy {self.config.name} diverged in round {round_number}",
                 got=f"NaN or infinity in {bad[0]}",
@@ -241,28 +241,39 @@ class Aggregator:
             )
         return weights
 
-    # --- state: FedAvgM keeps a list in order of name, FedAdam and FedYogi dicts ------------------
-    def state_dict(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """The strategy's memory as flat tensors ``<moment>/<name of the weight>``; empty for FedAvg."""
-        flat: dict[str, Tensor] = {}
-        for moment in ("m_t", "v_t"):
-            for name, value in (getattr(self.strategy, moment, None) or {}).items():
-                flat[f"{moment}/{name}"] = torch.from_numpy(np.asarray(value))
-        momentum = getattr(self.strategy, "momentum_vector", None) or []
-        for name, value in zip(sorted(names), momentum, strict=False):
-            flat[f"momentum_vector/{name}"] = torch.from_numpy(np.asarray(value))
-        return flat
+    # --- state: FedAvgM keeps a list, FedAdam and FedYogi dicts -------------------------------------
+    def state_dict(self) -> dict[str, Tensor]:
+        """The strategy's memory, each moment over all weights in order of name; empty for FedAvg."""
+        moments = {moment: getattr(self.strategy, moment, None) or {} for moment in ("m_t", "v_t")}
+        flat = {moment: values[_ALL] for moment, values in moments.items() if values}
+        if momentum := getattr(self.strategy, "momentum_vector", None):
+            flat["momentum_vector"] = momentum[0]
+        return {moment: torch.from_numpy(np.asarray(value)) for moment, value in flat.items()}
 
     def load_state_dict(self, flat: State) -> None:
         """Put back what `state_dict` gave."""
-        moments: dict[str, dict[str, np.ndarray]] = {}
-        for key in sorted(flat):
-            moment, name = key.split("/", 1)
-            moments.setdefault(moment, {})[name] = flat[key].numpy()
-        for moment, values in moments.items():
-            setattr(self.strategy, moment, list(values.values()) if moment == "momentum_vector" else values)
+        for moment, value in flat.items():
+            array = value.numpy()
+            setattr(self.strategy, moment, [array] if moment == "momentum_vector" else {_ALL: array})
+
+
+_ALL = "weights"
+
+
+def _flat(state: State) -> ArrayRecord:
+    """All weights, in order of name, as one array."""
+    return ArrayRecord({_ALL: Array(torch.cat([state[name].detach().reshape(-1) for name in sorted(state)]).numpy())})
+
+
+def _unflat(record: ArrayRecord, like: State) -> dict[str, Tensor]:
+    """The weights of one array again, named, shaped and typed like ``like``."""
+    names = sorted(like)
+    parts = torch.from_numpy(record[_ALL].numpy()).split([like[name].numel() for name in names])
+    return {
+        name: part.view_as(like[name]).to(like[name].dtype).clone() for name, part in zip(names, parts, strict=True)
+    }
 
 
 def _message(node: int, state: State, weight: float) -> Message:
-    content = RecordDict({"arrays": to_array_record(state), "metrics": MetricRecord({WEIGHT: weight})})
+    content = RecordDict({"arrays": _flat(state), "metrics": MetricRecord({WEIGHT: weight})})
     return Message(content, dst_node_id=node, message_type="train")

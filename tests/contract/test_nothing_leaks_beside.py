@@ -28,7 +28,7 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.prepare import PrepareConfig, prepare
 from cmrfed.errors import FederationError
-from cmrfed.federation.messages import TrainReply, decode_reply, encode_job, to_array_record
+from cmrfed.federation.messages import TrainReply, decode_reply, encode_job, to_array_record, to_state
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord, answer_train
 from cmrfed.generators.card import model_card
@@ -163,7 +163,7 @@ class Noon:
 def outline(content: RecordDict) -> dict[str, Any]:
     """All of a message but the values of its arrays."""
     shapes = {
-        key: {name: (array.dtype, tuple(array.shape), array.stype) for name, array in record.items()}
+        key: {name: (weight.dtype, tuple(weight.shape)) for name, weight in to_state(record).items()}
         for key, record in content.array_records.items()
     }
     told = {key: dict(record) for key, record in [*content.config_records.items(), *content.metric_records.items()]}

@@ -1,16 +1,18 @@
 """The round loop: aggregation over real sites, spoilt and lost replies, quorum, participation, resumption."""
 
 import json
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Array, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from cmrfed.artifacts import digest_state, load_state, read_json
 from cmrfed.errors import ConfigError, FederationError
-from cmrfed.federation.messages import to_state
+from cmrfed.federation.messages import to_array_record, to_state
 from cmrfed.federation.run import FederatedRun
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
@@ -127,29 +129,38 @@ def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
 
 
 # --- faults -------------------------------------------------------------------------------------
-def _nan(content: RecordDict) -> RecordDict:
-    name = next(iter(content.array_records["arrays"]))
-    broken = content.array_records["arrays"][name].numpy().copy()
-    broken.flat[0] = float("nan")
-    content.array_records["arrays"][name] = Array(broken)
+def _with(content: RecordDict, change: Callable[[dict[str, torch.Tensor], str], None]) -> RecordDict:
+    """The message with other weights: ``change`` gets them, and the name of the first."""
+    state = to_state(content.array_records["arrays"])
+    change(state, next(iter(state)))
+    content["arrays"] = to_array_record(state)
     return content
+
+
+def _nan(content: RecordDict) -> RecordDict:
+    return _with(content, lambda state, name: state[name].view(-1)[:1].fill_(float("nan")))
 
 
 def _shape(content: RecordDict) -> RecordDict:
-    name = next(iter(content.array_records["arrays"]))
-    content.array_records["arrays"][name] = Array(torch.zeros(7, 1).numpy())
-    return content
+    return _with(content, lambda state, name: state.update({name: torch.zeros(7, 1)}))
 
 
 def _dtype(content: RecordDict) -> RecordDict:
-    record = content.array_records["arrays"]
-    name = next(iter(record))
-    record[name] = Array(record[name].numpy().astype("float64"))
-    return content
+    return _with(content, lambda state, name: state.update({name: state[name].double()}))
 
 
 def _fewer(content: RecordDict) -> RecordDict:
-    del content.array_records["arrays"][next(iter(content.array_records["arrays"]))]
+    return _with(content, lambda state, name: state.pop(name))
+
+
+def _torn(content: RecordDict) -> RecordDict:
+    whole = content.array_records["arrays"]["weights"]
+    content["arrays"] = ArrayRecord({"weights": Array(whole.dtype, whole.shape, whole.stype, whole.data[:-9])})
+    return content
+
+
+def _pickled(content: RecordDict) -> RecordDict:
+    content["arrays"] = ArrayRecord({"weights": Array("object", (1,), "pickle", pickle.dumps([1]))})
     return content
 
 
@@ -191,6 +202,8 @@ FAULTS = [
     (_shape, "set aside", r"has shape \(7, 1\), expected"),
     (_dtype, "set aside", "is torch.float64, expected torch.float32"),
     (_fewer, "set aside", "lacks or adds weights"),
+    (_torn, "set aside", "reply cannot be read"),
+    (_pickled, "set aside", "reply cannot be read.*expected one array 'weights' of safetensors"),
     (_other_request, "set aside", "answers another request: got digest ffffffffffff"),
     (_other_name, "set aside", "calls itself 'site-1', and was 'site-2' before"),
     (_nan_loss, "set aside", "all finite"),
