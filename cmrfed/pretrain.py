@@ -15,7 +15,7 @@ from cmrfed.rng import fold
 from cmrfed.training.loop import Stage
 from cmrfed.training.public import PretrainConfig, train_publicly
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """To be raised when networks or training change so that the same settings give other weights."""
 ABOUT = "pretrained.json"
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from pydantic import Field
@@ -44,34 +45,44 @@ def _move(labels: Tensor, grid: Tensor) -> Tensor:
     return functional.grid_sample(labels.float(), grid, "nearest", "border", align_corners=False).long()
 
 
-def _finer(images: Tensor, margin: int) -> Tensor:
-    """Images (B, 1, S, S) with a mirrored margin, P = S + 2 margin; band-limited to twice as many pixels, (B, 1, N, N).
+@lru_cache(maxsize=4)
+def _finer(size: int, margin: int) -> Tensor:
+    """The matrix (N, S) that makes a row of S pixels, with a mirrored margin, band-limited to twice as many.
 
-    The spectrum is padded with zeros (N = 2 P, or 2 P - 1 where P is odd), so nothing is lost and nothing invented.
+    The spectrum of the P = S + 2 margin pixels is padded with zeros (N = 2 P, or 2 P - 1 where P is odd), so nothing is
+    lost and nothing invented.
     """
-    spectrum = torch.fft.fft2(functional.pad(images, (margin,) * 4, mode="reflect"))
-    padded = functional.pad(torch.fft.fftshift(spectrum, dim=(-2, -1)), (spectrum.shape[-1] // 2,) * 4)
-    finer = torch.fft.ifft2(torch.fft.ifftshift(padded, dim=(-2, -1))).real
-    return finer * (padded.shape[-1] / spectrum.shape[-1]) ** 2
+    mirrored = functional.pad(torch.eye(size, dtype=torch.float64)[None], (margin, margin), mode="reflect")[0]
+    spectrum = torch.fft.fftshift(torch.fft.fft(mirrored), dim=-1)
+    padded = functional.pad(spectrum, (spectrum.shape[-1] // 2,) * 2)
+    finer = torch.fft.ifft(torch.fft.ifftshift(padded, dim=-1)).real
+    return (finer * (padded.shape[-1] / spectrum.shape[-1])).T.float()
 
 
 def _move_image(images: Tensor, grid: Tensor) -> Tensor:
     """Images float (B, 1, S, S) in [-1, 1] => the same, moved, with their fine detail."""
     size, margin = images.shape[-1], images.shape[-1] // 4
-    finer, whole = _finer(images, margin), size + 2 * margin
+    matrix, whole = _finer(size, margin), size + 2 * margin
+    finer = matrix @ images @ matrix.T
     inside = grid * (size / whole) - 1 / whole + 1 / finer.shape[-1]  # the same places, by the finer image's pixels
     return functional.grid_sample(finer, inside, "bicubic", "border", align_corners=False).clamp(-1, 1)
 
 
-def augment(batch: SliceBatch, config: AugmentConfig, rng: torch.Generator) -> SliceBatch:
+def augment(batch: SliceBatch, config: AugmentConfig, rng: torch.Generator, *, with_images: bool = True) -> SliceBatch:
     """Rotate, scale and shift each item by its own draw: band-limited for images, nearest for labels.
 
     Its neighbouring masks move along, and then a little by themselves. Bilinear images would lose half of their power
     at the highest frequencies, bicubic ones a fifth, and a generator learns what it is shown.
+
+    Args:
+        batch: Left as it is.
+        config: Ranges.
+        rng: All draws come from it.
+        with_images: False: images stay where they are, for a stage that does not look at them.
     """
     count, size = len(batch), batch.image.shape[-1]
     grid = _grid(count, size, config.rotate_deg, config.scale, config.shift_px, rng)
-    image = _move_image(batch.image, grid)
+    image = _move_image(batch.image, grid) if with_images else batch.image
     mask, basal, ed = _move(torch.stack([batch.mask, batch.basal, batch.ed], 1), grid).unbind(1)
     alone = [_grid(count, size, 0, config.context_scale, config.context_shift_px, rng) for _ in range(2)]
     basal, ed = (_move(context[:, None], own)[:, 0] for context, own in zip((basal, ed), alone, strict=True))

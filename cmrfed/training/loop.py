@@ -143,7 +143,7 @@ class LocalTrainer:
         draws = numpy_generator(self.seed, "rows", self.stage, self.style, step)
         batch = gather(self.cohort, draw_rows(self.cohort, self.config.batch_size, 1, draws))
         if self.config.augment:
-            batch = augment(batch, self.config.augment, rng)
+            batch = augment(batch, self.config.augment, rng, with_images=self.stage == "image")
         raw, cond = stage_inputs(batch, self.stage, self.style)
         return raw.to(self.generator.device), cond.to(self.generator.device)
 

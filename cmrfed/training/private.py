@@ -123,7 +123,7 @@ class PrivateTrainer:
             nothing = torch.full_like(batch.mask, NO_SLICE)
             batch = replace(batch, basal=nothing, ed=nothing)
         if self.config.augment:
-            batch = augment(batch, self.config.augment, self._random)
+            batch = augment(batch, self.config.augment, self._random, with_images=self.stage == "image")
         raw, cond = stage_inputs(batch, self.stage, self.style)
         device = self.generator.device
         return self.generator.loss(raw.to(device), cond.to(device), self._random)

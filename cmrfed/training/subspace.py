@@ -111,7 +111,7 @@ def _gradients(
     for own in cohort.rows_of:
         batch = gather(cohort, rows.choice(np.asarray(own), size=config.draws))
         if training.augment:
-            batch = augment(batch, training.augment, rng)
+            batch = augment(batch, training.augment, rng, with_images=stage == "image")
         raw, cond = stage_inputs(batch, stage, UNKNOWN)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             losses = generator.loss(raw.to(device), cond.to(device), rng)

@@ -92,6 +92,12 @@ def test_each_item_has_a_draw_of_its_own_and_the_same_stream_gives_the_same(batc
     assert not torch.equal(moved.image, augment(one, STRONG, rng(1)).image)
 
 
+def test_without_images_all_else_moves_as_with_them(batch):
+    moved, masks = augment(batch, STRONG, rng()), augment(batch, STRONG, rng(), with_images=False)
+    assert masks.image is batch.image
+    assert all(torch.equal(getattr(masks, name), getattr(moved, name)) for name in ("mask", "basal", "ed"))
+
+
 def test_ranges_of_zero_leave_everything_where_it_is(batch):
     same = augment(batch, AugmentConfig(rotate_deg=0, scale=0, shift_px=0, **STILL), rng())
     assert torch.equal(same.mask, batch.mask)
