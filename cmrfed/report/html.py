@@ -106,7 +106,7 @@ def _training(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                     notes.append(f"{stage}, round {entry['round']}: {site} {values['status']}{reason}.")
         if losses:
             charts.append(curves(f"{STAGE_TITLES[stage]}: loss per site", dict(sorted(losses.items())), "loss"))
-    why = "the sites keep their losses to themselves" if rounds else "no round has been finished in this folder"
+    why = "the sites keep their losses to themselves" if any(rounds.values()) else "no round was trained in this folder"
     return {"charts": charts, "notes": notes, "why_no_charts": why}
 
 

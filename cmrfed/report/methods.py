@@ -111,18 +111,21 @@ def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
 
 def _start(pretrain: dict[str, Any]) -> Paragraph:
     text = (
-        f"Before that, both generators were trained on a phantom alone ({pretrain['patients']} simulated patients on "
-        f"{pretrain['scanners']} simulated scanners): the first round began with public weights."
+        f"Both generators were first trained on a phantom alone ({pretrain['patients']} simulated patients on "
+        f"{pretrain['scanners']} simulated scanners); so they began with public weights."
     )
     return Paragraph(text, ())
 
 
-def _metrics(names: Iterable[str]) -> list[Paragraph]:
+def _metrics(metric_names: Iterable[str]) -> list[Paragraph]:
+    names = list(metric_names)
     first_words = {re.split("[ ,]", name)[0] for name in names}
     found = [entry for word, entry in _METRIC_WORDS.items() if word in first_words]
     if not found:
         return []
     text = "The data set was judged by " + "; ".join(words for words, _ in found) + ". "
+    if any("the patients of one site" in name for name in names):
+        text += "The same U-Net was also trained on the patients of each site alone, and on these with the data set. "
     intervals = "Intervals hold 95 % of the resamples; the tables say over what they were drawn."
     return [Paragraph(text + intervals, (*(key for _, keys in found for key in keys), "bootstrap"))]
 
@@ -138,8 +141,8 @@ def paragraphs(run: dict[str, Any] | None, metric_names: Iterable[str]) -> list[
     if run is not None:
         experiment = run["experiment"]
         out += [_generator(experiment, "mask"), _generator(experiment, "image")]
-        out += [_federation(experiment, len(run.get("sites") or []))]
         out += [_start(experiment["pretrain"])] if experiment.get("pretrain") else []
+        out += [_federation(experiment, len(run.get("sites") or []))]
     return [*out, *_metrics(metric_names)]
 
 

@@ -105,7 +105,7 @@ def test_a_run_that_has_only_begun_can_be_reported(folder):
     write_json(folder / "run.json", begun | {"finished": None, "timings_s": {}, "peak_memory_mb": 0})
     text = text_of(folder)
     assert "not finished" in text
-    assert "no round has been finished" in text
+    assert "no round was trained" in text
     assert "There are no pictures yet" in text
 
 

@@ -27,9 +27,15 @@ def test_public_weights_are_named_where_a_run_began_with_them():
     run = run_of()
     assert "phantom" not in " ".join(p.text for p in paragraphs(run, ()))
     run["experiment"]["pretrain"] = {"patients": 120, "scanners": 6}
-    assert paragraphs(run, ())[-1].text.startswith(
-        "Before that, both generators were trained on a phantom alone (120 simulated patients on 6 simulated scanners)"
-    )
+    start, federation = [p.text for p in paragraphs(run, ())][-2:]
+    assert "first trained on a phantom alone (120 simulated patients on 6 simulated scanners)" in start
+    assert federation.startswith("The generators were trained at 2 sites")
+
+
+def test_segmenters_of_each_site_are_named_where_there_were_any():
+    names = ["Dice, trained on real only, tested on hold-out"]
+    assert "each site" not in paragraphs(None, names)[-1].text
+    assert "each site alone" in paragraphs(None, [*names, "Dice, trained on the patients of one site, x"])[-1].text
 
 
 def test_a_stage_without_rounds_is_not_said_to_have_been_trained_at_sites():
