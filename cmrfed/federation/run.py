@@ -21,7 +21,7 @@ from cmrfed.rng import fold
 from cmrfed.training.loop import Stage, TrainingConfig
 
 CHANGEABLE = {"sampler", "condition_dropout", "mask_dropout"}
-"""Settings in which a generator may differ from the one that it starts from."""
+"""Settings in which a generator may differ from the one that it starts from; so may the law of times in training."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,10 @@ def _read_start(folder: Path, wanted: GeneratorConfig) -> Generator:
         ConfigError: It is another network than the recipe's, or predicts something else.
     """
     generator = Generator.load(folder)
-    ours, theirs = (config.model_dump(exclude=CHANGEABLE) for config in (wanted, generator.config))
+    ours, theirs = (
+        config.model_dump(exclude={**dict.fromkeys(CHANGEABLE, True), "process": {"time_law"}})
+        for config in (wanted, generator.config)
+    )
     differing = [name for name in ours if ours[name] != theirs[name]]
     if differing:
         raise ConfigError(

@@ -14,6 +14,10 @@ VELOCITY_CAP = 20.0
 """Keeps nearly clean images, where the weight would grow without bound, from ruling the gradient."""
 
 
+TimeLaw = Literal["logit_normal", "uniform"]
+"""Of times in training: t = sigmoid(N(0, 1)), with most steps in middle noise (arXiv 2403.03206), or uniform."""
+
+
 class DDPMConfig(Section):
     """Variance-preserving diffusion (Ho et al., arXiv 2006.11239), cosine schedule (arXiv 2102.09672)."""
 
@@ -23,6 +27,7 @@ class DDPMConfig(Section):
     schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
     weighting: Literal["plain", "velocity"] = "plain"
     """For the prediction of the clean array: its own squared error, or that of the velocity it implies."""
+    time_law: TimeLaw = "uniform"
 
     @model_validator(mode="after")
     def _weighs_the_clean_array(self) -> "DDPMConfig":
@@ -35,7 +40,7 @@ class FlowConfig(Section):
     """Flow matching on straight paths (Lipman et al., arXiv 2210.02747)."""
 
     kind: Literal["flow"] = "flow"
-    time_law: Literal["logit_normal", "uniform"] = "logit_normal"
+    time_law: TimeLaw = "logit_normal"
 
 
 ProcessConfig = Annotated[DDPMConfig | FlowConfig, Field(discriminator="kind")]
@@ -67,15 +72,20 @@ class DDPM:
         )
 
     def perturb(self, clean: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Uniform integer times."""
+        """Integer times from the configured law."""
         noise = _noise_like(clean, rng)
-        time = torch.randint(TIMESTEPS, (len(clean),), generator=rng).to(clean.device)
+        time = self._times(len(clean), rng).to(clean.device)
         noisy = self.scheduler.add_noise(clean, noise, time)
         if self.config.prediction == "v_prediction":
             target = self.scheduler.get_velocity(clean, noise, time)
         else:
             target = noise if self.config.prediction == "epsilon" else clean
         return noisy, time.float(), target
+
+    def _times(self, count: int, rng: torch.Generator) -> Tensor:
+        if self.config.time_law == "uniform":
+            return torch.randint(TIMESTEPS, (count,), generator=rng)
+        return (torch.randn(count, generator=rng).sigmoid() * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
 
     def weight(self, time: Tensor) -> Tensor:
         """1, or ‖Δv‖² / ‖Δx_0‖² = SNR + 1 = 1 / (1 - ᾱ_t) (arXiv 2202.00512, 2511.13720), at most `VELOCITY_CAP`."""
@@ -95,10 +105,8 @@ class Flow:
     def perturb(self, clean: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Times from the configured law."""
         noise = _noise_like(clean, rng)
-        if self.config.time_law == "logit_normal":
-            sigma = torch.randn(len(clean), generator=rng).sigmoid()
-        else:
-            sigma = torch.rand(len(clean), generator=rng)
+        bell = self.config.time_law == "logit_normal"
+        sigma = torch.randn(len(clean), generator=rng).sigmoid() if bell else torch.rand(len(clean), generator=rng)
         sigma = sigma.to(clean)
         wide = sigma.view(-1, *[1] * (clean.ndim - 1))
         return (1 - wide) * clean + wide * noise, sigma * TIMESTEPS, noise - clean

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[2]
     [
         ("training", r"images/s, federation of 4 sites : plain diffusers loop = [\d.]+"),
         ("sampling", r"images/s, .+ : .+ = [\d.]+"),
+        ("private_levers", r"recipe +[\d.]+ .* s\nK = 1 +[\d.]+ "),
     ],
 )
-def test_a_benchmark_prints_its_ratio(name, line):
+def test_a_benchmark_prints_its_result(name, line):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500)
     assert done.returncode == 0, done.stderr

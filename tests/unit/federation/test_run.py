@@ -16,6 +16,7 @@ from cmrfed.federation.messages import to_array_record, to_state
 from cmrfed.federation.run import FederatedRun
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.process import FlowConfig
 from cmrfed.rng import fold
 from tests.federation_world import OPEN, FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort, tiny_stage
 
@@ -101,6 +102,15 @@ def test_a_stage_starts_from_the_weights_of_a_saved_generator(tmp_path: Path) ->
     start.save(tmp_path / "start")
     federated_run(tmp_path, replace(stage, start=tmp_path / "start")).start_or_resume()
     assert close(tensors(tmp_path, 1, "global"), start.network.state_dict())
+
+
+def test_times_in_training_may_follow_another_law_than_at_the_start(tmp_path: Path) -> None:
+    make_sites(tmp_path)
+    stage = tiny_stage(rounds=1)
+    Generator(stage.generator.model_copy(update={"process": FlowConfig(time_law="uniform")})).save(tmp_path / "start")
+    stage = replace(stage, start=tmp_path / "start")
+    assert stage.generator.process == FlowConfig(time_law="logit_normal")
+    federated_run(tmp_path, stage).start_or_resume()
 
 
 @pytest.mark.parametrize(

@@ -74,11 +74,13 @@ def test_laws_of_time():
     uniform = make_process(FlowConfig(time_law="uniform")).perturb(many, rng())[1] / 1000
     bell = make_process(FlowConfig(time_law="logit_normal")).perturb(many, rng())[1] / 1000
     steps = make_process(DDPMConfig()).perturb(many, rng())[1]
+    middle = make_process(DDPMConfig(time_law="logit_normal")).perturb(many, rng())[1]
     for probability in (0.1, 0.5, 0.9):
         normal = torch.distributions.Normal(0, 1).icdf(torch.tensor(probability)).sigmoid()
         assert abs(uniform.quantile(probability) - probability) < 0.02
         assert abs(bell.quantile(probability) - normal) < 0.02
         assert abs(steps.quantile(probability) - 1000 * probability) < 20
+        assert abs(middle.quantile(probability) - 1000 * normal) < 20
     assert steps.min() >= 0
     assert steps.max() <= 999
 
