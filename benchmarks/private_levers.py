@@ -1,10 +1,11 @@
 """What each lever of private training buys: loss on patients that no stage has seen, at one and the same ε.
 
-Each way is the recipe with one setting changed, its noise calibrated anew to the recipe's ε, so that all ways cost the
-patients the same. The stage is trained over the recipe's simulated sites from the same public start; the table gives
-the loss on the hold-out patients, in the mean over --draws times and noises that are the same for all ways, beside the
-loss of the start itself. "hardly any noise" costs another ε: it shows what the same steps would reach. The noise of private training cannot be repeated, so each way
-is trained --repeats times, and least and most are given as well.
+Each way is the recipe with one setting changed, its noise calibrated anew to the recipe's ε, so that all ways cost
+the patients the same. The stage is trained over the recipe's simulated sites from the same public start; the table
+gives the loss on the hold-out patients, in the mean over --draws times and noises that are the same for all ways,
+beside the loss of the start itself. "hardly any noise" costs another ε: it shows what the same steps would reach. The
+noise of private training cannot be repeated, so each way is trained --repeats times, and least and most are given as
+well.
 
     python -m benchmarks.private_levers --cohort cohorts/acdc
     python -m benchmarks.private_levers --cohort cohorts/acdc --way recipe --way 'image.training.ema_decay=0'
