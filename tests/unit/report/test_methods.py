@@ -26,7 +26,7 @@ def test_cites_what_was_run_and_nothing_else():
 def test_public_weights_are_named_where_a_run_began_with_them():
     run = run_of()
     assert "phantom" not in " ".join(p.text for p in paragraphs(run, ()))
-    run["experiment"]["pretrain"] = {"patients": 120, "scanners": 6}
+    run["experiment"]["pretrain"] = {"patients": 120, "scanners": 6, "mask": {"rounds": 1}, "image": {"rounds": 1}}
     start, federation = [p.text for p in paragraphs(run, ())][-2:]
     assert "first trained on a phantom alone (120 simulated patients on 6 simulated scanners)" in start
     assert federation.startswith("The generators were trained at 2 sites")
