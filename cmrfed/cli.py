@@ -173,6 +173,9 @@ def evaluate(
     external: Annotated[list[str] | None, typer.Option(help="NAME=COHORT of another data set.")] = None,
     site: Annotated[list[str] | None, typer.Option(help="NAME=COHORT of one site's training patients.")] = None,
     paired: Annotated[Path | None, typer.Option(help="Images drawn for the hold-out's own masks.")] = None,
+    reconstructed: Annotated[
+        Path | None, typer.Option(help="The hold-out's own images, through the autoencoder of a latent generator.")
+    ] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value of the evaluation's settings.")] = None,
 ) -> None:
     """Measure a synthetic data set against real ones."""
@@ -190,6 +193,7 @@ def evaluate(
         holdout=Cohort.open(holdout),
         external=others,
         paired=paired,
+        reconstructed=reconstructed,
         config=config,
         out=out,
         sites={name: Cohort.open(path) for name, path in _named_cohorts(site or []).items()},

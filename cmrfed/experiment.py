@@ -62,7 +62,7 @@ class Experiment(Section):
     mask: StageConfig = StageConfig()
     image: StageConfig = StageConfig()
     pretrain: PretrainConfig | None = None
-    """Public training on the phantom before the first round; None: random weights."""
+    """Public training on the phantom before the first round; None: there is none."""
     federation: FederationConfig = FederationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
@@ -91,6 +91,7 @@ class Experiment(Section):
             )
         for stage in STAGES:
             self.generator(stage)
+        self._has_its_autoencoder()
         self._trains_something()
         if self.privacy.private and self.federation.weighting != "equal":
             raise ValueError(
@@ -101,13 +102,24 @@ class Experiment(Section):
             raise ValueError("federation.strategy: fedprox has no private form here: take another strategy")
         return self
 
+    def _has_its_autoencoder(self) -> None:
+        trained = self.pretrain.autoencoder if self.pretrain else None
+        if self.image.generator.autoencoder and not trained:
+            raise ValueError(
+                "image.generator.autoencoder is trained on the phantom before the first round: set "
+                "pretrain: {autoencoder: {}}"
+            )
+        if trained and not self.image.generator.autoencoder:
+            raise ValueError("pretrain.autoencoder is set without image.generator.autoencoder: nothing would use it")
+
     def _trains_something(self) -> None:
         asked = self.steps()
-        if len(asked) < len(STAGES) and self.pretrain is None:
-            idle = next(stage for stage in STAGES if stage not in asked)
-            raise ValueError(
-                f"{idle}.training.rounds is 0, but there is no public start to stay at: set pretrain: {{}}"
-            )
+        for stage in STAGES:
+            if stage not in asked and not self.starts_publicly(stage):
+                raise ValueError(
+                    f"{stage}.training.rounds is 0, but there is no public start to stay at: set pretrain: {{}}"
+                    + (f", with pretrain.{stage}" if self.pretrain else "")
+                )
         if self.privacy.private and not asked:
             raise ValueError("no stage asks the sites for anything: set privacy.unit to none, and there is no loss")
 
@@ -121,11 +133,15 @@ class Experiment(Section):
         settings = (self.mask if stage == "mask" else self.image).generator
         return GeneratorConfig(
             **settings.model_dump(),
-            codec="mask" if stage == "mask" else "pixel",
+            codec="mask" if stage == "mask" else "latent" if settings.autoencoder else "pixel",
             condition_masks=2 if stage == "mask" else 1,
             size_px=self.data.size_px,
             styles=self.sites,
         )
+
+    def starts_publicly(self, stage: Stage) -> bool:
+        """Whether the stage begins with weights that were trained on the phantom."""
+        return self.pretrain is not None and self.pretrain.of(stage) is not None
 
     def steps(self) -> dict[str, int]:
         """Steps of one site by stage, over all rounds; a stage without rounds is left out."""

@@ -35,6 +35,11 @@ PUBLIC = PrivacyStatement(
     "they draw comes from a patient. Nothing else is claimed.",
 )
 
+RECONSTRUCTED = PrivacyStatement(
+    differentially_private=False,
+    statement="Images of real patients, passed through an autoencoder: treat them as you would treat the scans.",
+)
+
 
 # --- before -------------------------------------------------------------------------------------
 def plan_privacy(experiment: Experiment) -> Plan | None:

@@ -27,13 +27,13 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
-from cmrfed.guarantee import audit_experiment, claim, plan_rows, plan_text, requests
-from cmrfed.pretrain import pretrained, starting_weights
+from cmrfed.guarantee import RECONSTRUCTED, audit_experiment, claim, plan_rows, plan_text, requests
+from cmrfed.pretrain import CODEC, pretrained, starting_weights
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.progress import say, track
 from cmrfed.record import Record, versions
 from cmrfed.report.html import write_report
-from cmrfed.synthesis.two_stage import pair_with, synthesize
+from cmrfed.synthesis.two_stage import pair_with, reconstruct, synthesize
 from cmrfed.synthesis.write import write_dataset
 from cmrfed.training.loop import refuse_unlabelled
 
@@ -162,13 +162,15 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
 
 
 def stage_specs(experiment: Experiment, start: Path | None = None) -> list[StageSpec]:
-    """Both stages as the federation takes them; ``start`` is a folder with a generator of each to start from."""
+    """Both stages as the federation takes them; ``start`` is a folder with what the recipe has of public weights."""
     training = {"mask": experiment.mask.training, "image": experiment.image.training}
-    private = requests(experiment)
-    return [
-        StageSpec(stage, experiment.generator(stage), training[stage], private[stage], start and start / stage)
-        for stage in STAGES
-    ]
+    private, out = requests(experiment), []
+    for stage in STAGES:
+        generator = experiment.generator(stage)
+        first = start / stage if start and experiment.starts_publicly(stage) else None
+        codec = start / CODEC if start and generator.autoencoder else None
+        out.append(StageSpec(stage, generator, training[stage], private[stage], first, codec))
+    return out
 
 
 def describe_sites(data: Data) -> list[dict[str, Any]]:
@@ -246,7 +248,7 @@ def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> 
 
 
 def _public_start(experiment: Experiment, run_dir: Path, record: Record) -> Path:
-    """Pre-trained generators, copied into the run folder: a run that is carried on needs no cache."""
+    """Pre-trained generators and the autoencoder, in the run folder: a run that is carried on needs no cache."""
     start = run_dir / "start"
     if not start.is_dir():
         with record.timed("pretraining"):
@@ -344,6 +346,19 @@ def _synthesis_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
             on_slices=bar.advance,
         )
         write_dataset(run_dir / "paired", cases, manifest)
+    if experiment.image.generator.autoencoder:
+        _reconstruct(experiment, run_dir, data)
+
+
+def _reconstruct(experiment: Experiment, run_dir: Path, data: Data) -> None:
+    """Write hold-out images as the autoencoder leaves them: what it loses bounds all that is drawn."""
+    manifest = _manifest(run_dir, f"{experiment.name}-reconstructed", len(data.holdout), experiment.seed, None)
+    manifest = manifest.model_copy(update={"privacy": RECONSTRUCTED})
+    with track("synthesis: hold-out images through the autoencoder", len(data.holdout.rows)) as bar:
+        cases = reconstruct(
+            _generator(run_dir, "image"), data.holdout, experiment.synthesis.batch_size, on_slices=bar.advance
+        )
+        write_dataset(run_dir / "reconstructed", cases, manifest)
 
 
 def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
@@ -353,6 +368,7 @@ def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
         holdout=data.holdout,
         external=_externals(experiment),
         paired=run_dir / "paired",
+        reconstructed=run_dir / "reconstructed" if experiment.image.generator.autoencoder else None,
         config=experiment.evaluation,
         out=run_dir / "evaluation",
         sites={f"site-{number}": cohort for number, cohort in enumerate(data.sites)},

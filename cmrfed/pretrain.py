@@ -1,5 +1,6 @@
-"""Public weights to start from: both generators, trained once on the phantom alone and kept in the user's cache."""
+"""Public weights: generators to start from and an autoencoder, trained on the phantom alone and kept in a cache."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,18 @@ import torch
 from cmrfed.artifacts import digest_json, digest_state, new_folder, read_json, write_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.public import cache_folder, phantom_code, public_patients
-from cmrfed.errors import ConfigError, DataError
+from cmrfed.errors import CmrfedError, ConfigError, DataError
 from cmrfed.experiment import STAGES, Experiment
+from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.rng import fold
+from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.loop import Stage
 from cmrfed.training.public import PretrainConfig, train_publicly
 
 SCHEMA_VERSION = 4
 """To be raised when networks or training change so that the same settings give other weights."""
-ABOUT = "pretrained.json"
+ABOUT, CODEC = "pretrained.json", "autoencoder"
 
 
 def origin(experiment: Experiment) -> dict[str, Any]:
@@ -26,44 +29,66 @@ def origin(experiment: Experiment) -> dict[str, Any]:
     Raises:
         ConfigError: The recipe has no pre-training.
     """
+    stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
+    codec = {CODEC: codec_origin(experiment)} if experiment.image.generator.autoencoder else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "pretrain": _config(experiment).model_dump(mode="json"),
-        "generators": {s: experiment.generator(s).model_dump(mode="json", exclude={"sampler"}) for s in STAGES},
+        "generators": {s: experiment.generator(s).model_dump(mode="json", exclude={"sampler"}) for s in stages},
+        "phantom_code": phantom_code(),
+        **codec,
+    }
+
+
+def codec_origin(experiment: Experiment) -> dict[str, Any]:
+    """What decides the autoencoder: nothing of the generator that uses it, so that families share it."""
+    config, size = _config(experiment), experiment.image.generator.autoencoder
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "patients": [config.patients, config.scanners, config.seed],
+        "size_px": experiment.data.size_px,
+        "autoencoder": size.model_dump(mode="json") if size else None,
+        "training": config.autoencoder.model_dump(mode="json") if config.autoencoder else None,
         "phantom_code": phantom_code(),
     }
 
 
 def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
-    """Find the pre-trained generators of a recipe in the cache, or train them and keep them there.
+    """Find what a recipe has of public weights in the cache, or train it and keep it there.
 
-    The folder appears when both stages are done: what was killed before starts again. One that is damaged is made anew.
+    The folder appears when all is done: what was killed before starts again, but for an autoencoder that was finished.
+    One that is damaged is made anew.
 
     Args:
-        experiment: Settings of the generators and of their pre-training.
+        experiment: Settings of the generators, of the autoencoder and of their training.
         cache: Another cache than the user's.
 
     Returns:
-        A folder with the generators ``mask`` and ``image``, and ``pretrained.json``: settings and digests of the
-        weights.
+        A folder with the generators ``mask`` and ``image`` and the ``autoencoder``, as far as the recipe trains them on
+        the phantom, and ``pretrained.json``: settings and digests of the weights.
 
     Raises:
         ConfigError: The recipe has no pre-training.
     """
-    made_from = origin(experiment)
-    folder = (cache or cache_folder()) / f"pretrained-{digest_json(made_from)[:16]}"
-    if not _whole(folder):
-        config = _config(experiment)
-        seed = fold(config.seed, "public phantom")
-        cohort = public_patients(config, experiment.data.size_px, seed, cache)
+    made_from, root = origin(experiment), cache or cache_folder()
+    folder = root / f"pretrained-{digest_json(made_from)[:16]}"
+    if not _whole(folder, experiment):
+        codec = _autoencoder(experiment, root) if CODEC in made_from else None
+        stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
+        cohort = _cohort(experiment, root) if stages else None
         with new_folder(folder) as part:
-            weights = {stage: _train(experiment, stage, cohort, part / stage) for stage in STAGES}
+            weights = {}
+            if codec:
+                shutil.copytree(codec / CODEC, part / CODEC)
+                weights[CODEC] = digest_state(load_autoencoder(part / CODEC))
+            if cohort:
+                weights |= {stage: _train(experiment, stage, cohort, part / stage) for stage in stages}
             write_json(part / ABOUT, made_from | {"weights": weights})
     return folder
 
 
 def starting_weights(folder: Path) -> dict[str, str]:
-    """Digest of the weights of each stage, as `pretrained` wrote it down."""
+    """Digest of the weights of each stage and of the autoencoder, as `pretrained` wrote it down."""
     weights: dict[str, str] = read_json(folder / ABOUT)["weights"]
     return weights
 
@@ -76,25 +101,62 @@ def _config(experiment: Experiment) -> PretrainConfig:
     return experiment.pretrain
 
 
-def _whole(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
+def _whole(folder: Path, experiment: Experiment) -> bool:
     try:
-        return starting_weights(folder) == {stage: _weights(Generator.load(folder / stage)) for stage in STAGES}
-    except DataError:  # damaged
+        return folder.is_dir() and starting_weights(folder) == _weights(folder, experiment)
+    except CmrfedError:  # damaged
         return False
 
 
-def _weights(generator: Generator) -> str:
-    return digest_state(generator.network.state_dict())
+def _weights(folder: Path, experiment: Experiment) -> dict[str, str]:
+    """Digests of the weights that a folder holds, as far as the recipe asks for them.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
+    found: dict[str, str] = {
+        stage: digest_state(Generator.load(folder / stage).network.state_dict()) for stage in stages
+    }
+    if experiment.image.generator.autoencoder:
+        found[CODEC] = digest_state(load_autoencoder(folder / CODEC))
+    return found
+
+
+def _cohort(experiment: Experiment, cache: Path) -> Cohort:
+    config = _config(experiment)
+    return public_patients(config, experiment.data.size_px, fold(config.seed, "public phantom"), cache)
 
 
 def _train(experiment: Experiment, stage: Stage, cohort: Cohort, out: Path) -> str:
-    """Pre-train one stage, save it and return the digest of its weights."""
+    """Pre-train one stage, save it beside the autoencoder and return the digest of its weights."""
     config = _config(experiment)
+    training, settings = config.of(stage), experiment.generator(stage)
+    if training is None:
+        raise AssertionError(f"the recipe does not pre-train the {stage} stage")
     torch.set_num_threads(experiment.compute.threads)
-    generator = Generator(experiment.generator(stage), fold(config.seed, "init", stage))
-    generator.to(experiment.compute.device)
-    train_publicly(generator, cohort, stage, config.mask if stage == "mask" else config.image, config.seed)
+    codec = load_autoencoder(out.parent / CODEC) if settings.autoencoder else None
+    generator = Generator(settings, fold(config.seed, "init", stage), codec).to(experiment.compute.device)
+    train_publicly(generator, cohort, stage, training, config.seed)
     generator.to("cpu").save(out)
-    return _weights(generator)
+    return digest_state(generator.network.state_dict())
+
+
+def _autoencoder(experiment: Experiment, cache: Path) -> Path:
+    """Find the autoencoder of a recipe in the cache, or train it: a folder that holds ``autoencoder``."""
+    config, size, made_from = _config(experiment), experiment.image.generator.autoencoder, codec_origin(experiment)
+    if size is None or config.autoencoder is None:
+        raise AssertionError("the recipe has no autoencoder")
+    folder = cache / f"autoencoder-{digest_json(made_from)[:16]}"
+    try:
+        whole = read_json(folder / ABOUT)["weights"] == digest_state(load_autoencoder(folder / CODEC))
+    except DataError:  # absent or damaged
+        whole = False
+    if not whole:
+        torch.set_num_threads(experiment.compute.threads)
+        with new_folder(folder) as part:
+            cohort = _cohort(experiment, cache)
+            codec = train_autoencoder(size, config.autoencoder, cohort, config.seed, experiment.compute.device)
+            codec.save(part / CODEC)
+            write_json(part / ABOUT, made_from | {"weights": digest_state(codec.weights)})
+    return folder

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from cmrfed.federation.messages import Spent, StageJob
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.federation.strategy import FederationConfig
+from cmrfed.generators.autoencoder import LatentCodec
 from cmrfed.generators.backbone import BackboneConfig
 from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.statement import Loss
 from cmrfed.training.loop import TrainingConfig
+from tests.generator_world import TINY_AUTOENCODER, tiny_autoencoder
 
 SIZE_PX = 16
 
@@ -82,6 +85,15 @@ def tiny_stage(name: str = "image", rounds: int = 2, steps: int = 2, **training:
     )
     settings = {"batch_size": 2, "precision": "fp32", "rounds": rounds, "local_steps": steps, **training}
     return StageSpec(name, generator, TrainingConfig(**settings))
+
+
+def latent_stage(run_dir: Path, rounds: int = 2, steps: int = 2, **training: object) -> StageSpec:
+    """The image stage on the latents of an autoencoder, which lies in the run folder."""
+    stage, folder = tiny_stage("image", rounds, steps, **training), run_dir / "start" / "autoencoder"
+    settings = stage.generator.model_dump() | {"codec": "latent", "autoencoder": TINY_AUTOENCODER.model_dump()}
+    if not folder.exists():
+        LatentCodec(TINY_AUTOENCODER, tiny_autoencoder()).save(folder)
+    return replace(stage, generator=GeneratorConfig.model_validate(settings), codec=folder)
 
 
 def tiny_request(number: int = 1, weights_seed: int = 0, **changes: object) -> tuple[StageJob, dict[str, torch.Tensor]]:

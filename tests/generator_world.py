@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
+from cmrfed.generators.autoencoder import AutoencoderConfig, build_autoencoder
 from cmrfed.generators.backbone import BackboneConfig
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator, GeneratorConfig
@@ -17,21 +18,33 @@ from cmrfed.generators.samplers import SamplerConfig
 
 SIZE_PX = 16
 TINY = BackboneConfig(channels=(8, 16), norm_groups=4, patch_px=2)
+TINY_AUTOENCODER = AutoencoderConfig(channels=(8, 8), latent_channels=2, norm_groups=4)
 SPACING_MM = (1.5, 1.25, 8.0)
 
 
 def tiny_config(codec: str = "pixel", process: object = None, sampler: SamplerConfig | None = None, **more: object):
-    """Flow by default; the mask codec gets the two condition masks of the mask stage."""
+    """Flow by default; the mask codec gets the two condition masks of the mask stage, the latent one an autoencoder."""
     process = process or FlowConfig()
     name = "euler" if isinstance(process, FlowConfig) else "ddim"
     settings = {"condition_masks": 2 if codec == "mask" else 1, "styles": 3, "size_px": SIZE_PX, "backbone": TINY}
     sampler = sampler or SamplerConfig(name=name, steps=2)
+    if codec == "latent":
+        settings["autoencoder"] = TINY_AUTOENCODER
     return GeneratorConfig(codec=codec, process=process, sampler=sampler, **{**settings, **more})
 
 
 def tiny_generator(codec: str = "pixel", process: object = None, seed: int = 1, **more: object) -> Generator:
     """A generator with random weights, ready to draw."""
-    return Generator(tiny_config(codec, process, **more), seed).eval()
+    return Generator(
+        tiny_config(codec, process, **more), seed, tiny_autoencoder() if codec == "latent" else None
+    ).eval()
+
+
+def tiny_autoencoder(seed: int = 3, config: AutoencoderConfig = TINY_AUTOENCODER) -> dict[str, Tensor]:
+    """Random weights of an autoencoder, which makes something of any image."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return dict(build_autoencoder(config).state_dict())
 
 
 def ddpm(prediction: str = "v_prediction") -> DDPMConfig:

@@ -255,8 +255,8 @@ def paired_values(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
 PAIRED_UNITS = {"PSNR": "dB", "SSIM": "index, -1 to 1", "MS-SSIM": "index, 0 to 1"}
 
 
-def _unavailable(reason: str) -> Findings:
-    names = [f"{name}, mask-paired" for name in (*PAIRED_UNITS, "LPIPS")]
+def _unavailable(reason: str, kind: str) -> Findings:
+    names = [f"{name}, {kind}" for name in (*PAIRED_UNITS, "LPIPS")]
     return Findings(metrics=tuple(Metric(axis="fidelity", name=name, unavailable=reason) for name in names))
 
 
@@ -277,13 +277,16 @@ def _match(made: SliceSet, holdout: SliceSet) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(ours), np.concatenate(theirs)
 
 
-def paired_metrics(paired: Path | None, holdout: SliceSet, lpips_weights: str | None) -> Findings:
-    """Compare images made from the hold-out's masks with its own images, slice by slice; intervals over patients.
+def paired_metrics(
+    paired: Path | None, holdout: SliceSet, lpips_weights: str | None, kind: str = "mask-paired"
+) -> Findings:
+    """Compare made images with the hold-out's own, slice by slice; intervals over patients.
 
     Args:
-        paired: SyntheticDataset whose cases are named ``<patient>_<ED|ES>``, or None.
+        paired: SyntheticDataset with cases named ``<patient>_<ED|ES>``, made from the hold-out's masks, or None.
         holdout: Patients that nothing has learned from.
         lpips_weights: Folder with torchvision's AlexNet for LPIPS, or None.
+        kind: What the metrics are called, and how the images were made.
 
     Raises:
         EvaluationError: A case is not in the hold-out, or has another number of slices.
@@ -291,7 +294,8 @@ def paired_metrics(paired: Path | None, holdout: SliceSet, lpips_weights: str | 
     if paired is None or not (paired / "manifest.json").is_file():
         return _unavailable(
             "no images were made from the hold-out's own masks. Do: `cmrfed run` writes them to RUN_DIR/paired; "
-            "give that folder with --paired"
+            "give that folder with --paired",
+            kind,
         )
     made = slices_of_synthetic(SyntheticDataset.open(paired), holdout.images.shape[-1])
     i, j = _match(made, holdout)
@@ -301,24 +305,24 @@ def paired_metrics(paired: Path | None, holdout: SliceSet, lpips_weights: str | 
     values["PSNR"] = np.where(identical, np.nan, values["PSNR"])
     scales = len(ms_ssim_betas(real.shape[-1]))
     detail = {"MS-SSIM": f"{scales} scales fit {real.shape[-1]} px (the original has 5), weights renormalised; "}
-    metrics = tuple(_paired_metric(name, v, owners, detail.get(name, "")) for name, v in values.items())
+    metrics = tuple(_paired_metric(name, v, owners, detail.get(name, ""), kind) for name, v in values.items())
     words = f"{identical.sum()} paired image(s) equal the real one exactly; PSNR leaves them out"
     return Findings(
-        metrics=(*metrics, lpips_metric(real, drawn, owners, lpips_weights)),
+        metrics=(*metrics, lpips_metric(real, drawn, owners, lpips_weights, kind)),
         warnings=(words,) if identical.any() else (),
     )
 
 
-def _paired_metric(name: str, values: np.ndarray, owners: np.ndarray, detail: str) -> Metric:
+def _paired_metric(name: str, values: np.ndarray, owners: np.ndarray, detail: str, kind: str) -> Metric:
     finite = np.isfinite(values)
     patients = [values[finite & (owners == p)].mean() for p in np.unique(owners[finite])]
     if not patients:
         reason = "all paired images equal the real ones. Do: check that --paired is not the hold-out itself"
-        return Metric(axis="fidelity", name=f"{name}, mask-paired", unavailable=reason)
+        return Metric(axis="fidelity", name=f"{name}, {kind}", unavailable=reason)
     estimate = mean_interval(np.array(patients))
     return Metric(
         axis="fidelity",
-        name=f"{name}, mask-paired",
+        name=f"{name}, {kind}",
         **estimate._asdict(),
         n=len(patients),
         unit=PAIRED_UNITS.get(name, "distance"),
@@ -327,9 +331,9 @@ def _paired_metric(name: str, values: np.ndarray, owners: np.ndarray, detail: st
     )
 
 
-def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights: str | None) -> Metric:
+def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights: str | None, kind: str) -> Metric:
     """LPIPS with the AlexNet backbone (Zhang et al. 2018), or why there is none; never with random weights."""
-    name = "LPIPS, mask-paired"
+    name = f"LPIPS, {kind}"
     if weights is None:
         reason = (
             "its AlexNet backbone is a download and none was given. Do: pip install 'cmrfed[lpips]', put "
@@ -347,7 +351,7 @@ def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights
         ]
     except ImportError as error:
         return Metric(axis="fidelity", name=name, unavailable=f"{error}. Do: pip install 'cmrfed[lpips]'")
-    return _paired_metric("LPIPS", np.array(values), owners, "AlexNet; ")
+    return _paired_metric("LPIPS", np.array(values), owners, "AlexNet; ", kind)
 
 
 def _rgb(image: np.ndarray) -> torch.Tensor:

@@ -17,6 +17,7 @@ from cmrfed.evaluation.features import Extractor, FeatureConfig, open_extractor
 from cmrfed.evaluation.fidelity import FidelityConfig, distribution_metrics, paired_metrics
 from cmrfed.evaluation.memorisation import MemorisationConfig, memorisation
 from cmrfed.evaluation.pictures import draw_pictures
+from cmrfed.evaluation.reconstruction import reconstruction_fidelity, reconstruction_utility
 from cmrfed.evaluation.result import EvaluationReport, Findings
 from cmrfed.evaluation.segmenter import SegmenterConfig
 from cmrfed.evaluation.slices import SliceSet, slices_of_cohort, slices_of_synthetic
@@ -56,6 +57,7 @@ def evaluate(
     config: EvaluationConfig,
     out: Path,
     sites: Mapping[str, Cohort] | None = None,
+    reconstructed: Path | None = None,
 ) -> EvaluationReport:
     """Measure a synthetic data set on four axes and write evaluation.json, metrics.csv and pictures.
 
@@ -68,6 +70,7 @@ def evaluate(
         config: What is measured and how.
         out: Folder for the results; segmenters that are already there are used again.
         sites: Name => the training patients of each site, to measure what a site gains that has these alone.
+        reconstructed: Images of the hold-out that went through an autoencoder, where the generator has one.
 
     Raises:
         EvaluationError: The sets share patients, differ in size, or are empty.
@@ -80,6 +83,8 @@ def evaluate(
     with track("evaluation: fidelity, anatomy, memorisation", 3) as bar:
         found = distribution_metrics(*sets, features, extractor, config.fidelity, config.seed)
         found += paired_metrics(paired, sets[2], config.lpips_weights)
+        if reconstructed:
+            found += reconstruction_fidelity(reconstructed, sets[2], config.lpips_weights)
         bar.advance(note="anatomy")
         found += anatomy(*sets, config.anatomy)
         bar.advance(note="memorisation")
@@ -87,7 +92,10 @@ def evaluate(
         found += near
         bar.advance()
     if config.utility:
-        found += _utility(sets[0], train, holdout, external, sites or {}, config, out / "segmenters")
+        examination = Examination(holdout, external, config.segmenter, out / "segmenters", config.seed)
+        found += _utility(sets[0], train, sites or {}, config, examination)
+        if reconstructed:
+            found += reconstruction_utility(reconstructed, train, examination)
     report = _report(found, dataset, sets, external, extractor)
     draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
     report.write(out)
@@ -97,14 +105,11 @@ def evaluate(
 def _utility(
     synthetic: SliceSet,
     train: Cohort,
-    holdout: Cohort,
-    external: Mapping[str, Cohort],
     sites: Mapping[str, Cohort],
     config: EvaluationConfig,
-    cache: Path,
+    examination: Examination,
 ) -> Findings:
     slices = synthetic.labelled()
-    examination = Examination(holdout, external, config.segmenter, cache, config.seed)
     found = utility(train, slices, examination)
     if len(sites) > 1 and config.site_seeds:
         each = config.segmenter.model_copy(update={"seeds": config.site_seeds})

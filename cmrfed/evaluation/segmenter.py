@@ -1,8 +1,8 @@
 """The reference segmenter: a small 2-D U-Net, trained the same way on whatever it is given, scored per volume."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cmrfed.config import Section
-from cmrfed.data.cohort import Cohort
+from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import STRUCTURES, Label, Phase
 from cmrfed.errors import EvaluationError
 from cmrfed.rng import torch_generator
@@ -220,7 +220,22 @@ def volume_dice(predicted: np.ndarray, mask: np.ndarray, label: Label) -> float 
     return 2 * int((found & truth).sum()) / total if total else None
 
 
-def dice_per_volume(model: nn.Module, cohort: Cohort, labels: Sequence[Label] = STRUCTURES) -> list[VolumeDice]:
+class Patients(Protocol):
+    """What a segmenter is tested on: a cohort, or images that were made from one."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Structures that the annotators drew."""
+
+    def iter_volumes(self) -> Iterator[Volume]:
+        """Volume after volume."""
+
+
+def dice_per_volume(model: nn.Module, cohort: Patients, labels: Sequence[Label] = STRUCTURES) -> list[VolumeDice]:
     """Score a segmenter on every volume with a mask, on those of ``labels`` that the cohort's annotators drew."""
     out, scored = [], [label for label in STRUCTURES if label in cohort.labels and label in labels]
     for volume in cohort.iter_volumes():

@@ -22,6 +22,7 @@ from cmrfed.errors import DataError
 from cmrfed.evaluation.result import Estimate, Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.segmenter import (
     LabelledSlices,
+    Patients,
     SegmenterConfig,
     VolumeDice,
     build_segmenter,
@@ -31,7 +32,7 @@ from cmrfed.evaluation.segmenter import (
 )
 from cmrfed.progress import track
 
-__all__ = ["ARMS", "Examination", "site_utility", "utility"]
+__all__ = ["ARMS", "Examination", "arm_on_other_images", "site_utility", "utility"]
 
 ARMS = {"real": "real only", "synthetic": "synthetic only", "both": "real and synthetic"}
 SITE_ARMS = {"own": "the patients of one site", "own+": "the patients of one site and synthetic"}
@@ -68,14 +69,15 @@ class Examination:
     """
 
     holdout: Cohort
-    external: Mapping[str, Cohort]
+    external: Mapping[str, Patients]
     config: SegmenterConfig
     cache: Path
     seed: int = 0
 
     def of(self, title: str, arms: Mapping[Arm, Sources], labels: tuple[Label, ...]) -> dict[str, dict[Arm, Runs]]:
         """Train the segmenters of all arms and score them: test set => arm => runs."""
-        tests, seeds = {"hold-out": self.holdout, **self.external}, self.config.seeds
+        tests: dict[str, Patients] = {"hold-out": self.holdout, **self.external}
+        seeds = self.config.seeds
         scores: dict[str, dict[Arm, Runs]] = {test: {arm: [] for arm in arms} for test in tests}
         with track(f"{title}: segmenter steps", len(arms) * seeds * self.config.steps) as bar:
             for number in range(seeds):
@@ -272,6 +274,23 @@ def utility(real: Cohort, synthetic: LabelledSlices, examination: Examination) -
     for test, by_arm in examination.of("utility", arms, real.labels).items():
         found += _test_findings(test, by_arm)
     return found
+
+
+def arm_on_other_images(
+    arm: str, sources: LabelledSlices, labels: tuple[Label, ...], examination: Examination, test: str
+) -> Findings:
+    """Dice of one arm on an external test set, beside its own on the hold-out.
+
+    Args:
+        arm: Which of `ARMS`.
+        sources: What it is trained on.
+        labels: Structures that it learns.
+        examination: Has the test set among its ``external`` ones.
+        test: Name of the test set.
+    """
+    scores = examination.of(f"utility, {test}", {arm: (sources, None)}, labels)
+    reference = float(_mean_per_patient(patient_dice(scores["hold-out"][arm])).mean())
+    return Findings(metrics=tuple(_arm_metrics(arm, test, scores[test][arm], reference)))
 
 
 def _test_findings(test: str, by_arm: Mapping[str, Runs]) -> Findings:

@@ -153,9 +153,15 @@ class Outcome:
 
 
 def ask(
-    grid: Grid, roster: Roster, job: StageJob, weights: State, names: Sequence[str], config: FederationConfig
+    grid: Grid,
+    roster: Roster,
+    job: StageJob,
+    weights: State,
+    names: Sequence[str],
+    config: FederationConfig,
+    codec: State | None = None,
 ) -> Outcome:
-    """Send a request to the named sites and collect usable replies.
+    """Send a request, with weights and codec, to the named sites and collect usable replies.
 
     Sites that do not answer are asked again while the quorum is missed; sites answer a repeated request from their
     stored reply, so nothing is trained twice.
@@ -163,11 +169,11 @@ def ask(
     Raises:
         FederationError: Fewer usable replies than the quorum.
     """
-    outcome, record = Outcome(names), to_array_record(weights)
+    outcome, records = Outcome(names), [to_array_record(state) for state in (weights, codec) if state is not None]
     outcome.problems = dict.fromkeys(names, ("missing", "not connected, or no answer in time"))
     for attempt in range(1 + config.retries):
         targets = [s for s in outcome.missing() if s in roster.nodes]
-        _exchange(grid, roster, job, weights, record, targets, outcome)
+        _exchange(grid, roster, job, weights, records, targets, outcome)
         if len(outcome.replies) >= config.min_sites:
             return outcome
         if not outcome.missing() or attempt == config.retries:
@@ -187,7 +193,7 @@ def _exchange(
     roster: Roster,
     job: StageJob,
     weights: State,
-    record: ArrayRecord,
+    records: Sequence[ArrayRecord],
     targets: Sequence[str],
     outcome: Outcome,
 ) -> None:
@@ -195,9 +201,9 @@ def _exchange(
 
     def messages() -> Iterator[Message]:
         for node in site_of:
-            yield Message(encode_job(job, record), dst_node_id=node, message_type=MessageType.TRAIN)
+            yield Message(encode_job(job, *records), dst_node_id=node, message_type=MessageType.TRAIN)
 
-    outcome.bytes_down += record.count_bytes() * len(targets)
+    outcome.bytes_down += _bytes(records) * len(targets)
     for reply in grid.send_and_receive(messages(), timeout=roster.config.round_timeout_s):
         site = site_of.get(reply.metadata.src_node_id)  # an unavailable node is reported by the SuperLink
         if site is None:

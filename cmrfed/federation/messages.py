@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -48,13 +48,22 @@ class StageJob(Section):
     """None: training without privacy, which the ledger of the site records as such."""
     model_digest: str
     """Digest of the weights that travel with the request."""
+    codec_digest: str | None = Field(None, exclude_if=lambda value: value is None)
+    """Digest of the weights of the autoencoder, which travel too; None: the generator has none."""
     threads: int = Field(1, ge=1)
     """Threads of the computation: the last bits of a sum depend on it, so every site uses the same number."""
+
+    @model_validator(mode="after")
+    def _sends_its_codec(self) -> "StageJob":
+        if (self.generator.autoencoder is None) != (self.codec_digest is None):
+            raise ValueError("codec_digest belongs to a generator with an autoencoder, and to no other")
+        return self
 
     @cached_property
     def config_digest(self) -> str:
         """Digest of what is trained and how, as this side understands it, defaults included."""
-        return digest_json(self.model_dump(mode="json", include={"generator", "training", "proximal_mu", "privacy"}))
+        parts = {"generator", "training", "proximal_mu", "privacy", "codec_digest"}
+        return digest_json(self.model_dump(mode="json", include=parts))
 
     @cached_property
     def key(self) -> str:
@@ -138,10 +147,19 @@ def to_state(record: ArrayRecord) -> dict[str, Tensor]:
     return {name: state[name] for name in sorted(state)}
 
 
-def encode_job(job: StageJob, arrays: ArrayRecord) -> RecordDict:
-    """Pack a request; each call makes records of its own, since a client may change what it gets."""
+def encode_job(job: StageJob, arrays: ArrayRecord, codec: ArrayRecord | None = None) -> RecordDict:
+    """Pack a request; each call makes records of its own, since a client may change what it gets.
+
+    Args:
+        job: What is asked.
+        arrays: Global weights.
+        codec: Weights of the autoencoder, of a generator that has one.
+    """
     config = ConfigRecord({"job": job.model_dump_json(), "config-digest": job.config_digest})
-    return RecordDict({"arrays": ArrayRecord(dict(arrays.items())), "config": config})
+    content = RecordDict({"arrays": ArrayRecord(dict(arrays.items())), "config": config})
+    if codec is not None:
+        content["codec"] = ArrayRecord(dict(codec.items()))
+    return content
 
 
 def decode_job(content: RecordDict) -> tuple[StageJob, dict[str, Tensor]]:
@@ -161,6 +179,26 @@ def decode_job(content: RecordDict) -> tuple[StageJob, dict[str, Tensor]]:
     _same("configuration", config.get("config-digest"), job.config_digest)
     _same("weights", job.model_digest, digest_state(state))
     return job, state
+
+
+def decode_codec(content: RecordDict, job: StageJob) -> dict[str, Tensor] | None:
+    """Unpack the weights of the autoencoder that came with a request; None where its generator has none.
+
+    Raises:
+        SiteRefused: They are missing, or not those that the request names.
+    """
+    if job.codec_digest is None:
+        return None
+    try:
+        state = to_state(content.array_records["codec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SiteRefused(
+            "the autoencoder of the request cannot be read",
+            got=_short(error),
+            do="install the same version on server and site",
+        ) from None
+    _same("autoencoder", job.codec_digest, digest_state(state))
+    return state
 
 
 def _same(what: str, sent: Any, found: str) -> None:

@@ -14,6 +14,7 @@ from cmrfed.federation.exchange import Outcome, Roster, ask
 from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.rounds import RoundStore, ServerState
 from cmrfed.federation.strategy import Aggregator, FederationConfig, choose
+from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.progress import track
@@ -34,6 +35,8 @@ class StageSpec:
     privacy: PrivateTraining | None = None
     start: Path | None = None
     """Folder of a generator to start from; None: random weights."""
+    codec: Path | None = None
+    """Folder of the autoencoder, of a generator that has one."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,18 @@ class FederatedRun:
         result = RunResult()
         for stage in self.stages:
             store = RoundStore(self.run_dir / stage.name, self.digest)
-            state = self._train_stage(stage, store)
+            codec = load_autoencoder(stage.codec) if stage.codec else None
+            state = self._train_stage(stage, store, codec)
             folder = self.run_dir / "generators" / stage.name
             if not folder.is_dir():
-                generator = Generator(stage.generator)
+                generator = Generator(stage.generator, autoencoder=codec)
                 generator.network.load_state_dict(dict(state["ema"]))
                 generator.save(folder)
             result.generators[stage.name] = folder
             result.digests[stage.name] = digest_state(state["global"])
         return result
 
-    def _train_stage(self, stage: StageSpec, store: RoundStore) -> ServerState:
+    def _train_stage(self, stage: StageSpec, store: RoundStore, codec: State | None) -> ServerState:
         done, total = store.latest(), stage.training.rounds
         state = store.load(done) if done else self._initial(stage)
         if done >= total:
@@ -105,7 +109,7 @@ class FederatedRun:
             progress.advance(done)
             for number in range(done + 1, total + 1):
                 start = time.monotonic()
-                state, outcome = self._round(stage, number, state, aggregator)
+                state, outcome = self._round(stage, number, state, aggregator, codec)
                 seconds = None if stage.privacy else time.monotonic() - start  # it tells how many were in the steps
                 store.save(number, state, self._metrics(stage.name, number, seconds, outcome))
                 loss = outcome.mean_loss
@@ -125,19 +129,20 @@ class FederatedRun:
         return {"global": weights, "ema": weights, "strategy": {}}
 
     def _round(
-        self, stage: StageSpec, number: int, state: ServerState, aggregator: Aggregator
+        self, stage: StageSpec, number: int, state: ServerState, aggregator: Aggregator, codec: State | None
     ) -> tuple[ServerState, Outcome]:
         old = state["global"]
         names = choose(self.roster.quorum(), self.federation.asked, self.seed, stage.name, number)
-        job, weights = self._job(stage, number, old), {site: self._weight(site) for site in names}  # before anyone pays
-        outcome = ask(self.grid, self.roster, job, old, names, self.federation)
+        job = self._job(stage, number, old, codec)
+        weights = {site: self._weight(site) for site in names}  # before anyone pays
+        outcome = ask(self.grid, self.roster, job, old, names, self.federation, codec)
         replies = [(r.arrays, weights[site]) for site, r in sorted(outcome.replies.items()) if r.arrays]
         new = aggregator.aggregate(number, old, replies)
         decay = stage.training.decay_at(number)
         ema = {name: decay * state["ema"][name] + (1 - decay) * new[name] for name in new}
         return {"global": new, "ema": ema, "strategy": aggregator.state_dict()}, outcome
 
-    def _job(self, stage: StageSpec, number: int, weights: State) -> StageJob:
+    def _job(self, stage: StageSpec, number: int, weights: State, codec: State | None = None) -> StageJob:
         return StageJob(
             run=f"{self.run_id}-{self.digest[:12]}",
             experiment=self.digest,
@@ -149,6 +154,7 @@ class FederatedRun:
             proximal_mu=self.federation.proximal_mu,
             privacy=stage.privacy,
             model_digest=digest_state(weights),
+            codec_digest=digest_state(codec) if codec is not None else None,
             threads=self.threads,
         )
 
@@ -187,12 +193,12 @@ def _read_start(folder: Path, wanted: GeneratorConfig) -> Generator:
         config.model_dump(exclude={**dict.fromkeys(CHANGEABLE, True), "process": {"time_law"}})
         for config in (wanted, generator.config)
     )
-    differing = [name for name in ours if ours[name] != theirs[name]]
+    differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     if differing:
         raise ConfigError(
             f"the generator in {folder} does not fit the recipe",
-            got="; ".join(f"{name} = {theirs[name]}" for name in differing),
-            expected="; ".join(f"{name} = {ours[name]}" for name in differing),
+            got="; ".join(f"{name} = {theirs.get(name)}" for name in differing),
+            expected="; ".join(f"{name} = {ours.get(name)}" for name in differing),
             do="start from a generator with the settings of the recipe, such as `cmrfed pretrain` makes",
         )
     return generator

@@ -34,6 +34,7 @@ from cmrfed.federation.messages import (
     StageJob,
     State,
     TrainReply,
+    decode_codec,
     decode_job,
     encode_info,
     encode_refusal,
@@ -103,7 +104,7 @@ def answer_train(context: Context, content: RecordDict) -> RecordDict:
         details = opened.policy.may_leave.error_details
         job, arrays = decode_job(content)
         key = job.key
-        return encode_reply(opened.train_round(job, arrays))
+        return encode_reply(opened.train_round(job, arrays, decode_codec(content, job)))
     except (SiteRefused, PrivacyError) as error:
         return encode_reply(TrainReply(site, "refused", key, str(error)))
     except CmrfedError as error:
@@ -193,7 +194,7 @@ class Site:
         patients = len(self.cohort) if self.policy.may_leave.patient_count else None
         return SiteInfo(name=self.record.name, style=self.record.style, patients=patients)
 
-    def train_round(self, job: StageJob, arrays: State) -> TrainReply:
+    def train_round(self, job: StageJob, arrays: State, codec: State | None = None) -> TrainReply:
         """Train one round from the global weights; a repeated request gets the stored reply.
 
         What the round costs is in the ledger before the first gradient is taken; the reply and the optimizer's state
@@ -203,6 +204,7 @@ class Site:
         Args:
             job: What to do; its digests have been checked.
             arrays: Global weights, by name in ``generator.network``.
+            codec: Weights of the autoencoder, where the generator has one; the site never trains them.
 
         Raises:
             SiteRefused: The site's policy does not permit it.
@@ -211,16 +213,18 @@ class Site:
         """
         state = _StateFolder(self.root / "state" / job.run / job.stage)
         stored = state.reply(job)
-        return stored or self._pay_and_train(job, arrays, state)
+        return stored or self._pay_and_train(job, arrays, codec, state)
 
-    def _pay_and_train(self, job: StageJob, arrays: State, state: "_StateFolder") -> TrainReply:
+    def _pay_and_train(self, job: StageJob, arrays: State, codec: State | None, state: "_StateFolder") -> TrainReply:
         ledger, patients = PrivacyLedger(self.root), len(self.cohort)
 
         def check(history: History) -> None:
             self.policy.check(job.event, history, patients)
 
         check(ledger.history())  # the policy has the first word; it is asked again where the ledger is locked
-        train = self._ready(job, arrays, state.optimizer_before(job.round))  # what cannot be trained costs nobody
+        generator = Generator(job.generator, autoencoder=codec)
+        previous = state.optimizer_before(job.round)
+        train = self._ready(job, generator, arrays, previous)  # what cannot be trained costs nobody
         ticket = ledger.reserve(job.event, check=check)
         if not ticket.fresh:  # it was paid for, and its reply is lost: what it trained may have left, so pay again
             ticket = ledger.reserve(job.event, check=check, again=True)
@@ -233,10 +237,9 @@ class Site:
         return reply
 
     def _ready(
-        self, job: StageJob, arrays: State, previous: State | None
+        self, job: StageJob, generator: Generator, arrays: State, previous: State | None
     ) -> Callable[[], tuple[LocalResult, TrainReply, State]]:
         """Get ready to train, without looking at a pixel; the function that is returned trains."""
-        generator = Generator(job.generator)
         generator.network.load_state_dict(dict(arrays))
         generator.to(self.record.device)
         first, steps = (job.round - 1) * job.training.local_steps, job.training.local_steps

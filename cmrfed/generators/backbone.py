@@ -31,16 +31,19 @@ class Backbone(nn.Module):
         channels: Channels of the array.
         masks: Masks of a condition (M).
         styles: Number of known styles.
+        shrink: Side of a mask over the side of the array.
     """
 
-    def __init__(self, config: BackboneConfig, *, size: int, channels: int, masks: int, styles: int) -> None:
+    def __init__(
+        self, config: BackboneConfig, *, size: int, channels: int, masks: int, styles: int, shrink: int = 1
+    ) -> None:
         super().__init__()
-        self.patch_px, self.styles = config.patch_px, styles
+        self.patch_px, self.mask_patch_px, self.styles = config.patch_px, config.patch_px * shrink, styles
         area, levels = config.patch_px**2, len(config.channels)
         attend = [level >= levels - config.attention_levels for level in range(levels)]
         self.unet = UNet2DModel(
             sample_size=size // config.patch_px,
-            in_channels=(channels + masks * CLASSES) * area + global_planes(styles),
+            in_channels=(channels + masks * CLASSES * shrink**2) * area + global_planes(styles),
             out_channels=channels * area,
             block_out_channels=config.channels,
             layers_per_block=config.layers_per_block,
@@ -52,7 +55,7 @@ class Backbone(nn.Module):
 
     def condition_planes(self, cond: Condition) -> Tensor:
         """All planes of a condition at the U-Net's resolution, (B, P, h, w): made once, used at every step."""
-        spatial = functional.pixel_unshuffle(cond.mask_planes(), self.patch_px)
+        spatial = functional.pixel_unshuffle(cond.mask_planes(), self.mask_patch_px)
         values = cond.global_values(self.styles)[:, :, None, None]
         return torch.cat([spatial, values.expand(-1, -1, *spatial.shape[2:])], 1)
 

@@ -16,7 +16,7 @@ tags: [medical-imaging, cardiac-mri, {family}]
 # Generator of short-axis cardiac MRI: {what}
 
 {family_words}. The network is a `UNet2DModel` of {parameters:,} parameters behind a pixel-unshuffle by {patch};
-`scheduler/` holds the schedule that it was trained with. `generator.json` holds every setting.
+`scheduler/` holds the schedule that it was trained with. `generator.json` holds every setting.{latent_words}
 
 **Intended use**: research on synthetic data. Not for diagnosis, treatment or any other clinical use.
 **Privacy**: this folder promises none. What may be said is in `manifest.json` of the data set that was drawn from it;
@@ -41,25 +41,44 @@ Arrays are {size} x {size}. {array_words}
 """
 
 _EXAMPLE = """import torch
-from diffusers import {sampler}, UNet2DModel
+from diffusers import {imports}
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 folder = "generators/{stage}"
 unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
 sampler = {sampler}.from_pretrained(folder, subfolder="scheduler"{options})
 sampler.set_timesteps({steps})
-masks = torch.full((1, {masks}, {size}, {size}), {fill})  # {fill_words}
+masks = torch.full((1, {masks}, {size_px}, {size_px}), {fill})  # {fill_words}
 one_hot = (masks[:, :, None] == torch.arange({classes}).view({classes}, 1, 1)).flatten(1, 2).float()
 values = torch.tensor([[1.0, 0.0, -1.0, 1.0, {styles}.0] + [0.0] * {others}])  # ED, at the base, style of site 0
-planes = pixel_unshuffle(one_hot, {patch})
+planes = pixel_unshuffle(one_hot, {mask_patch})
 planes = torch.cat([planes, values[:, :, None, None].expand(-1, -1, *planes.shape[2:])], 1)
 array = torch.randn(1, {channels}, {size}, {size}, generator=torch.Generator().manual_seed(0))
 for time in sampler.timesteps:
     with torch.no_grad():
         out = unet(torch.cat([pixel_unshuffle(array, {patch}), planes], 1), time).sample
     array = sampler.step(pixel_shuffle(out, {patch}), time, array).prev_sample
-drawn = {decode}
+{decode}
 """
+
+_LATENT_WORDS = """
+
+Images are drawn as latents of {channels} channels, {shrink} times smaller, and decoded by the `AutoencoderKL` in `vae/`
+(arXiv 2112.10752). It was trained on a phantom alone, so no patient is in it, and it stays as it is; it bounds how much
+detail an image can have."""
+
+_DECODE = {
+    "mask": "drawn = array.argmax(1)  # labels",
+    "pixel": "drawn = array.clamp(-1, 1)",
+    "latent": """vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
+with torch.no_grad():
+    drawn = vae.decode(array).sample.clamp(-1, 1)""",
+}
+_ARRAYS = {
+    "mask": "Masks are one-hot in [-1, 1], decoded by argmax.",
+    "pixel": "Images are grey, in [-1, 1].",
+    "latent": "They are latents, of mean 0 and standard deviation 1 on the phantom; images are grey, in [-1, 1].",
+}
 
 _FAMILIES = {
     "ddpm": ("diffusion", "Denoising diffusion (DDPM, arXiv 2006.11239)"),
@@ -74,8 +93,10 @@ def example(generator: "Generator") -> str:
     config, masked = generator.config, generator.config.codec == "mask"
     sampler = generator.sampler()
     spacing = getattr(sampler.config, "timestep_spacing", None)
+    latent = ["AutoencoderKL"] if config.autoencoder else []
     return _EXAMPLE.format(
         sampler=type(sampler).__name__,
+        imports=", ".join([*latent, type(sampler).__name__, "UNet2DModel"]),
         stage="mask" if masked else "image",
         options=f', timestep_spacing="{spacing}"' if spacing else "",
         steps=config.sampler.steps,
@@ -83,12 +104,14 @@ def example(generator: "Generator") -> str:
         fill=-1 if masked else 0,
         fill_words="there is no slice before this one" if masked else f"put your labels here: {_LABELS}",
         size=generator.size,
+        size_px=config.size_px,
         classes=CLASSES,
         styles=config.styles,
         others=config.styles - 1,
         patch=config.backbone.patch_px,
+        mask_patch=generator.network.mask_patch_px,
         channels=generator.codec.channels,
-        decode="array.argmax(1)  # labels" if masked else "array.clamp(-1, 1)",
+        decode=_DECODE[config.codec],
     )
 
 
@@ -96,19 +119,22 @@ def model_card(generator: "Generator") -> str:
     """The card of a generator, in Markdown."""
     config, masked = generator.config, generator.config.codec == "mask"
     family, words = _FAMILIES[config.process.kind]
-    area = config.backbone.patch_px**2
+    area, latent = config.backbone.patch_px**2, ""
+    if config.autoencoder:
+        latent = _LATENT_WORDS.format(channels=generator.codec.channels, shrink=generator.codec.shrink)
     return _CARD.format(
         family=family,
         what="masks" if masked else "images for masks",
         family_words=words,
+        latent_words=latent,
         parameters=sum(p.numel() for p in generator.network.parameters()),
         patch=config.backbone.patch_px,
         size=generator.size,
-        array_words="Masks are one-hot in [-1, 1], decoded by argmax." if masked else "Images are grey, in [-1, 1].",
+        array_words=_ARRAYS[config.codec],
         noisy=generator.codec.channels * area,
         masks_words=_masks_words(masked),
         labels=_LABELS,
-        mask_planes=config.condition_masks * CLASSES * area,
+        mask_planes=config.condition_masks * CLASSES * generator.network.mask_patch_px**2,
         styles=global_planes(config.styles) - global_planes(0),
         example=example(generator),
     )

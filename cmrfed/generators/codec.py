@@ -1,23 +1,24 @@
-"""Codecs: from what a stage generates to the continuous array that a process perturbs, and back.
+"""Codecs: from what a stage generates to the continuous array that a process perturbs, and back."""
 
-A latent codec (an autoencoder) is one more class here with the same three members.
-"""
-
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from cmrfed.data.labels import Label
+from cmrfed.generators.autoencoder import AutoencoderConfig, LatentCodec
 
-CodecName = Literal["pixel", "mask"]
+CodecName = Literal["pixel", "mask", "latent"]
 
 
 class Codec(Protocol):
-    """Raw data ⇄ array (B, channels, H / shrink, W / shrink), roughly in [-1, 1]."""
+    """Raw data ⇄ array (B, channels, H / shrink, W / shrink), roughly of unit size."""
 
     channels: int
     shrink: int
+    bounded: bool
+    """Whether arrays lie in [-1, 1], so that a sampler may clip what it foresees."""
 
     def encode(self, raw: Tensor) -> Tensor:
         """Raw data => array."""
@@ -29,7 +30,7 @@ class Codec(Protocol):
 class PixelCodec:
     """Images as they are: float (B, 1, H, W) in [-1, 1]."""
 
-    channels, shrink = 1, 1
+    channels, shrink, bounded = 1, 1, True
 
     def encode(self, raw: Tensor) -> Tensor:
         """Image => image."""
@@ -43,7 +44,7 @@ class PixelCodec:
 class MaskCodec:
     """Label maps: int64 (B, H, W) ⇄ one-hot in [-1, 1], float (B, classes, H, W), decoded by argmax."""
 
-    channels, shrink = len(Label), 1
+    channels, shrink, bounded = len(Label), 1, True
 
     def encode(self, raw: Tensor) -> Tensor:
         """Labels => one-hot in [-1, 1]."""
@@ -54,6 +55,10 @@ class MaskCodec:
         return array.argmax(1)
 
 
-def make_codec(name: CodecName) -> Codec:
-    """The codec of that name."""
+def make_codec(
+    name: CodecName, autoencoder: AutoencoderConfig | None = None, weights: Mapping[str, Tensor] | None = None
+) -> Codec:
+    """The codec of that name; "latent" needs an autoencoder, and its weights to encode or decode."""
+    if autoencoder is not None:
+        return LatentCodec(autoencoder, weights)
     return PixelCodec() if name == "pixel" else MaskCodec()

@@ -1,7 +1,7 @@
 """The generator: backbone × process × codec. Both stages and all families are this one class."""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cmrfed.artifacts import new_folder, read_json, write_json
 from cmrfed.config import Section
 from cmrfed.errors import ConfigError, DataError
+from cmrfed.generators.autoencoder import AutoencoderConfig, LatentCodec, load_autoencoder
 from cmrfed.generators.backbone import Backbone, BackboneConfig
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import CodecName, make_codec
@@ -31,6 +32,8 @@ class GeneratorSettings(Section):
     """Share of items trained without any condition; needed for guidance."""
     mask_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of condition masks forgotten in training."""
+    autoencoder: AutoencoderConfig | None = Field(None, exclude_if=lambda value: value is None)
+    """The process works on the latents of this autoencoder (arXiv 2112.10752); None: on pixels."""
 
 
 class GeneratorConfig(GeneratorSettings):
@@ -44,9 +47,13 @@ class GeneratorConfig(GeneratorSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> "GeneratorConfig":
-        step = self.backbone.patch_px * 2 ** (len(self.backbone.channels) - 1)
+        if (self.codec == "latent") != (self.autoencoder is not None):
+            raise ValueError(f"codec {self.codec}: an autoencoder belongs to latent images, and to nothing else")
+        step, shrink = self.backbone.patch_px * 2 ** (len(self.backbone.channels) - 1), ""
+        if self.autoencoder:
+            step, shrink = step * self.autoencoder.shrink, " × shrink of the autoencoder"
         if self.size_px % step:
-            raise ValueError(f"size_px {self.size_px} must be a multiple of {step} (patch_px × 2^(levels - 1))")
+            raise ValueError(f"size_px {self.size_px} must be a multiple of {step} (patch_px × 2^(levels - 1){shrink})")
         if self.sampler.guidance_scale != 1 and not self.condition_dropout:
             raise ValueError("guidance_scale other than 1 needs condition_dropout > 0 in training")
         make_sampler(self.sampler, make_process(self.process))  # a misfit shows before training, not after
@@ -59,13 +66,15 @@ class Generator(nn.Module):
     Args:
         config: What it is.
         seed: Seed of the initial weights.
+        autoencoder: Weights of the autoencoder, where the configuration has one: public, frozen and no part of
+            ``network``. Without them it can neither learn nor draw.
     """
 
-    def __init__(self, config: GeneratorConfig, seed: int = 0) -> None:
+    def __init__(self, config: GeneratorConfig, seed: int = 0, autoencoder: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.codec = make_codec(config.codec)
-        self.process = make_process(config.process)
+        self.codec = make_codec(config.codec, config.autoencoder, autoencoder)
+        self.process = make_process(config.process, bounded=self.codec.bounded)
         self.size = config.size_px // self.codec.shrink
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -75,6 +84,7 @@ class Generator(nn.Module):
                 channels=self.codec.channels,
                 masks=config.condition_masks,
                 styles=config.styles,
+                shrink=self.codec.shrink,
             )
 
     @property
@@ -83,7 +93,7 @@ class Generator(nn.Module):
         return next(self.network.parameters()).device
 
     def loss(self, raw: Tensor, cond: Condition, rng: torch.Generator) -> Tensor:
-        """Weighted squared error of the prediction, mean over pixels, one value per item (B,): no mean over the batch.
+        """Weighted squared error of the prediction, mean over the array, one value per item (B,), not per batch.
 
         Args:
             raw: Images float (B, 1, H, W) in [-1, 1], or labels int64 (B, H, W).
@@ -143,6 +153,10 @@ class Generator(nn.Module):
                 on_batch(len(parts[-1]))
         return torch.cat(parts)
 
+    def reconstruct(self, raw: Tensor) -> Tensor:
+        """Raw data, through the codec and back, on the CPU: all that it can draw."""
+        return self.codec.decode(self.codec.encode(raw.to(self.device))).cpu()
+
     def _noise(self, seeds: Sequence[int], shared_seeds: Sequence[int] | None, shared: float) -> Tensor:
         own = self._normal(seeds)
         if shared_seeds is None or not shared:
@@ -182,6 +196,8 @@ class Generator(nn.Module):
                 self.network.unet.save_pretrained(part / "unet", safe_serialization=True)
             except SafetensorError as error:  # how safetensors tells of a full disk
                 raise OSError(errno.EIO, str(error), str(folder)) from error
+            if isinstance(self.codec, LatentCodec):
+                self.codec.save(part / "vae")
             self.process.scheduler.save_pretrained(part / "scheduler")
             scheduler = type(self.process.scheduler).__name__
             index = {
@@ -189,6 +205,8 @@ class Generator(nn.Module):
                 "unet": ["diffusers", "UNet2DModel"],
                 "scheduler": ["diffusers", scheduler],
             }
+            if self.config.autoencoder:
+                index["vae"] = ["diffusers", "AutoencoderKL"]
             write_json(part / "model_index.json", index)
             write_json(part / "generator.json", self.config.model_dump(mode="json"))
             (part / "README.md").write_text(model_card(self))
@@ -206,7 +224,7 @@ class Generator(nn.Module):
             raise DataError(
                 f"{folder}/generator.json cannot be used", got=error, do="save the generator again"
             ) from None
-        generator = cls(config)
+        generator = cls(config, autoencoder=load_autoencoder(folder / "vae") if config.autoencoder else None)
         try:
             unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, low_cpu_mem_usage=False)
             generator.network.unet.load_state_dict(unet.state_dict())

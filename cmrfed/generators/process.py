@@ -65,10 +65,13 @@ def _noise_like(clean: Tensor, rng: torch.Generator) -> Tensor:
 class DDPM:
     """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε; the target is ε, v = √ᾱ_t ε - √(1 - ᾱ_t) x_0 (arXiv 2202.00512), or x_0."""
 
-    def __init__(self, config: DDPMConfig) -> None:
+    def __init__(self, config: DDPMConfig, *, bounded: bool = True) -> None:
         self.config = config
         self.scheduler = DDPMScheduler(
-            num_train_timesteps=TIMESTEPS, beta_schedule=config.schedule, prediction_type=config.prediction
+            num_train_timesteps=TIMESTEPS,
+            beta_schedule=config.schedule,
+            prediction_type=config.prediction,
+            clip_sample=bounded,
         )
 
     def perturb(self, clean: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,6 +119,6 @@ class Flow:
         return torch.ones_like(time)
 
 
-def make_process(config: DDPMConfig | FlowConfig) -> Process:
-    """The process of that configuration."""
-    return DDPM(config) if isinstance(config, DDPMConfig) else Flow(config)
+def make_process(config: DDPMConfig | FlowConfig, *, bounded: bool = True) -> Process:
+    """The process of that configuration; where arrays are ``bounded`` to [-1, 1], its samplers may clip to that."""
+    return DDPM(config, bounded=bounded) if isinstance(config, DDPMConfig) else Flow(config)

@@ -9,6 +9,8 @@ SOURCES = {
     "ddpm": "Ho J, Jain A, Abbeel P. Denoising diffusion probabilistic models. NeurIPS 2020. arXiv 2006.11239.",
     "flow": "Lipman Y, Chen RTQ, Ben-Hamu H, Nickel M, Le M. Flow matching for generative modeling. "
     "ICLR 2023. arXiv 2210.02747.",
+    "latent": "Rombach R, Blattmann A, Lorenz D, Esser P, Ommer B. High-resolution image synthesis with latent "
+    "diffusion models. CVPR 2022. arXiv 2112.10752.",
     "ddim": "Song J, Meng C, Ermon S. Denoising diffusion implicit models. ICLR 2021. arXiv 2010.02502.",
     "dpm++": "Lu C, Zhou Y, Bao F, Chen J, Li C, Zhu J. DPM-Solver++: fast solver for guided sampling of diffusion "
     "probabilistic models. 2022. arXiv 2211.01095.",
@@ -49,6 +51,7 @@ _FAMILIES = {
     "ddpm": "a denoising diffusion probabilistic model",
     "flow": "flow matching on straight paths",
 }
+_LATENT = " on the latents of an autoencoder"
 _STRATEGIES = {
     "fedavg": ("federated averaging (FedAvg)", "fedavg"),
     "fedprox": ("FedProx", "fedprox"),
@@ -84,13 +87,16 @@ def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
     kind, sampler = settings["process"]["kind"], settings["sampler"]
     what = "Masks are drawn by" if stage == "mask" else "Images are drawn for each mask by"
     guided = sampler.get("guidance_scale", 1) != 1
+    latent = bool(settings.get("autoencoder"))
+    family = _FAMILIES.get(kind, kind) + (_LATENT if latent else "")
     text = (
-        f"{what} {_FAMILIES.get(kind, kind)}, sampled with {sampler['name']} in {sampler['steps']} steps"
+        f"{what} {family}, sampled with {sampler['name']} in {sampler['steps']} steps"
         + (f" and classifier-free guidance of {sampler['guidance_scale']}" if guided else "")
         + "."
     )
     extra = [_SAMPLER_SOURCES[sampler["name"]]] if sampler["name"] in _SAMPLER_SOURCES else []
-    return Paragraph(text, (*([kind] if kind in SOURCES else []), *extra, *(["guidance"] if guided else [])))
+    marks = [*([kind] if kind in SOURCES else []), *(["latent"] if latent else []), *extra]
+    return Paragraph(text, (*marks, *(["guidance"] if guided else [])))
 
 
 def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
@@ -110,11 +116,16 @@ def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
 
 
 def _start(pretrain: dict[str, Any]) -> Paragraph:
-    text = (
-        f"Both generators were first trained on a phantom alone ({pretrain['patients']} simulated patients on "
-        f"{pretrain['scanners']} simulated scanners); so they began with public weights."
+    phantom = (
+        f"on a phantom alone ({pretrain['patients']} simulated patients on {pretrain['scanners']} simulated scanners)"
     )
-    return Paragraph(text, ())
+    started, parts = [stage for stage in ("mask", "image") if pretrain[stage]], []
+    if started:
+        who, they = ("Both generators were", "they") if len(started) == 2 else (f"The {started[0]} generator was", "it")
+        parts.append(f"{who} first trained {phantom}; so {they} began with public weights.")
+    if pretrain.get("autoencoder"):
+        parts.append(f"The autoencoder was trained {phantom}, and then left as it was: it has learned from no patient.")
+    return Paragraph(" ".join(parts), ())
 
 
 def _metrics(metric_names: Iterable[str]) -> list[Paragraph]:

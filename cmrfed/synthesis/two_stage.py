@@ -177,6 +177,24 @@ def synthesize(
             yield Case(name, plan.name, phase, image, mask, spacing_mm, style_names[plan.style])
 
 
+def reconstruct(
+    image_generator: Generator, cohort: Cohort, batch_size: int, on_slices: Callable[[int], None] | None = None
+) -> Iterator[Case]:
+    """Pass the images of all patients with masks through the generator's codec and back. Not for release.
+
+    What the codec loses, nothing that is drawn by it can have.
+    """
+    for volume in cohort.iter_volumes():
+        if volume.mask is None:
+            continue
+        parts = torch.from_numpy(np.asarray(volume.image, np.float32))[:, None].split(batch_size)
+        image = torch.cat([image_generator.reconstruct(part) for part in parts])[:, 0].numpy()
+        name = f"{volume.patient_id}_{volume.phase.name}"
+        yield Case(name, volume.patient_id, volume.phase, image, volume.mask, volume.spacing_mm, "unknown")
+        if on_slices:
+            on_slices(len(image))
+
+
 def pair_with(
     image_generator: Generator,
     cohort: Cohort,

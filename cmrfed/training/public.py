@@ -7,6 +7,7 @@ from cmrfed.data.public import PublicPatients
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator
 from cmrfed.progress import track
+from cmrfed.training.autoencoder import AutoencoderTraining
 from cmrfed.training.loop import LocalTrainer, Stage, TrainingConfig
 
 
@@ -21,17 +22,29 @@ class PublicTraining(TrainingConfig):
 
 
 class PretrainConfig(PublicPatients):
-    """Weights to start from, learned from the phantom alone."""
+    """Weights that are learned from the phantom alone."""
 
-    mask: PublicTraining = PublicTraining()
-    image: PublicTraining = PublicTraining(rounds=80)
+    mask: PublicTraining | None = PublicTraining()
+    """None: the first round begins with random weights."""
+    image: PublicTraining | None = PublicTraining(rounds=80)
+    autoencoder: AutoencoderTraining | None = Field(None, exclude_if=lambda value: value is None)
+    """Of the image generator, where that has one."""
+
+    def of(self, stage: Stage) -> PublicTraining | None:
+        """How a stage is pre-trained, if it is."""
+        return self.mask if stage == "mask" else self.image
 
     @property
     def in_words(self) -> str:
-        """What may be said of the start, for plans and manifests."""
+        """What may be said of what is public, for plans and manifests."""
+        started = [stage for stage, training in (("mask", self.mask), ("image", self.image)) if training]
+        first = "The generators start" if len(started) == 2 else f"The {''.join(started)} generator starts"
+        parts = [f"{first} from public weights"] if started else []
+        parts += ["the autoencoder of the images is public and stays as it is"] if self.autoencoder else []
+        text = "; ".join(parts)
         return (
-            f"The generators start from public weights, trained on a phantom alone ({self.patients} simulated "
-            "patients, no real one), which costs no ε."
+            f"{text[:1].upper()}{text[1:]}, trained on a phantom alone ({self.patients} simulated patients, no real "
+            "one), which costs no ε."
         )
 
 

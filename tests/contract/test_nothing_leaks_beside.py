@@ -34,14 +34,17 @@ from cmrfed.federation.site import Site, SiteRecord, answer_train
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.process import FlowConfig
 from cmrfed.privacy import mechanism
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.synthesis.two_stage import SynthesisConfig, synthesize
+from cmrfed.training.loop import TrainingConfig
 from cmrfed.training.private import PrivateTrainer
 from tests.federation_world import FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort, tiny_stage
+from tests.generator_world import same_weights, tiny_generator
 from tests.source_files import acdc_patient, save, short_axis
 
 CLOSED = SitePolicy(epsilon_cap=50.0, delta=1e-2, smallest_cohort=1)
@@ -210,6 +213,19 @@ def test_everything_that_learns_is_in_the_network_that_the_steps_train(name: str
     assert vars(codec) == {}, "a codec that were fitted to patients would keep something"
 
 
+def test_the_autoencoder_of_a_latent_generator_learns_nothing_from_private_steps(tmp_path: Path) -> None:
+    generator = tiny_generator("latent", FlowConfig())
+    public = {name: weights.clone() for name, weights in generator.codec.weights.items()}
+    event = PrivacyEvent(noise_multiplier=1.0, sampling_rate=1.0, steps=2, run="r", stage="image", round=1, digest="d")
+    config = TrainingConfig(precision="fp32", rounds=1, local_steps=2, warmup_steps=0)
+    before = {name: weights.clone() for name, weights in generator.network.state_dict().items()}
+    trainer = PrivateTrainer(generator, tiny_cohort(tmp_path / "c", 3), "image", 0, config, ASKED, event)
+    trainer.run(0, 2)
+    assert same_weights(public, generator.codec.weights)
+    assert not same_weights(before, generator.network.state_dict())
+    assert all(name.startswith("unet.") for name in generator.network.state_dict()), "nothing of it is sent"
+
+
 def test_synthesis_needs_no_patient_and_no_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_sites(tmp_path, 3, CLOSED)
     trained = private_run(tmp_path, private_stage("mask"), private_stage()).start_or_resume()
@@ -227,8 +243,8 @@ def test_synthesis_needs_no_patient_and_no_site(tmp_path: Path, monkeypatch: pyt
 class WithBatchNorm(Generator):
     """A generator whose network has a module that mixes patients."""
 
-    def __init__(self, *settings: Any) -> None:
-        super().__init__(*settings)
+    def __init__(self, *settings: Any, **more: Any) -> None:
+        super().__init__(*settings, **more)
         self.network.extra = nn.BatchNorm2d(4)
 
 

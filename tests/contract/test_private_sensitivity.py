@@ -1,12 +1,15 @@
 """The guarantee that everything rests on: one patient moves the sum before noise by at most C."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cmrfed.generators.process import DDPMConfig, FlowConfig
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
+from tests.generator_world import random_condition, tiny_generator
 
 EVENT = PrivacyEvent(noise_multiplier=1.0, sampling_rate=1.0, steps=1, run="r", stage="s", round=1, digest="d")
 ROUNDING = 1e-4
@@ -64,3 +67,22 @@ def test_one_patient_moves_the_sum_by_at_most_the_bound(net, patients, draws, cl
     for left_out in range(patients):
         without = clipped_sum(module, config, [p for p in range(patients) if p != left_out], losses)
         assert float((everyone - without).norm()) <= clip * (1 + ROUNDING * patients)
+
+
+@pytest.mark.parametrize("process", [DDPMConfig(), FlowConfig()], ids=["ddpm", "flow"])
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_one_patient_moves_the_sum_of_a_latent_generator_by_at_most_the_bound(process, scale):
+    """Its autoencoder sees each image by itself, so nobody moves the latent of another."""
+    generator, patients = tiny_generator("latent", process), 3
+    images = torch.rand(patients, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def losses(patient):
+        rng = torch.Generator().manual_seed(patient)
+        return generator.loss(images[patient], random_condition(2, seed=patient), rng) * scale
+
+    config = MechanismConfig(clip_norm=0.1, declared_patients=3, precision="fp32")
+    everyone = clipped_sum(generator.network, config, list(range(patients)), losses)
+    assert everyone.norm() > 0.05
+    for left_out in range(patients):
+        without = clipped_sum(generator.network, config, [p for p in range(patients) if p != left_out], losses)
+        assert float((everyone - without).norm()) <= 0.1 * (1 + ROUNDING * patients)

@@ -9,7 +9,7 @@ import torch
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.process import FlowConfig
 from cmrfed.training.loop import LocalTrainer, TrainingConfig
-from tests.generator_world import blob_cohort, ddpm, tiny_config
+from tests.generator_world import blob_cohort, ddpm, tiny_autoencoder, tiny_config
 
 STORED = Path(__file__).with_name("loss_curves.json")
 STEPS = 20
@@ -17,6 +17,8 @@ KINDS = {
     "image, ddpm v": ("image", "pixel", ddpm("v_prediction")),
     "image, flow": ("image", "pixel", FlowConfig()),
     "mask, ddpm sample": ("mask", "mask", ddpm("sample")),
+    "image, latent ddpm v": ("image", "latent", ddpm("v_prediction")),
+    "image, latent flow": ("image", "latent", FlowConfig()),
 }
 
 
@@ -24,7 +26,8 @@ def curve(kind: str, folder: Path) -> list[float]:
     """Losses of the steps, in float32 on one thread."""
     stage, codec, process = KINDS[kind]
     config = TrainingConfig(rounds=2, local_steps=STEPS // 2, batch_size=4, precision="fp32", learning_rate=2e-3)
-    generator = Generator(tiny_config(codec, process, mask_dropout=0.1, condition_dropout=0.1), seed=1)
+    settings = tiny_config(codec, process, mask_dropout=0.1, condition_dropout=0.1)
+    generator = Generator(settings, 1, tiny_autoencoder() if codec == "latent" else None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

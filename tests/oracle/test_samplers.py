@@ -26,17 +26,17 @@ def process_of(name):
     return FlowConfig() if name in ("euler", "heun") else DDPMConfig()
 
 
-def plain_loop(unet, scheduler, planes, null, seed, *, steps, scale):
-    """One sample, as a page of diffusers' documentation would draw it; masks and constants as further channels."""
+def plain_loop(unet, scheduler, planes, null, seed, *, steps, scale, shape=(1, 1, 16, 16)):
+    """One array, as a page of diffusers' documentation would draw it; masks and constants as further channels."""
     scheduler.set_timesteps(steps)
-    x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     added_noise = torch.Generator().manual_seed(seed ^ 0x5DEECE66D)  # the stream that Generator.sample keeps apart
     for t in scheduler.timesteps:
         patches = functional.pixel_unshuffle(x, 2)
         told, untold = (unet(torch.cat([patches, p], 1), t).sample for p in (planes, null))
         out = functional.pixel_shuffle(untold + scale * (told - untold), 2)
         x = scheduler.step(out, t, x, generator=added_noise).prev_sample
-    return x.clamp(-1, 1)
+    return x
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
@@ -51,8 +51,22 @@ def test_sampling_equals_a_plain_loop_over_diffusers(name, scale):
         planes = generator.network.condition_planes(cond[i : i + 1])
         null = generator.network.condition_planes(cond[i : i + 1].null())
         unet, scheduler = generator.network.unet, SCHEDULERS[name]()
-        plain = plain_loop(unet, scheduler, planes, null, seed, steps=5, scale=scale)
+        plain = plain_loop(unet, scheduler, planes, null, seed, steps=5, scale=scale).clamp(-1, 1)
         assert torch.allclose(drawn[i : i + 1], plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@torch.no_grad()
+def test_latent_sampling_equals_a_plain_loop_that_its_autoencoder_decodes(name):
+    sampler = SamplerConfig(name=name, steps=5, guidance_scale=2.5)
+    generator = tiny_generator("latent", process_of(name), sampler=sampler, condition_dropout=0.1)
+    cond, unet, scheduler = random_condition(1), generator.network.unet, SCHEDULERS[name]()
+    if "clip_sample" in scheduler.config:
+        scheduler.register_to_config(clip_sample=False)
+    planes, null = (generator.network.condition_planes(c) for c in (cond, cond.null()))
+    latent = plain_loop(unet, scheduler, planes, null, 11, steps=5, scale=2.5, shape=(1, 2, 8, 8))
+    plain = generator.codec.vae.decode(latent).sample.clamp(-1, 1)
+    assert torch.allclose(generator.sample(cond, [11]), plain, atol=1e-4)
 
 
 # --- a Gaussian, whose denoiser is known ----------------------------------------------------------

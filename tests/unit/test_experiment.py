@@ -5,17 +5,54 @@ import yaml
 
 from cmrfed.errors import ConfigError
 from cmrfed.experiment import override, read_recipe, resolve
+from cmrfed.generators.generator import Generator
 
-RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").rglob("*.yaml"))
+FAMILIES = [path for path in RECIPES if path.parent.name == "acdc-families"]
+FAMILY_ALONE = {
+    "name",
+    "image.generator.process",
+    "image.generator.sampler",
+    "image.generator.autoencoder",
+    "image.generator.backbone.patch_px",
+    "pretrain",
+}
 SMALL = {"name": "small", "data": {"phantom": {"patients": 6}}}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_that_is_shipped_can_be_used(recipe):
     experiment = resolve(recipe)
-    assert experiment.name == recipe.stem
+    assert experiment.name == (f"acdc-{recipe.stem}" if recipe in FAMILIES else recipe.stem)
     assert experiment.generator("mask").codec == "mask"
     assert experiment.generator("image").styles == experiment.sites
+
+
+def differing(left, right, place=""):
+    """The settings in which two trees differ, by their full names; a family's own are named as a whole."""
+    if not (isinstance(left, dict) and isinstance(right, dict)) or place in FAMILY_ALONE:
+        return {place} if left != right else set()
+    names = ((name, f"{place}.{name}".lstrip(".")) for name in {*left, *right})
+    return set().union(*(differing(left.get(name), right.get(name), whole) for name, whole in names))
+
+
+def test_recipes_that_compare_families_differ_in_nothing_else():
+    trees = {path.stem: resolve(path).model_dump(mode="json") for path in FAMILIES}
+    assert set(trees) == {"ddpm", "fm", "ldm"}
+    acdc = resolve(next(path for path in RECIPES if path.stem == "acdc")).model_dump(mode="json")
+    for name, tree in trees.items():
+        assert differing(trees["ddpm"], tree) <= FAMILY_ALONE, name
+        assert differing(acdc, tree) <= FAMILY_ALONE, name
+    kinds = {name: tree["image"]["generator"]["process"]["kind"] for name, tree in trees.items()}
+    assert kinds == {"ddpm": "ddpm", "fm": "flow", "ldm": "ddpm"}
+    assert trees["ddpm"]["image"]["generator"]["process"] == trees["ldm"]["image"]["generator"]["process"]
+
+
+def test_networks_of_the_families_see_arrays_of_one_size_and_are_alike_in_size():
+    networks = [Generator(resolve(path).generator("image")).network for path in FAMILIES]
+    assert len({network.unet.config.sample_size for network in networks}) == 1
+    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
+    assert max(counts) < 1.03 * min(counts)
 
 
 # --- misspelt and misfit settings -------------------------------------------------------------------
@@ -35,6 +72,9 @@ def test_every_recipe_that_is_shipped_can_be_used(recipe):
         ("xyzzy=1", r"xyzzy: no such setting\."),
         ("image.training.rounds=-1", r"image\.training\.rounds: Input should be greater than or equal to 0"),
         ("image.training.rounds=0", r"image\.training\.rounds is 0, but there is no public start.*pretrain"),
+        ("image.generator.autoencoder={}", r"autoencoder is trained on the phantom.*pretrain: \{autoencoder: \{\}\}"),
+        ("pretrain={autoencoder: {}}", r"pretrain\.autoencoder is set without image\.generator\.autoencoder"),
+        ("mask.generator.autoencoder={}", r"codec mask: an autoencoder belongs to latent images"),
         ("seed=many", r"seed: Input should be a valid integer"),
         ("pretrain.patient=9", r"pretrain\.patient: no such setting \(did you mean pretrain\.patients\?\)"),
         ("pretrain.patients=9", r"9 patients are too few for 10 scanners"),

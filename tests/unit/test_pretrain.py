@@ -3,22 +3,29 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from cmrfed import pretrain
+from cmrfed import pipeline, pretrain
 from cmrfed.artifacts import digest_state, read_json
 from cmrfed.data import public
 from cmrfed.data.cohort import Cohort
+from cmrfed.data.labels import Phase
 from cmrfed.data.phantom import PhantomConfig
+from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.errors import ConfigError
 from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.rounds import RoundStore
+from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.guarantee import claim
 from cmrfed.pipeline import begin, train
 from cmrfed.pretrain import pretrained, starting_weights
+from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.public import train_publicly
+from tests.generator_world import same_weights
 
 NET = {"generator": {"backbone": {"channels": [8], "patch_px": 8, "norm_groups": 4}}}
 SHORT = {"rounds": 2, "local_steps": 1, "batch_size": 2, "precision": "fp32"}
@@ -173,6 +180,125 @@ def test_weights_that_were_exchanged_are_not_used(made: Path, cache: Path, train
     Generator(experiment().generator("mask"), seed=99).save(cache / made.name / "mask")
     assert starting_weights(pretrained(experiment(), cache)) == starting_weights(made)
     assert trainings == ["mask", "image"]
+
+
+# --- the autoencoder --------------------------------------------------------------------------------
+LATENT = [
+    "image.generator.autoencoder={channels: [8, 8], latent_channels: 2, norm_groups: 4}",
+    "image.generator.backbone.patch_px=4",
+    "pretrain={patients: 2, scanners: 2, mask: null, image: null, autoencoder: {steps: 2, batch_size: 2}}",
+]
+
+
+@pytest.fixture
+def autoencoders(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The autoencoders that are trained from now on."""
+    sizes: list[object] = []
+
+    def counted(size, *rest):
+        sizes.append(size)
+        return train_autoencoder(size, *rest)
+
+    monkeypatch.setattr(pretrain, "train_autoencoder", counted)
+    return sizes
+
+
+def test_an_autoencoder_alone_is_trained_without_any_generator(
+    tmp_path: Path, trainings: list[str], autoencoders: list[object]
+) -> None:
+    made = pretrained(experiment(*LATENT), tmp_path)
+    assert (len(autoencoders), trainings) == (1, [])
+    assert {path.name for path in made.iterdir()} == {"autoencoder", "pretrained.json"}
+    assert starting_weights(made) == {"autoencoder": digest_state(load_autoencoder(made / "autoencoder"))}
+    pretrained(experiment(*LATENT), tmp_path)
+    assert len(autoencoders) == 1
+
+
+def test_recipes_that_differ_in_the_family_share_it(tmp_path: Path, autoencoders: list[object]) -> None:
+    flow, diffusion = (
+        ["image.generator.process={kind: flow}"],
+        [
+            "image.generator.process={kind: ddpm}",
+            "image.generator.sampler.name=ddim",
+        ],
+    )
+    first, second = (pretrained(experiment(*LATENT, *family), tmp_path) for family in (flow, diffusion))
+    assert first.name == second.name, "no generator is pre-trained, so nothing of the family is in it"
+    with_start = "pretrain.image={rounds: 1, local_steps: 1, batch_size: 2}"
+    third, fourth = (pretrained(experiment(*LATENT, *family, with_start), tmp_path) for family in (flow, diffusion))
+    assert third.name != fourth.name
+    assert len(autoencoders) == 1
+    assert same_weights(Generator.load(third / "image").codec.weights, load_autoencoder(first / "autoencoder"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "pretrain.seed=1",
+        "pretrain.autoencoder.steps=3",
+        "image.generator.autoencoder.latent_channels=3",
+        "data.size_px=64",
+    ],
+)
+def test_another_autoencoder_has_another_place(change: str) -> None:
+    assert pretrain.codec_origin(experiment(*LATENT, change)) != pretrain.codec_origin(experiment(*LATENT))
+    assert pretrain.origin(experiment(*LATENT, change)) != pretrain.origin(experiment(*LATENT))
+
+
+def test_a_damaged_autoencoder_is_made_anew(tmp_path: Path, autoencoders: list[object]) -> None:
+    made = pretrained(experiment(*LATENT), tmp_path)
+    weights = starting_weights(made)
+    for path in tmp_path.glob("*/autoencoder/*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert starting_weights(pretrained(experiment(*LATENT), tmp_path)) == weights
+    assert len(autoencoders) == 2
+
+
+def test_what_recipes_without_it_have_in_the_cache_stays_valid() -> None:
+    assert "autoencoder" not in str(pretrain.origin(experiment()))
+
+
+def test_a_latent_run_trains_draws_and_is_judged_and_needs_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autoencoders: list[object]
+) -> None:
+    monkeypatch.setattr(pretrain, "cache_folder", lambda: tmp_path / "cache")
+    run_dir = tmp_path / "run"
+    tree = experiment(*LATENT, "privacy={}", "synthesis={patients: 1, slices: [2, 2], precision: fp32}")
+    data, roots, record = begin(tree, run_dir)
+    train(tree, run_dir, LocalGrid(roots), record)
+    made = Generator.load(run_dir / "generators" / "image")
+    assert same_weights(made.codec.weights, load_autoencoder(run_dir / "start" / "autoencoder"))
+    assert set(read_json(run_dir / "run.json")["start"]) == {"autoencoder"}
+    shutil.rmtree(tmp_path / "cache")
+    train(tree, run_dir, LocalGrid(roots), record)
+    assert len(autoencoders) == 1
+    pipeline._synthesis_step(tree, run_dir, data)
+    left = SyntheticDataset.open(run_dir / "reconstructed")
+    assert "Images of real patients" in left.manifest.privacy.statement
+    (real,) = [v for v in data.holdout.iter_volumes() if v.phase == Phase.ED]
+    (case,) = [case for case in left.cases() if case.phase == Phase.ED]
+    expected = made.codec.decode(made.codec.encode(torch.from_numpy(np.array(real.image, np.float32))[:, None]))[:, 0]
+    assert np.allclose(case.image, expected.numpy(), atol=1e-6)
+    assert np.array_equal(case.mask, real.mask)
+
+
+def test_what_is_said_of_a_start_names_what_is_public() -> None:
+    both, latent = experiment().pretrain.in_words, experiment(*LATENT).pretrain.in_words
+    assert both == (
+        "The generators start from public weights, trained on a phantom alone (2 simulated patients, no real one), "
+        "which costs no ε."
+    )
+    assert latent == (
+        "The autoencoder of the images is public and stays as it is, trained on a phantom alone (2 simulated patients, "
+        "no real one), which costs no ε."
+    )
+    alone = experiment("pretrain.mask=null", "pretrain.image.rounds=1").pretrain.in_words
+    assert alone.startswith("The image generator starts from public weights, trained on a phantom alone")
+
+
+def test_a_stage_that_stays_at_its_start_needs_one_of_its_own() -> None:
+    with pytest.raises(ConfigError, match=r"mask\.training\.rounds is 0, but there is no public start.*pretrain\.mask"):
+        experiment("mask.training.rounds=0", "pretrain.mask=null")
 
 
 # --- a run that starts from it ----------------------------------------------------------------------

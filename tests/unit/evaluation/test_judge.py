@@ -64,6 +64,26 @@ def test_everything_is_measured_and_written(world):
     assert any("hold-out: 5 patient(s)" in w for w in report.warnings)
 
 
+def test_what_an_autoencoder_loses_is_measured_by_itself(world, tmp_path):
+    """Reconstructions that equal the images: Dice as on the hold-out. Grey ones: no structure is found in them."""
+    plain = evaluate(**world)
+    assert not [m.name for m in plain.metrics if "reconstruction" in m.name]
+    name = "Dice, trained on real only, tested on reconstruction of hold-out"
+    found = {}
+    for kind, change in (("faithful", lambda x: x + 1e-4), ("grey", np.zeros_like)):
+        folder = synthetic(tmp_path / kind, range(20, 25), prefix="h", change=change).root
+        found[kind] = evaluate(**world, reconstructed=folder)
+    real = plain.find("Dice, trained on real only, tested on hold-out")
+    assert found["faithful"].find(name).reference == real.value
+    assert found["faithful"].find(name).value == pytest.approx(real.value, abs=0.01)
+    assert found["faithful"].find("PSNR, reconstruction").value > 60
+    assert found["faithful"].find("SSIM, reconstruction").value > 0.99
+    assert found["grey"].find("PSNR, reconstruction").value < 20
+    assert found["grey"].find("SSIM, reconstruction").value < 0.5
+    assert found["grey"].find(name).value < real.value
+    assert all(found["grey"].find(m.name) == m for m in plain.metrics), "nothing else is changed by it"
+
+
 def test_the_same_inputs_give_the_same_report(world):
     assert evaluate(**world) == evaluate(**world)
 

@@ -26,6 +26,9 @@ CLEAN = DDPMConfig(prediction="sample", schedule="linear")
         ("pixel", CLEAN, "dpm++"),
         ("mask", CLEAN, "dpm++"),
         ("mask", FlowConfig(), "euler"),
+        ("latent", FlowConfig(), "heun"),
+        ("latent", DDPMConfig(), "ddim"),
+        ("latent", CLEAN, "dpm++"),
     ],
 )
 def test_the_code_on_the_card_draws_what_the_generator_draws(codec, process, sampler, tmp_path) -> None:
@@ -48,11 +51,13 @@ def test_the_example_in_the_readme_is_that_of_the_recipe() -> None:
     assert example(Generator(experiment.generator("image"))) in (root / "README.md").read_text()
 
 
-def test_the_card_names_every_input_channel_and_promises_no_privacy(tmp_path) -> None:
-    generator = tiny_generator("pixel", FlowConfig())
+@pytest.mark.parametrize("codec", ["pixel", "latent"])
+def test_the_card_names_every_input_channel_and_promises_no_privacy(codec, tmp_path) -> None:
+    generator = tiny_generator(codec, FlowConfig())
     generator.save(tmp_path / "g")
     card = (tmp_path / "g" / "README.md").read_text()
     counts = [int(n) for n in re.findall(r"\| (\d+) \|$", card, re.MULTILINE)]
     assert sum(counts) == generator.network.unet.config.in_channels
     assert "this folder promises none" in card
+    assert ("trained on a phantom alone" in card) == (codec == "latent")
     assert card.startswith("---\nlibrary_name: diffusers\n")

@@ -2,19 +2,30 @@ import json
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from pydantic import ValidationError
 
+from cmrfed.artifacts import digest_folder
 from cmrfed.errors import ConfigError, DataError
-from cmrfed.generators.generator import Generator
+from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.generators.process import FlowConfig
 from cmrfed.generators.samplers import SamplerConfig
-from tests.generator_world import ddpm, random_condition, same_weights, tiny_config, tiny_generator
+from tests.generator_world import (
+    TINY_AUTOENCODER,
+    ddpm,
+    random_condition,
+    same_weights,
+    tiny_config,
+    tiny_generator,
+)
 
 FAMILIES = {
     "v": ("pixel", ddpm("v_prediction")),
     "epsilon": ("pixel", ddpm("epsilon")),
     "sample": ("mask", ddpm("sample")),
     "flow": ("pixel", FlowConfig()),
+    "latent v": ("latent", ddpm("v_prediction")),
+    "latent flow": ("latent", FlowConfig()),
 }
 
 
@@ -76,12 +87,17 @@ def test_samples_have_the_form_of_the_data(generator):
 
 
 @pytest.mark.parametrize(
-    ("process", "sampler"),
-    [(ddpm(), SamplerConfig(name="ancestral", steps=4)), (FlowConfig(), SamplerConfig(name="heun", steps=3))],
-    ids=["ancestral", "heun"],
+    ("codec", "process", "sampler"),
+    [
+        ("pixel", ddpm(), SamplerConfig(name="ancestral", steps=4)),
+        ("pixel", FlowConfig(), SamplerConfig(name="heun", steps=3)),
+        ("latent", ddpm(), SamplerConfig(name="ancestral", steps=4)),
+        ("latent", FlowConfig(), SamplerConfig(name="heun", steps=3)),
+    ],
+    ids=["ancestral", "heun", "latent ancestral", "latent heun"],
 )
-def test_a_sample_depends_on_its_own_seed_whatever_the_batch(process, sampler):
-    generator = tiny_generator(process=process, sampler=sampler)
+def test_a_sample_depends_on_its_own_seed_whatever_the_batch(codec, process, sampler):
+    generator = tiny_generator(codec, process, sampler=sampler)
     cond = random_condition(5)
     alone = torch.cat([generator.sample(cond[i : i + 1], [i]) for i in range(5)])
     for batch_size in (1, 2, 5):
@@ -89,6 +105,52 @@ def test_a_sample_depends_on_its_own_seed_whatever_the_batch(process, sampler):
     changed = generator.sample(cond, [0, 1, 99, 3, 4])
     assert torch.allclose(changed[[0, 1, 3, 4]], alone[[0, 1, 3, 4]], atol=1e-5)
     assert not torch.allclose(changed[2], alone[2], atol=1e-2)
+
+
+def test_samplers_clip_what_is_bounded_and_no_latent():
+    assert all(tiny_generator(codec, ddpm()).sampler().config.clip_sample for codec in ("pixel", "mask"))
+    latent = tiny_generator("latent", ddpm())
+    for name in ("ddim", "ancestral"):
+        assert latent.sampler(SamplerConfig(name=name, steps=2)).config.clip_sample is False
+
+
+def test_the_loss_reaches_the_network_and_not_the_autoencoder():
+    generator = tiny_generator("latent", ddpm())
+    raw, cond = raw_and_condition(generator)
+    before = generator.codec.weights
+    generator.loss(raw.requires_grad_(), cond, torch.Generator().manual_seed(8)).sum().backward()
+    assert all(p.grad is not None for p in generator.network.parameters())
+    assert raw.grad is None
+    assert all(p.grad is None for p in generator.codec.parameters())
+    assert same_weights(before, generator.codec.weights)
+
+
+def test_an_autoencoder_belongs_to_latent_images_and_the_size_must_fit():
+    with pytest.raises(ValidationError, match="codec mask: an autoencoder belongs to latent images"):
+        tiny_config("mask", autoencoder=TINY_AUTOENCODER)
+    with pytest.raises(ValidationError, match="codec latent: an autoencoder belongs to latent images"):
+        GeneratorConfig(codec="latent")
+    with pytest.raises(ValidationError, match=r"size_px 20 must be a multiple of 8 .*× shrink of the autoencoder"):
+        tiny_config("latent", size_px=20)
+
+
+def test_a_generator_without_its_autoencoder_neither_learns_nor_draws_nor_is_saved(tmp_path):
+    generator = Generator(tiny_config("latent"))
+    raw, cond = raw_and_condition(generator)
+    calls = (
+        lambda: generator.loss(raw, cond, torch.Generator()),
+        lambda: generator.sample(cond, [1, 2, 3]),
+        lambda: generator.save(tmp_path / "g"),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match="the autoencoder has no weights"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_without_an_autoencoder_are_written_as_they_were_before_there_was_one():
+    assert "autoencoder" not in tiny_config().model_dump(mode="json")
+    assert "autoencoder" in tiny_config("latent").model_dump(mode="json")
 
 
 def test_noise_that_is_shared_whole_gives_equal_samples_for_equal_conditions():
@@ -144,6 +206,12 @@ def test_what_is_saved_is_loaded(generator, tmp_path):
     assert same_weights(loaded.network.state_dict(), generator.network.state_dict())
     _, cond = raw_and_condition(generator)
     assert torch.equal(loaded.sample(cond, [1, 2, 3]), generator.sample(cond, [1, 2, 3]))
+    assert digest_folder(tmp_path / "g") == digest_folder(_saved_again(loaded, tmp_path / "again"))
+
+
+def _saved_again(generator, folder):
+    generator.save(folder)
+    return folder
 
 
 def test_diffusers_itself_opens_the_folder(generator, tmp_path):
@@ -157,6 +225,9 @@ def test_diffusers_itself_opens_the_folder(generator, tmp_path):
     pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     assert type(pipeline.scheduler) is kind
     assert same_weights(pipeline.unet.state_dict(), unet.state_dict())
+    if generator.config.codec == "latent":
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", use_safetensors=True)
+        assert same_weights(vae.state_dict(), generator.codec.weights)
     if not flow:
         assert scheduler.config.prediction_type == generator.config.process.prediction
         assert scheduler.config.beta_schedule == "squaredcos_cap_v2"
@@ -165,7 +236,9 @@ def test_diffusers_itself_opens_the_folder(generator, tmp_path):
 def test_a_saved_generator_is_safetensors_json_and_its_card(generator, tmp_path):
     generator.save(tmp_path / "g")
     files = {path.relative_to(tmp_path / "g").as_posix() for path in (tmp_path / "g").rglob("*") if path.is_file()}
-    assert files == {
+    latent = generator.config.codec == "latent"
+    autoencoder = {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"} if latent else set()
+    assert files == autoencoder | {
         "README.md",
         "generator.json",
         "model_index.json",

@@ -26,10 +26,28 @@ def test_cites_what_was_run_and_nothing_else():
 def test_public_weights_are_named_where_a_run_began_with_them():
     run = run_of()
     assert "phantom" not in " ".join(p.text for p in paragraphs(run, ()))
-    run["experiment"]["pretrain"] = {"patients": 120, "scanners": 6}
+    run["experiment"]["pretrain"] = {"patients": 120, "scanners": 6, "mask": {"rounds": 1}, "image": {"rounds": 1}}
     start, federation = [p.text for p in paragraphs(run, ())][-2:]
     assert "first trained on a phantom alone (120 simulated patients on 6 simulated scanners)" in start
     assert federation.startswith("The generators were trained at 2 sites")
+
+
+def test_a_latent_generator_is_said_to_draw_latents_of_a_public_autoencoder():
+    run = run_of()
+    image = run["experiment"]["image"]
+    run["experiment"]["image"] = image | {"generator": image["generator"] | {"autoencoder": {"channels": [8, 8]}}}
+    public = {"patients": 120, "scanners": 6, "mask": None, "image": None, "autoencoder": {"steps": 9}}
+    run["experiment"]["pretrain"] = public
+    text = " ".join(p.text for p in paragraphs(run, ()))
+    assert "flow matching on straight paths on the latents of an autoencoder, sampled" in text
+    assert text.count("latents of an autoencoder") == 1, "masks are drawn as they are"
+    assert "The autoencoder was trained on a phantom alone (120 simulated patients" in text
+    assert "learned from no patient" in text
+    assert "began with public weights" not in text
+    assert "latent" in cited(run)
+    run["experiment"]["pretrain"] = public | {"image": {"rounds": 1}}
+    text = " ".join(p.text for p in paragraphs(run, ()))
+    assert "The image generator was first trained on a phantom alone" in text
 
 
 def test_segmenters_of_each_site_are_named_where_there_were_any():

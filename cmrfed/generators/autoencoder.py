@@ -1,0 +1,208 @@
+"""A KL autoencoder (Rombach et al., arXiv 2112.10752): images ⇄ small arrays. It is public and stays as it is.
+
+Its latents have mean 0 and standard deviation 1 in each channel over the public images that it learned from: this fixed
+scale is part of its weights (`standardise`), so it needs no further number to travel or to be forgotten.
+"""
+
+import errno
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from pydantic import Field, field_validator, model_validator
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cmrfed.config import Section
+from cmrfed.errors import ConfigError, DataError
+
+
+class AutoencoderConfig(Section):
+    """Size of the autoencoder."""
+
+    channels: tuple[int, ...] = (32, 64)
+    """Of each level; every level but the last halves the image."""
+    layers_per_block: int = Field(1, ge=1)
+    latent_channels: int = Field(4, ge=1)
+    norm_groups: int = Field(8, ge=1)
+
+    @field_validator("channels")
+    @classmethod
+    def _has_levels(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        if len(channels) < 2:
+            raise ValueError("channels needs two levels at least: one would leave the image as large as it is")
+        return channels
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> "AutoencoderConfig":
+        if any(count % self.norm_groups for count in self.channels):
+            raise ValueError(f"channels {self.channels} must be multiples of norm_groups {self.norm_groups}")
+        return self
+
+    @property
+    def shrink(self) -> int:
+        """Side of an image over the side of its latent."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
+    """The untrained network: GroupNorm alone, and no attention: a latent depends on its surroundings only."""
+    levels = len(config.channels)
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
+
+@torch.no_grad()
+def standardise(network: AutoencoderKL, images: Iterable[Tensor]) -> None:
+    """Give latents mean 0 and standard deviation 1 in each channel over ``images``; reconstructions stay as they are.
+
+    The last convolution of the encoder and the first of the decoder see one pixel each, so scale and shift become part
+    of their weights.
+
+    Args:
+        network: Changed in place.
+        images: Batches, float (B, 1, H, W) in [-1, 1].
+    """
+    means = torch.cat([network.encode(batch).latent_dist.mean.transpose(0, 1).flatten(1) for batch in images], 1)
+    shift, scale = means.mean(1), means.std(1)
+    out, into, latents = network.quant_conv, network.post_quant_conv, len(shift)
+    out.weight[:latents] /= scale.view(-1, 1, 1, 1)
+    out.bias[:latents] = (out.bias[:latents] - shift) / scale
+    out.bias[latents:] -= 2 * scale.log()  # the rest are logarithms of variances
+    into.bias += into.weight[:, :, 0, 0] @ shift
+    into.weight *= scale.view(1, -1, 1, 1)
+
+
+class LatentCodec(nn.Module):
+    """Images float (B, 1, H, W) in [-1, 1] ⇄ latents float32 (B, channels, H / shrink, W / shrink).
+
+    Frozen, in float32 whatever surrounds it, and the mean of the posterior: an image has one latent, in every batch.
+
+    Args:
+        config: Its size.
+        weights: By name in diffusers' `AutoencoderKL`; None: for counting and comparing, it can do nothing else.
+
+    Raises:
+        ConfigError: The weights are those of another autoencoder.
+    """
+
+    bounded = False
+
+    def __init__(self, config: AutoencoderConfig, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.channels, self.shrink = config.latent_channels, config.shrink
+        self._trained = weights is not None
+        with torch.random.fork_rng(devices=[]):
+            self.vae = build_autoencoder(config).requires_grad_(False)
+        super().train(False)
+        if weights is None:
+            return
+        try:
+            self.vae.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise ConfigError(
+                "the autoencoder does not fit the recipe", got=error, do="make it anew: cmrfed pretrain RECIPE"
+            ) from None
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that diffusers opens."""
+        self._refuse_untrained()
+        save_autoencoder(folder, self.vae)
+
+    def train(self, mode: bool = True) -> "LatentCodec":
+        """It stays as it is, whatever is done around it."""
+        return self
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Its weights by name.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        self._refuse_untrained()
+        return {name: tensor.cpu() for name, tensor in sorted(self.vae.state_dict().items())}
+
+    @torch.no_grad()
+    def encode(self, raw: Tensor) -> Tensor:
+        """Images => latents."""
+        self._refuse_untrained()
+        with torch.autocast(raw.device.type, enabled=False):
+            mean: Tensor = self.vae.encode(raw.float()).latent_dist.mean
+        return mean
+
+    @torch.no_grad()
+    def decode(self, array: Tensor) -> Tensor:
+        """Latents => images, clipped to [-1, 1]."""
+        self._refuse_untrained()
+        with torch.autocast(array.device.type, enabled=False):
+            image: Tensor = self.vae.decode(array.float()).sample
+        return image.clamp(-1, 1)
+
+    def _refuse_untrained(self) -> None:
+        if not self._trained:
+            raise ConfigError(
+                "the autoencoder has no weights",
+                expected="those that `cmrfed pretrain` made",
+                do="give them to the generator that uses it",
+            )
+
+
+def autoencoder_loss(network: AutoencoderKL, images: Tensor, rng: torch.Generator, kl_weight: float) -> Tensor:
+    """Mean absolute error over pixels, of the image and of its differences, and a little KL to N(0, 1), one number.
+
+    There is no adversarial and no perceptual part: nothing is invented that the latent does not hold.
+
+    Args:
+        network: In training.
+        images: Float (B, 1, H, W) in [-1, 1].
+        rng: Source of the posterior's noise; a CPU generator.
+        kl_weight: Per latent number.
+    """
+    posterior = network.encode(images).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=rng).to(images)
+    made = network.decode(posterior.mean + posterior.std * noise).sample.float()
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
+    return functional.l1_loss(made, images) + _edges(made, images) + kl_weight * kl
+
+
+def _edges(made: Tensor, images: Tensor) -> Tensor:
+    """Mean absolute error of the differences between neighbours, down and across."""
+    down, across = (torch.diff(made - images, dim=dim).abs().mean() for dim in (-2, -1))
+    return down + across
+
+
+# --- files --------------------------------------------------------------------------------------
+def save_autoencoder(folder: Path, network: AutoencoderKL) -> None:
+    """Write a folder that diffusers opens."""
+    try:
+        network.save_pretrained(folder, safe_serialization=True)
+    except SafetensorError as error:  # how safetensors tells of a full disk
+        raise OSError(errno.EIO, str(error), str(folder)) from error
+
+
+def load_autoencoder(folder: Path) -> dict[str, Tensor]:
+    """Read the weights in a folder that `save_autoencoder` wrote.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    try:
+        network = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"the autoencoder in {folder} cannot be used", got=error, do="make it anew: cmrfed pretrain RECIPE"
+        ) from None
+    return dict(network.state_dict())

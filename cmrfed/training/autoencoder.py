@@ -1,0 +1,93 @@
+"""Public training of an autoencoder, on a phantom alone: a codec that has seen no patient."""
+
+import math
+
+import torch
+from pydantic import Field
+
+from cmrfed.config import Section
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.draws import draw_rows, gather
+from cmrfed.generators.autoencoder import (
+    AutoencoderConfig,
+    LatentCodec,
+    autoencoder_loss,
+    build_autoencoder,
+    standardise,
+)
+from cmrfed.precision import Precision, arithmetic
+from cmrfed.progress import track
+from cmrfed.rng import fold, numpy_generator, torch_generator
+from cmrfed.training.augment import AugmentConfig, augment
+
+STANDARD_IMAGES = 512
+"""Slices over which latents get mean 0 and standard deviation 1."""
+_TOLD = 50
+
+
+class AutoencoderTraining(Section):
+    """How an autoencoder is trained."""
+
+    steps: int = Field(3000, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    kl_weight: float = Field(1e-4, ge=0)
+    """Of the divergence from N(0, 1) per latent number, beside errors per pixel."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Precision = "bf16"
+    augment: AugmentConfig | None = AugmentConfig()
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate at a step: linear warm-up, then a half cosine to 1 %."""
+        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+
+def train_autoencoder(
+    config: AutoencoderConfig, training: AutoencoderTraining, cohort: Cohort, seed: int, device: str = "cpu"
+) -> LatentCodec:
+    """Train an autoencoder on public images; its latents end with mean 0 and standard deviation 1 over them.
+
+    Args:
+        config: Its size.
+        training: How.
+        cohort: Public patients.
+        seed: Of all draws.
+        device: Where to compute.
+
+    Returns:
+        The codec, on the CPU.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold(seed, "init", "autoencoder"))
+        network = build_autoencoder(config).to(device).train()
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0, fused=True)
+    dtype = arithmetic(training.precision, torch.device(device).type)
+    with track("Training the autoencoder on the phantom", training.steps) as progress:
+        for step in range(training.steps):
+            images = _images(cohort, training, seed, step).to(device)
+            with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+                rng = torch_generator(seed, "autoencoder noise", step)
+                loss = autoencoder_loss(network, images, rng, training.kl_weight)
+            optimizer.param_groups[0]["lr"] = training.rate_at(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+            optimizer.step()
+            if (step + 1) % _TOLD == 0:
+                progress.advance(_TOLD, f"loss {float(loss.detach()):.4f}")
+    network.eval().to("cpu")
+    plain = training.model_copy(update={"augment": None, "batch_size": 64})
+    standardise(network, (_images(cohort, plain, seed, training.steps + i) for i in range(STANDARD_IMAGES // 64)))
+    return LatentCodec(config, network.state_dict())
+
+
+def _images(cohort: Cohort, training: AutoencoderTraining, seed: int, step: int) -> torch.Tensor:
+    """A batch of images, (B, 1, H, W)."""
+    rows = draw_rows(cohort, training.batch_size, 1, numpy_generator(seed, "autoencoder rows", step))
+    batch = gather(cohort, rows)
+    if training.augment:
+        batch = augment(batch, training.augment, torch_generator(seed, "autoencoder moves", step))
+    return batch.image
