@@ -92,7 +92,8 @@ def errors(runs: Runs, quantity: str) -> tuple[np.ndarray, int]:
 def clinical_findings(words: str, test: str, runs: Runs) -> Findings:
     """Bias and limits of agreement of ejection fraction and volumes, and the errors in the former for a plot."""
     metrics, series = [], {}
-    for quantity in ERRORS:
+    scaled = any(v.spacing_mm is not None for run in runs for v in run)
+    for quantity in ERRORS if scaled else ERRORS[:1]:
         values, without = errors(runs, quantity)
         metrics.append(
             _bias_metric(f"{quantity} error, trained on {words}, tested on {test}", quantity, values, without)
@@ -102,10 +103,18 @@ def clinical_findings(words: str, test: str, runs: Runs) -> Findings:
     return Findings(metrics=tuple(metrics), series=series)
 
 
+def unscaled_metric(test: str, runs: Runs) -> tuple[Metric, ...]:
+    """The reason, once for a test set, why no volume has an error in ml; nothing where one has."""
+    if any(v.spacing_mm is not None for run in runs for v in run):
+        return ()
+    reason = "the spacing of its patients is unknown. Do: prepare it from files whose headers hold the spacing"
+    return (Metric(axis="utility", name=f"LV volume errors in ml, tested on {test}", unavailable=reason),)
+
+
 def _bias_metric(name: str, quantity: str, values: np.ndarray, without: int) -> Metric:
     if len(values) < 2:
-        reason = "fewer than two patients have it: it needs the LV at ED and ES"
-        reason += ", and a known spacing. Do: test on a cohort with both" if UNITS[quantity] == "ml" else ""
+        need = " and a known spacing" if UNITS[quantity] == "ml" else ""
+        reason = f"fewer than two patients have it. Do: test on a cohort with the LV at ED and ES{need}"
         return Metric(axis="utility", name=name, unavailable=reason)
     found = agreement(values)
     lost = f"; {without} prediction(s) without an LV cavity at ED are left out" if without else ""

@@ -2,7 +2,8 @@
 
 Precision and recall: Kynkaanniemi et al. 2019, arXiv 1904.06991. Density and coverage: Naeem et al. 2020, arXiv
 2002.09797. All ask whether a feature vector lies in the balls that reach from each vector of a set to its k-th
-neighbour in that set.
+neighbour in that set. Slices of one patient are each other's neighbours, so that the balls of real slices are small and
+no measure reaches what it would for independent images: read each beside its reference.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ NEIGHBOURS = 5
 MEANINGS = {
     "Precision": "share of synthetic slices that lie among real ones",
     "Recall": "share of real slices that lie among synthetic ones",
-    "Density": "how many real neighbourhoods a synthetic slice lies in, 1 expected",
+    "Density": "real neighbourhoods that a synthetic slice lies in, over k",
     "Coverage": "share of real slices with a synthetic one in their neighbourhood",
 }
 

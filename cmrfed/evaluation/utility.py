@@ -19,7 +19,7 @@ from cmrfed.artifacts import digest_json, digest_state, load_state, save_state
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.errors import DataError
-from cmrfed.evaluation.contours import clinical_findings, distance_metrics
+from cmrfed.evaluation.contours import clinical_findings, distance_metrics, unscaled_metric
 from cmrfed.evaluation.result import Estimate, Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.segmenter import (
     LabelledSlices,
@@ -333,4 +333,5 @@ def _clinical(test: str, by_arm: Mapping[str, Runs]) -> Findings:
     for found in each:
         for name, groups in found.series.items():
             series[name] = series.get(name, {}) | groups
-    return Findings(metrics=tuple(m for found in each for m in found.metrics), series=series)
+    metrics = tuple(m for found in each for m in found.metrics)
+    return Findings(metrics=metrics + unscaled_metric(test, by_arm["real"]), series=series)
