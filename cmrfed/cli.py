@@ -166,7 +166,7 @@ def export_nnunet(
     epilog="Example: cmrfed evaluate --synthetic out/synthetic --train cohorts/a --holdout cohorts/b --out out/judged"
 )
 def evaluate(
-    synthetic: Annotated[Path, typer.Option(help="A synthetic data set.")],
+    synthetic: Annotated[Path, typer.Option(help="A synthetic data set; or an nnU-Net v2 raw or ACDC-layout folder.")],
     train: Annotated[Path, typer.Option(help="Cohort that the generators learned from.")],
     holdout: Annotated[Path, typer.Option(help="Cohort that no generator has seen.")],
     out: Annotated[Path, typer.Option(help="Folder for the numbers, pictures and report.")],

@@ -177,7 +177,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Apply ``key.sub=value`` assignments, values in YAML; the tree itself is left alone."""
-    tree = yaml.safe_load(yaml.safe_dump(tree))
+    tree = _copied(tree)
     for text in assignments:
         path, mark, value = text.partition("=")
         if not mark or not path:
@@ -191,6 +191,13 @@ def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
                 raise ConfigError(f"override {text} goes through a value", got=key, expected="a section")
         node[rest[-1]] = _value(text, value)
     return tree
+
+
+def _copied(tree: Any) -> Any:
+    """A copy in which sections that a recipe writes once and names twice (YAML aliases) are separate."""
+    if isinstance(tree, dict):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _value(text: str, value: str) -> Any:

@@ -10,6 +10,8 @@ from skimage.measure import euler_number, label, perimeter_crofton, regionprops
 
 from cmrfed.config import Section
 from cmrfed.data.labels import STRUCTURES, Label
+from cmrfed.evaluation.clinical import UNITS, patient_quantities
+from cmrfed.evaluation.compared import Samples, differing_metric
 from cmrfed.evaluation.result import Estimate, Findings, Metric, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
@@ -23,6 +25,8 @@ class AnatomyConfig(Section):
     minimum_area_px: int = Field(20, ge=1)
     """Smaller structures have no measurable shape on the pixel grid."""
     bootstrap_draws: int = Field(500, ge=10)
+    permutations: int = Field(999, ge=99)
+    """Exchanges of patients between two sets, behind a p-value."""
 
 
 # --- shapes of a slice --------------------------------------------------------------------------
@@ -173,7 +177,56 @@ def anatomy(synthetic: SliceSet, train: SliceSet, holdout: SliceSet, config: Ana
             "hold-out": tuple(held.tolist()),
         }
     found = Findings(metrics=tuple(metrics), series=series)
-    return found + _rules(synthetic, holdout) if (Label.MYO, "area") in shapes[2] else found
+    if (Label.MYO, "area") in shapes[2]:
+        found += _rules(synthetic, holdout)
+    labels = [s for s in STRUCTURES if (s, "area") in shapes[2]]
+    quantities = [patient_quantities(s, labels) for s in (synthetic, train, holdout)]
+    made, trained_on, real = (_named(*pair) for pair in zip(shapes, quantities, strict=True))
+    different = differing_metric(made, trained_on, real, config.permutations)
+    return found + _function(made, trained_on, real, config) + Findings(metrics=(different,))
+
+
+def _named(shapes: dict[tuple[Label, str], np.ndarray], quantities: Samples) -> Samples:
+    """All that is compared over patients, under the names that a reader sees."""
+    named = {f"{structure.name} {shape}": values for (structure, shape), values in shapes.items()}
+    return {**named, **quantities}
+
+
+def _function(synthetic: Samples, train: Samples, holdout: Samples, config: AnatomyConfig) -> Findings:
+    """Distributions of volumes, ejection fractions and mass, in their own units."""
+    none, metrics, series = np.zeros(0), [], {}
+    for name, held in holdout.items():
+        if name not in UNITS:
+            continue  # a shape
+        mine, trained, unit = synthetic.get(name, none), train.get(name, none), UNITS[name]
+        metrics.append(_quantity_metric(name, mine, trained, held, config))
+        if name.endswith("ejection fraction") or unit == "g":
+            groups = {"synthetic": mine, "training": trained, "hold-out": held}
+            series[f"{name} ({unit})"] = {label: tuple(values.tolist()) for label, values in groups.items()}
+    if not any(UNITS.get(name) == "ml" for name in holdout):
+        reason = "the hold-out's spacing is unknown. Do: prepare it from files whose headers hold the spacing"
+        metrics.append(Metric(axis="anatomy", name="Volumes in ml and myocardial mass", unavailable=reason))
+    return Findings(metrics=tuple(metrics), series=series)
+
+
+def _quantity_metric(
+    name: str, synthetic: np.ndarray, train: np.ndarray, holdout: np.ndarray, config: AnatomyConfig
+) -> Metric:
+    title = f"{name}, distance to hold-out"
+    if not len(synthetic):
+        need = "masks at ED and ES" if UNITS[name] == "%" else "masks and a known spacing"
+        return Metric(axis="anatomy", name=title, unavailable=f"no synthetic patient has it. Do: give {need}")
+    return Metric(
+        axis="anatomy",
+        name=title,
+        **_distance(synthetic, holdout, config.bootstrap_draws, 0)._asdict(),
+        n=len(synthetic),
+        unit="points" if UNITS[name] == "%" else UNITS[name],
+        higher_is_better=False,
+        reference=float(wasserstein_distance(train, holdout)) if len(train) else None,
+        detail=f"Wasserstein-1 over patients ({UNITS[name]}): synthetic {synthetic.mean():.3g} (SD "
+        f"{synthetic.std():.2g}), hold-out {holdout.mean():.3g} (SD {holdout.std():.2g}); reference: training",
+    )
 
 
 def _rules(synthetic: SliceSet, holdout: SliceSet) -> Findings:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmrfed.artifacts import digest_bytes
+from cmrfed.artifacts import digest_bytes, digest_json, load_state, save_state
 from cmrfed.config import Section
-from cmrfed.errors import EvaluationError
+from cmrfed.errors import DataError, EvaluationError
 from cmrfed.evaluation.phantom_cnn import NAME as PHANTOM_CNN
 from cmrfed.evaluation.phantom_cnn import PhantomCnn, load_or_train
 
@@ -86,6 +86,31 @@ class InceptionFeatures:
         """See :class:`Extractor`."""
         batches = torch.from_numpy(np.asarray(images, np.float32))[:, None].split(BATCH)
         return torch.cat([self._network(_as_photograph(x)).flatten(1) for x in batches]).double().numpy()
+
+
+class KeptFeatures:
+    """An extractor that keeps what it has made, by digest of images and weights, so that a stopped evaluation goes on.
+
+    Args:
+        extractor: Makes the features.
+        folder: Where they are kept.
+    """
+
+    def __init__(self, extractor: Extractor, folder: Path) -> None:
+        self._extractor, self._folder = extractor, folder
+        self.name, self.digest = extractor.name, extractor.digest
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """See :class:`Extractor`."""
+        images = np.ascontiguousarray(images, np.float32)
+        key = digest_json([self.name, self.digest, list(images.shape), digest_bytes(images.tobytes())])[:24]
+        path = self._folder / f"features-{key}.safetensors"
+        try:
+            return load_state(path)[0]["features"].numpy()
+        except (DataError, KeyError):  # absent or damaged: make them
+            found = self._extractor(images)
+            save_state(path, {"features": torch.from_numpy(found)})
+            return found
 
 
 def _as_photograph(images: Tensor) -> Tensor:

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from cmrfed.artifacts import digest_folder
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.anatomy import AnatomyConfig, anatomy
-from cmrfed.evaluation.features import Extractor, FeatureConfig, open_extractor
+from cmrfed.evaluation.features import Extractor, FeatureConfig, KeptFeatures, open_extractor
 from cmrfed.evaluation.fidelity import FidelityConfig, distribution_metrics, paired_metrics
+from cmrfed.evaluation.inputs import Judged, read_judged
+from cmrfed.evaluation.manifold import manifold_metrics
 from cmrfed.evaluation.memorisation import MemorisationConfig, memorisation
 from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.reconstruction import reconstruction_fidelity, reconstruction_utility
 from cmrfed.evaluation.result import EvaluationReport, Findings
 from cmrfed.evaluation.segmenter import SegmenterConfig
-from cmrfed.evaluation.slices import SliceSet, slices_of_cohort, slices_of_synthetic
+from cmrfed.evaluation.slices import SliceSet, slices_of_cohort
 from cmrfed.evaluation.utility import Examination, site_utility, utility
 from cmrfed.evaluation.verdict import verdict
 from cmrfed.progress import track
@@ -37,6 +37,10 @@ class EvaluationConfig(Section):
     segmenter: SegmenterConfig = SegmenterConfig()
     site_seeds: int = Field(1, ge=0)
     """Segmenters of each site's own patients, without the synthetic set and with it; 0 leaves the sites out."""
+    control_seeds: int = Field(1, ge=0)
+    """Segmenters of real slices alone without augmentation, the control; 0 leaves them out."""
+    mixed_shares: tuple[float, ...] = ()
+    """Further parts of a batch that are synthetic, beside real slices; the main arm has 0.5."""
     features: FeatureConfig = FeatureConfig()
     fidelity: FidelityConfig = FidelityConfig()
     anatomy: AnatomyConfig = AnatomyConfig()
@@ -62,13 +66,13 @@ def evaluate(
     """Measure a synthetic data set on four axes and write evaluation.json, metrics.csv and pictures.
 
     Args:
-        synthetic: A synthetic data set.
+        synthetic: A synthetic data set, an nnU-Net v2 raw folder or an ACDC-layout folder.
         train: Patients that the generators learned from.
         holdout: Patients that nothing has learned from.
         external: Name => cohort of another data set.
         paired: Images made from the hold-out's own masks, or None.
         config: What is measured and how.
-        out: Folder for the results; segmenters that are already there are used again.
+        out: Folder for the results; segmenters and features that are already there are used again.
         sites: Name => the training patients of each site, to measure what a site gains that has these alone.
         reconstructed: Images of the hold-out that went through an autoencoder, where the generator has one.
 
@@ -76,12 +80,17 @@ def evaluate(
         EvaluationError: The sets share patients, differ in size, or are empty.
     """
     _check(train, holdout, external, sites or {})
-    dataset = SyntheticDataset.open(synthetic)
-    sets = _read(dataset, train, holdout)
-    extractor = open_extractor(config.features)
+    judged = read_judged(synthetic, train.header)
+    sets = (
+        replace(judged.slices, name="synthetic"),
+        replace(slices_of_cohort(train), name="training"),
+        replace(slices_of_cohort(holdout), name="hold-out"),
+    )
+    extractor = KeptFeatures(open_extractor(config.features), out / "features")
     features = _features(sets, extractor)
     with track("evaluation: fidelity, anatomy, memorisation", 3) as bar:
         found = distribution_metrics(*sets, features, extractor, config.fidelity, config.seed)
+        found += manifold_metrics(*sets, features, extractor.name, config.seed)
         found += paired_metrics(paired, sets[2], config.lpips_weights)
         if reconstructed:
             found += reconstruction_fidelity(reconstructed, sets[2], config.lpips_weights)
@@ -96,7 +105,7 @@ def evaluate(
         found += _utility(sets[0], train, sites or {}, config, examination)
         if reconstructed:
             found += reconstruction_utility(reconstructed, train, examination)
-    report = _report(found, dataset, sets, external, extractor)
+    report = _report(found, judged, sets, external, extractor)
     draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
     report.write(out)
     return report
@@ -110,7 +119,7 @@ def _utility(
     examination: Examination,
 ) -> Findings:
     slices = synthetic.labelled()
-    found = utility(train, slices, examination)
+    found = utility(train, slices, examination, control_seeds=config.control_seeds, mixed_shares=config.mixed_shares)
     if len(sites) > 1 and config.site_seeds:
         each = config.segmenter.model_copy(update={"seeds": config.site_seeds})
         found += site_utility(sites, slices, replace(examination, config=each))
@@ -136,15 +145,6 @@ def _check(train: Cohort, holdout: Cohort, external: Mapping[str, Cohort], sites
             )
 
 
-def _read(dataset: SyntheticDataset, train: Cohort, holdout: Cohort) -> tuple[SliceSet, SliceSet, SliceSet]:
-    """The three sets, under the names by which all else knows them."""
-    return (
-        replace(slices_of_synthetic(dataset, train.size_px), name="synthetic"),
-        replace(slices_of_cohort(train), name="training"),
-        replace(slices_of_cohort(holdout), name="hold-out"),
-    )
-
-
 def _features(sets: tuple[SliceSet, ...], extractor: Extractor) -> dict[str, np.ndarray]:
     with track(f"evaluation: features ({extractor.name})", len(sets)) as bar:
         out = {}
@@ -156,7 +156,7 @@ def _features(sets: tuple[SliceSet, ...], extractor: Extractor) -> dict[str, np.
 
 def _report(
     found: Findings,
-    dataset: SyntheticDataset,
+    judged: Judged,
     sets: tuple[SliceSet, SliceSet, SliceSet],
     external: Mapping[str, Cohort],
     extractor: Extractor,
@@ -167,11 +167,11 @@ def _report(
         for name, count in sizes.items()
         if count < FEW_PATIENTS
     )
-    inputs = {"synthetic": digest_folder(dataset.root), f"extractor {extractor.name}": extractor.digest}
+    inputs = {"synthetic": judged.digest, f"extractor {extractor.name}": extractor.digest}
     inputs |= {each.name: each.digest for each in sets[1:]} | {name: c.digest for name, c in external.items()}
     return EvaluationReport(
         metrics=found.metrics,
-        warnings=few + found.warnings,
+        warnings=judged.warnings + few + found.warnings,
         series=found.series,
         inputs=inputs,
         sizes=sizes,

@@ -1,7 +1,7 @@
 """The reference segmenter: a small 2-D U-Net, trained the same way on whatever it is given, scored per volume."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import STRUCTURES, Label, Phase
 from cmrfed.errors import EvaluationError
+from cmrfed.evaluation.surface import PIXELS, Spacing, SurfaceDistance, surface_distance
 from cmrfed.rng import torch_generator
 
 
@@ -32,6 +33,10 @@ class SegmenterConfig(Section):
     seeds: int = Field(3, ge=1)
     """Number of segmenters of each arm."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    augment: bool = True
+    """Vary the slices as :func:`augment` does."""
+    mixed_share: float = Field(0.5, gt=0, lt=1)
+    """Part of every batch that comes from the set that is mixed in."""
 
 
 def build_segmenter(config: SegmenterConfig, seed: int) -> nn.Module:
@@ -136,7 +141,7 @@ def train_segmenter(
         config: Size of the network and of the training.
         seed: Decides weights, order and augmentation.
         labels: Structures to learn; pixels of others are background.
-        mixed_with: A second set that fills half of every batch.
+        mixed_with: A second set that fills ``config.mixed_share`` of every batch.
         on_step: Called after every step.
 
     Raises:
@@ -151,7 +156,9 @@ def train_segmenter(
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     learnt = _only(labels)
     for _ in range(config.steps):
-        x, y = augment(*_batch(sources, config.batch_size, random), random)
+        x, y = _batch(sources, config, random)
+        if config.augment:
+            x, y = augment(x, y, random)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
             logits = model(x.contiguous(memory_format=torch.channels_last))
         loss = loss_of(logits.float(), learnt[y][:, None])
@@ -183,9 +190,12 @@ def _only(labels: Sequence[Label]) -> Tensor:
     return torch.tensor([int(label) if label in labels else 0 for label in Label])
 
 
-def _batch(sources: Sequence[LabelledSlices], size: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw a batch, an equal part of it from every source (the first gets what is left over)."""
-    parts = [size - (len(sources) - 1) * (size // len(sources))] + [size // len(sources)] * (len(sources) - 1)
+def _batch(
+    sources: Sequence[LabelledSlices], config: SegmenterConfig, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw a batch: ``mixed_share`` of it, rounded down but at least one, from the second source if there is one."""
+    size, mixed = config.batch_size, max(int(config.batch_size * config.mixed_share), 1)
+    parts = [size] if len(sources) == 1 else [size - mixed, mixed]
     chosen = [torch.randint(len(s), (k,), generator=random) for s, k in zip(sources, parts, strict=True)]
     images = torch.cat([s.images[i] for s, i in zip(sources, chosen, strict=True)])
     return images, torch.cat([s.masks[i] for s, i in zip(sources, chosen, strict=True)])
@@ -196,13 +206,17 @@ def _batch(sources: Sequence[LabelledSlices], size: int, random: torch.Generator
 class VolumeDice:
     """Dice of one volume per structure: None where neither mask nor prediction has it, 0 where only one has.
 
-    ``missed`` are structures that the mask has and the prediction lacks; they count as 0.
+    ``missed`` are structures that the mask has and the prediction lacks; they count as 0. ``surface`` is in mm, or in
+    pixels where ``spacing_mm`` is None; ``voxels`` are those found and those drawn.
     """
 
     patient_id: str
     phase: Phase
     dice: dict[Label, float | None]
     missed: tuple[Label, ...]
+    surface: dict[Label, SurfaceDistance | None] = field(default_factory=dict)
+    voxels: dict[Label, tuple[int, int]] = field(default_factory=dict)
+    spacing_mm: Spacing | None = None
 
 
 @torch.no_grad()
@@ -235,16 +249,28 @@ class Patients(Protocol):
         """Volume after volume."""
 
 
+def _score(predicted: np.ndarray, volume: Volume, mask: np.ndarray, labels: Sequence[Label]) -> VolumeDice:
+    """Compare a prediction (Z, H, W) with the mask of its volume."""
+    spacing = volume.spacing_mm
+    voxels = {v: (int((predicted == v).sum()), int((mask == v).sum())) for v in labels}
+    return VolumeDice(
+        patient_id=volume.patient_id,
+        phase=volume.phase,
+        dice={v: volume_dice(predicted, mask, v) for v in labels},
+        missed=tuple(v for v, (found, drawn) in voxels.items() if drawn and not found),
+        surface={v: surface_distance(predicted == v, mask == v, spacing or PIXELS) for v in labels},
+        voxels=voxels,
+        spacing_mm=spacing,
+    )
+
+
 def dice_per_volume(model: nn.Module, cohort: Patients, labels: Sequence[Label] = STRUCTURES) -> list[VolumeDice]:
     """Score a segmenter on every volume with a mask, on those of ``labels`` that the cohort's annotators drew."""
     out, scored = [], [label for label in STRUCTURES if label in cohort.labels and label in labels]
     for volume in cohort.iter_volumes():
         if volume.mask is None:
             continue
-        predicted = segment(model, volume.image)
-        dice = {label: volume_dice(predicted, volume.mask, label) for label in scored}
-        missed = tuple(v for v in dice if (volume.mask == v).any() and not (predicted == v).any())
-        out.append(VolumeDice(volume.patient_id, volume.phase, dice, missed))
+        out.append(_score(segment(model, volume.image), volume, volume.mask, scored))
     if not out or not scored:
         raise EvaluationError(
             f"cohort {cohort.name} cannot test a segmenter",

@@ -1,7 +1,7 @@
 """All slices of a set in memory: the form in which the judge compares sets."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,7 @@ class SliceSet:
 
     images: float32 (N, H, W) in [-1, 1]. masks: uint8 (N, H, W) canonical. owners: str (N,), the patient.
     cases: str (N,), ``<patient>_<ED|ES>``. has_mask: bool (N,).
+    spacing: Case => row, column and slice spacing in mm, or None.
     """
 
     name: str
@@ -31,6 +32,7 @@ class SliceSet:
     owners: np.ndarray
     cases: np.ndarray
     has_mask: np.ndarray
+    spacing: Mapping[str, tuple[float, float, float] | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,8 +69,12 @@ class SliceSet:
         return self.take(np.isin(self.owners, patients))
 
 
-def joined(name: str, parts: Sequence[tuple[str, str, np.ndarray, np.ndarray | None]]) -> SliceSet:
-    """Stack (patient, phase, image (Z, H, W), mask or None) entries."""
+def joined(
+    name: str,
+    parts: Sequence[tuple[str, str, np.ndarray, np.ndarray | None]],
+    spacing: Mapping[str, tuple[float, float, float] | None],
+) -> SliceSet:
+    """Stack (patient, phase, image (Z, H, W), mask or None) entries; ``spacing`` is that of each case."""
     counts = [len(image) for _, _, image, _ in parts]
     return SliceSet(
         name=name,
@@ -77,6 +83,7 @@ def joined(name: str, parts: Sequence[tuple[str, str, np.ndarray, np.ndarray | N
         owners=np.repeat(np.array([p[0] for p in parts]), counts),
         cases=np.repeat(np.array([f"{p[0]}_{p[1]}" for p in parts]), counts),
         has_mask=np.repeat(np.array([p[3] is not None for p in parts]), counts),
+        spacing=spacing,
     )
 
 
@@ -84,7 +91,9 @@ def slices_of_cohort(cohort: Cohort) -> SliceSet:
     """Read a cohort."""
     if not len(cohort):
         raise EvaluationError(f"cohort {cohort.name} is empty", expected="at least one patient", do="add patients")
-    return joined(cohort.name, [(v.patient_id, v.phase.name, v.image, v.mask) for v in cohort.iter_volumes()])
+    volumes = list(cohort.iter_volumes())
+    spacing = {f"{v.patient_id}_{v.phase.name}": v.spacing_mm for v in volumes}
+    return joined(cohort.name, [(v.patient_id, v.phase.name, v.image, v.mask) for v in volumes], spacing)
 
 
 def slices_of_synthetic(data: SyntheticDataset, size_px: int) -> SliceSet:
@@ -93,7 +102,7 @@ def slices_of_synthetic(data: SyntheticDataset, size_px: int) -> SliceSet:
     Raises:
         EvaluationError: Its slices are of another size than the real ones, or hold what is not a number.
     """
-    parts = []
+    parts, spacing = [], {}
     for case in data.cases():
         if case.image.shape[1:] != (size_px, size_px):
             raise EvaluationError(
@@ -110,4 +119,5 @@ def slices_of_synthetic(data: SyntheticDataset, size_px: int) -> SliceSet:
                 do="synthesise again",
             )
         parts.append((case.patient_id, case.phase.name, case.image, case.mask))
-    return joined(data.manifest.name, parts)
+        spacing[f"{case.patient_id}_{case.phase.name}"] = case.spacing_mm
+    return joined(data.manifest.name, parts, spacing)

@@ -7,8 +7,8 @@ Where sites cannot pool, nobody has all real slices: what a site has are its own
 own patients make two more arms, without the synthetic set and with it.
 """
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from cmrfed.artifacts import digest_json, digest_state, load_state, save_state
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.errors import DataError
+from cmrfed.evaluation.contours import clinical_findings, distance_metrics, unscaled_metric
 from cmrfed.evaluation.result import Estimate, Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.segmenter import (
     LabelledSlices,
@@ -35,7 +36,9 @@ from cmrfed.progress import track
 __all__ = ["ARMS", "Examination", "arm_on_other_images", "site_utility", "utility"]
 
 ARMS = {"real": "real only", "synthetic": "synthetic only", "both": "real and synthetic"}
+CONTROL = "real only, without augmentation"
 SITE_ARMS = {"own": "the patients of one site", "own+": "the patients of one site and synthetic"}
+_USUAL = SegmenterConfig()
 _RECIPE = 1
 """Number of the training code in the name of a cached segmenter; raised when that code changes its results."""
 
@@ -93,7 +96,8 @@ class Examination:
         """Train a segmenter, or read the one that the same data, settings and seed gave before."""
         first, second = sources
         data = [digest_state({"images": s.images, "masks": s.masks}) for s in (first, second) if s is not None]
-        settings = self.config.model_dump(exclude={"seeds"})
+        plain = {key for key in ("augment", "mixed_share") if getattr(self.config, key) == getattr(_USUAL, key)}
+        settings = self.config.model_dump(exclude={"seeds"} | plain)
         name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
         path = self.cache / f"segmenter-{name}.safetensors"
         model = build_segmenter(self.config, seed)
@@ -137,13 +141,13 @@ def _missed(runs: Runs) -> str:
     return f"missed structures: {sum(len(v.missed) for v in volumes)} in {len(volumes)} segmented volumes"
 
 
-def _arm_metrics(arm: str, test: str, runs: Runs, real: float | None) -> list[Metric]:
-    """Mean Dice of an arm on a test set, and that of every structure."""
+def _arm_metrics(words: str, test: str, runs: Runs, real: float | None) -> list[Metric]:
+    """Mean Dice of an arm on a test set, and that of every structure; ``words`` say on what it was trained."""
     dice = patient_dice(runs)
     common = {"axis": "utility", "unit": "Dice, 0 to 1", "higher_is_better": True}
     overall = mean_interval(_mean_per_patient(dice))._asdict()
     detail = f"mean over structures; {_seed_range(runs)}; {_missed(runs)}; interval over patients"
-    name = f"Dice, trained on {ARMS[arm]}, tested on {test}"
+    name = f"Dice, trained on {words}, tested on {test}"
     out = [Metric(name=name, **overall, n=len(dice), reference=real, detail=detail, **common)]
     for label in STRUCTURES:
         have = np.array([dice[p][label] for p in sorted(dice) if label in dice[p]])
@@ -261,18 +265,29 @@ def site_utility(sites: Mapping[str, Cohort], synthetic: LabelledSlices, examina
     return found
 
 
-def utility(real: Cohort, synthetic: LabelledSlices, examination: Examination) -> Findings:
+def utility(
+    real: Cohort,
+    synthetic: LabelledSlices,
+    examination: Examination,
+    *,
+    control_seeds: int = 0,
+    mixed_shares: Sequence[float] = (),
+) -> Findings:
     """Train the three arms and score them on the hold-out and on every external cohort.
 
     Args:
         real: Patients that the generators learned from.
         synthetic: All synthetic slices.
         examination: Test sets and segmenter; the same for all arms.
+        control_seeds: Segmenters of real slices alone without augmentation; 0 leaves them out.
+        mixed_shares: Further parts of a batch that are synthetic, beside real slices.
     """
     arms = _arms(labelled_slices(real), synthetic)
+    scores = examination.of("utility", arms, real.labels)
+    further = _further(arms, examination, real.labels, control_seeds, mixed_shares)
     found = Findings()
-    for test, by_arm in examination.of("utility", arms, real.labels).items():
-        found += _test_findings(test, by_arm)
+    for test, by_arm in scores.items():
+        found += _test_findings(test, by_arm, {words: by_test[test] for words, by_test in further.items()})
     return found
 
 
@@ -290,14 +305,52 @@ def arm_on_other_images(
     """
     scores = examination.of(f"utility, {test}", {arm: (sources, None)}, labels)
     reference = float(_mean_per_patient(patient_dice(scores["hold-out"][arm])).mean())
-    return Findings(metrics=tuple(_arm_metrics(arm, test, scores[test][arm], reference)))
+    return Findings(metrics=tuple(_arm_metrics(ARMS[arm], test, scores[test][arm], reference)))
 
 
-def _test_findings(test: str, by_arm: Mapping[str, Runs]) -> Findings:
-    metrics, series = [], {}
+def _further(
+    arms: Mapping[str, Sources],
+    examination: Examination,
+    labels: tuple[Label, ...],
+    control_seeds: int,
+    mixed_shares: Sequence[float],
+) -> dict[str, dict[str, Runs]]:
+    """Words of a further arm => test set => runs: real slices as they are, and other parts of synthetic ones."""
+    usual = examination.config
+    control = usual.model_copy(update={"augment": False, "seeds": control_seeds})
+    variants = {CONTROL: (arms["real"], control)} if control_seeds else {}
+    for share in mixed_shares:
+        variants[f"real and {share:.0%} synthetic"] = arms["both"], usual.model_copy(update={"mixed_share": share})
+    out = {}
+    for words, (sources, config) in variants.items():
+        scores = replace(examination, config=config).of(f"utility, {words}", {words: sources}, labels)
+        out[words] = {test: runs[words] for test, runs in scores.items()}
+    return out
+
+
+def _test_findings(test: str, by_arm: Mapping[str, Runs], further: Mapping[str, Runs]) -> Findings:
+    """Dice of all arms, their comparison, and the distances and clinical errors of the three main ones."""
+    metrics: list[Metric] = []
+    series = {}
     reference = float(_mean_per_patient(patient_dice(by_arm["real"])).mean())
     for arm, runs in by_arm.items():
-        metrics += _arm_metrics(arm, test, runs, None if arm == "real" else reference)
+        metrics += _arm_metrics(ARMS[arm], test, runs, None if arm == "real" else reference)
         series[ARMS[arm]] = tuple(_mean_per_patient(patient_dice(runs)).tolist())
     metrics += _comparisons(test, by_arm)
-    return Findings(metrics=tuple(metrics), series={f"Dice per patient, {test}": series})
+    for words, runs in further.items():
+        metrics.append(_arm_metrics(words, test, runs, reference)[0])
+    for arm, runs in by_arm.items():
+        metrics += distance_metrics(ARMS[arm], test, runs, by_arm["real"])
+    found = Findings(metrics=tuple(metrics), series={f"Dice per patient, {test}": series})
+    return found + _clinical(test, by_arm)
+
+
+def _clinical(test: str, by_arm: Mapping[str, Runs]) -> Findings:
+    """Clinical errors of the three arms, in one series for one plot."""
+    each = [clinical_findings(ARMS[arm], test, runs) for arm, runs in by_arm.items()]
+    series: dict[str, dict[str, tuple[float, ...]]] = {}
+    for found in each:
+        for name, groups in found.series.items():
+            series[name] = series.get(name, {}) | groups
+    metrics = tuple(m for found in each for m in found.metrics)
+    return Findings(metrics=metrics + unscaled_metric(test, by_arm["real"]), series=series)

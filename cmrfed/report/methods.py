@@ -39,6 +39,15 @@ SOURCES = {
     "Asilomar Conference on Signals, Systems and Computers 2003.",
     "lpips": "Zhang R, Isola P, Efros AA, Shechtman E, Wang O. The unreasonable effectiveness of deep features as "
     "a perceptual metric. CVPR 2018. arXiv 1801.03924.",
+    "precision": "Kynkäänniemi T, Karras T, Laine S, Lehtinen J, Aila T. Improved precision and recall metric for "
+    "assessing generative models. NeurIPS 2019. arXiv 1904.06991.",
+    "coverage": "Naeem MF, Oh SJ, Uh Y, Choi Y, Yoo J. Reliable fidelity and diversity metrics for generative models. "
+    "ICML 2020. arXiv 2002.09797.",
+    "surface": "Taha AA, Hanbury A. Metrics for evaluating 3D medical image segmentation: analysis, selection, and "
+    "tool. BMC Med Imaging 2015;15:29.",
+    "agreement": "Bland JM, Altman DG. Statistical methods for assessing agreement between two methods of clinical "
+    "measurement. Lancet 1986;327(8476):307-310.",
+    "holm": "Holm S. A simple sequentially rejective multiple test procedure. Scand J Stat 1979;6(2):65-70.",
     "dice": "Dice LR. Measures of the amount of ecologic association between species. Ecology 1945;26(3):297-302.",
     "monai": "Cardoso MJ, Li W, Brown R, et al. MONAI: an open-source framework for deep learning in healthcare. "
     "2022. arXiv 2211.02701.",
@@ -67,9 +76,14 @@ _METRIC_WORDS = {
     "FID": ("the Fréchet distance of features (FID)", ("fid",)),
     "SSIM": ("structural similarity (SSIM)", ("ssim",)),
     "MS-SSIM": ("multi-scale structural similarity (MS-SSIM)", ("ms-ssim",)),
+    "Precision": ("precision and recall of features", ("precision",)),
+    "Coverage": ("their density and coverage", ("coverage",)),
     "LPIPS": ("learned perceptual similarity (LPIPS)", ("lpips",)),
     "Nearest": ("distances to the nearest training and hold-out slices", ("memorisation",)),
     "Dice": ("the Dice overlap per volume of a MONAI U-Net trained on real, synthetic and both", ("dice", "monai")),
+    "HD95": ("the distances of its outlines (HD95, ASSD)", ("surface",)),
+    "LV": ("volumes and ejection fractions, with bias and limits of agreement", ("agreement",)),
+    "Shapes": ("permutation tests over patients, corrected for their number", ("holm",)),
 }
 """First word of a metric's name → what it is called in the text, and its sources."""
 

@@ -81,7 +81,7 @@ def _row(metric: Metric) -> Row:
 def _axis_of(series: str) -> str:
     """The axis beside whose table a series is drawn."""
     name = series.lower()
-    if name.startswith("dice"):
+    if name.startswith(("dice", "ejection fraction error")):
         return "utility"
     return "memorisation" if "distance" in name or "nearest" in name else "anatomy"
 
@@ -91,7 +91,7 @@ def _chart(name: str, groups: dict[str, tuple[float, ...]]) -> Chart:
     if max(map(len, groups.values())) > STRIP_MOST:
         return distributions(name, groups, name)
     numbered = {label: {f"no. {i}": v for i, v in enumerate(values, 1)} for label, values in groups.items()}
-    return strips(name, numbered, name.partition(" per patient")[0])
+    return strips(name, numbered, name.partition(" per patient")[0] + (" (points)" if "error" in name else ""))
 
 
 def axes(report: EvaluationReport) -> list[Axis]:

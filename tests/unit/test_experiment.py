@@ -127,6 +127,11 @@ def test_a_recipe_that_is_not_there(tmp_path):
 
 
 # --- overrides -----------------------------------------------------------------------------------------
+def test_an_override_of_a_section_that_is_named_twice_changes_it_in_its_place_only():
+    tree = yaml.safe_load("a: &net {channels: 8}\nb: *net")
+    assert override(tree, ["a.channels=9"]) == {"a": {"channels": 9}, "b": {"channels": 8}}
+
+
 def test_overrides_are_yaml_go_deep_and_leave_the_tree_alone():
     tree = {"a": {"b": 1, "c": None}, "d": 2}
     changed = override(tree, ["a.b=[1, 2]", "a.c.e=x", "f.g=1e-3", "d=null", "h=a=b", "a.b=3"])

@@ -96,7 +96,7 @@ def test_pairs_of_other_patients_are_refused(tmp_path):
 
 
 def test_lpips_without_its_file_is_unavailable_not_random(tmp_path):
-    metric = lpips_metric(np.zeros((1, 32, 32)), np.zeros((1, 32, 32)), np.array(["a"]), str(tmp_path))
+    metric = lpips_metric(np.zeros((1, 32, 32)), np.zeros((1, 32, 32)), np.array(["a"]), str(tmp_path), "mask-paired")
     assert metric.value is None
     assert "alexnet-owt-7be5be79.pth is missing" in metric.unavailable
 

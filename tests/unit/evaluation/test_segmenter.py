@@ -99,7 +99,7 @@ def test_structures_that_are_not_to_be_learned_become_background(tmp_path):
 
 def test_half_of_every_batch_is_of_the_second_set():
     sets = [LabelledSlices(torch.full((n, 1, 8, 8), v), torch.zeros(n, 8, 8).long()) for n, v in ((5, 0.0), (500, 1.0))]
-    images, masks = _batch(sets, 9, torch.Generator().manual_seed(0))
+    images, masks = _batch(sets, SegmenterConfig(batch_size=9), torch.Generator().manual_seed(0))
     assert images.mean((1, 2, 3)).tolist() == [0.0] * 5 + [1.0] * 4
     assert len(masks) == 9
 
