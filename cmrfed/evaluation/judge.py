@@ -15,6 +15,8 @@ from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.anatomy import AnatomyConfig, anatomy
 from cmrfed.evaluation.features import Extractor, FeatureConfig, open_extractor
 from cmrfed.evaluation.fidelity import FidelityConfig, distribution_metrics, paired_metrics
+from cmrfed.evaluation.leakage import leakage
+from cmrfed.evaluation.membership import AttackConfig, Claim
 from cmrfed.evaluation.memorisation import MemorisationConfig, memorisation
 from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.result import EvaluationReport, Findings
@@ -40,6 +42,7 @@ class EvaluationConfig(Section):
     fidelity: FidelityConfig = FidelityConfig()
     anatomy: AnatomyConfig = AnatomyConfig()
     memorisation: MemorisationConfig = MemorisationConfig()
+    attacks: AttackConfig = AttackConfig()
     lpips_weights: str | None = None
     """Folder with torchvision's AlexNet under checkpoints/, for LPIPS."""
     show_real: bool = True
@@ -56,8 +59,9 @@ def evaluate(
     config: EvaluationConfig,
     out: Path,
     sites: Mapping[str, Cohort] | None = None,
+    white_box: Findings | None = None,
 ) -> EvaluationReport:
-    """Measure a synthetic data set on four axes and write evaluation.json, metrics.csv and pictures.
+    """Measure a synthetic data set on five axes and write evaluation.json, metrics.csv and pictures.
 
     Args:
         synthetic: A synthetic data set.
@@ -69,6 +73,8 @@ def evaluate(
         out: Folder for the results; segmenters that are already there are used again.
         sites: Name => the training patients of each site, to measure what a site gains that has these alone.
 
+        white_box: What attacks on the saved generator found; the judge itself never sees one.
+
     Raises:
         EvaluationError: The sets share patients, differ in size, or are empty.
     """
@@ -77,7 +83,7 @@ def evaluate(
     sets = _read(dataset, train, holdout)
     extractor = open_extractor(config.features)
     features = _features(sets, extractor)
-    with track("evaluation: fidelity, anatomy, memorisation", 3) as bar:
+    with track("evaluation: fidelity, anatomy, memorisation, leakage", 4) as bar:
         found = distribution_metrics(*sets, features, extractor, config.fidelity, config.seed)
         found += paired_metrics(paired, sets[2], config.lpips_weights)
         bar.advance(note="anatomy")
@@ -85,6 +91,8 @@ def evaluate(
         bar.advance(note="memorisation")
         near, to_train = memorisation(*sets, features, extractor.name, config.memorisation, config.seed)
         found += near
+        bar.advance(note="leakage")
+        found += _leakage(dataset, sets, features, extractor, (train, holdout), config) + (white_box or Findings())
         bar.advance()
     if config.utility:
         found += _utility(sets[0], train, holdout, external, sites or {}, config, out / "segmenters")
@@ -92,6 +100,30 @@ def evaluate(
     draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
     report.write(out)
     return report
+
+
+def _leakage(
+    dataset: SyntheticDataset,
+    sets: tuple[SliceSet, SliceSet, SliceSet],
+    features: dict[str, np.ndarray],
+    extractor: Extractor,
+    cohorts: tuple[Cohort, Cohort],
+    config: EvaluationConfig,
+) -> Findings:
+    if not config.attacks.black_box:
+        return Findings()
+    records = (cohorts[0].patients, cohorts[1].patients)
+    return leakage(*sets, features, extractor.name, records, claim_of(dataset), config.seed)
+
+
+def claim_of(dataset: SyntheticDataset, generator: Path | None = None) -> Claim | None:
+    """What a synthetic data set, and a generator if it is one behind the set, promises each patient; None: nothing."""
+    said = dataset.manifest.privacy
+    if generator and digest_folder(generator) not in dataset.manifest.generators.values():
+        return None
+    if said.unit != "patient" or said.epsilon is None or said.delta is None:
+        return None
+    return Claim(said.epsilon, said.delta)
 
 
 def _utility(

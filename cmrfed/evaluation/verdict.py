@@ -2,6 +2,7 @@
 
 import statistics
 
+from cmrfed.evaluation.membership import told_apart
 from cmrfed.evaluation.result import Axis, Findings, Metric
 
 UTILITY_GOOD, UTILITY_FAIR = 0.97, 0.90
@@ -11,7 +12,13 @@ MANY_COPIES = 0.05
 
 def verdict(found: Findings) -> dict[str, str]:
     """Axis => verdict in words. An axis whose numbers are missing is "not measured"."""
-    rules = {"fidelity": _fidelity, "anatomy": _anatomy, "memorisation": _memorisation, "utility": _utility}
+    rules = {
+        "fidelity": _fidelity,
+        "anatomy": _anatomy,
+        "memorisation": _memorisation,
+        "leakage": _leakage,
+        "utility": _utility,
+    }
     return {axis: rule(found) for axis, rule in rules.items()}
 
 
@@ -73,6 +80,27 @@ def _memorisation(found: Findings) -> str:
         f"copies: {copied:.1%} (1% expected). This is no guarantee of privacy. "
         "Rule: some sign if an interval lies above what is expected; strong if also more than "
         f"{MANY_COPIES:.0%} are copies."
+    )
+
+
+def _leakage(found: Findings) -> str:
+    attacks = _starting(found, "leakage", "AUC, ")
+    failed = [m for m in found.metrics if m.axis == "leakage" and "failed its control" in (m.unavailable or "")]
+    without = f" {len(failed)} attack(s) failed their control and say nothing." if failed else ""
+    if not attacks:
+        return f"Not measured: no membership attack could be made.{without} Nothing is known of leakage."
+    hits = [m for m in attacks if told_apart(m.low, m.high)]
+    extra = [m for start in ("Adversarial", "Patients copied") for m in _starting(found, "leakage", start)]
+    also = [m for m in extra if m.low is not None and m.low > 0]
+    violated = any(text.startswith("the claim (") for text in found.warnings)
+    names = ", ".join([f"{m.name[5:]} (AUC {m.value:.2f})" for m in hits] + [f"{m.name} ({m.value:.2f})" for m in also])
+    word = "Members can be told from others" if hits or also else "Members were not told from others"
+    word = "The privacy claim does not hold" if violated else word
+    said = f"found by {names}." if names else "none was better than chance; that they were not is no proof of privacy."
+    return (
+        f"{word}: of {len(attacks)} membership attacks, {len(hits)} told training patients from others: {said}"
+        f"{without} Rule: an attack tells members from others if the interval of its AUC leaves out 0.5, on either side "
+        "(by chance one in twenty does); a claim fails where members are found more often than its ε and δ allow."
     )
 
 
