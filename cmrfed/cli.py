@@ -176,27 +176,45 @@ def evaluate(
     reconstructed: Annotated[
         Path | None, typer.Option(help="The hold-out's own images, through the autoencoder of a latent generator.")
     ] = None,
+    generator: Annotated[
+        Path | None, typer.Option(help="Saved generator to attack too (white box): minutes for 60 patients at 64 px.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Generator like it that has seen neither cohort; give two or more.")
+    ] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value of the evaluation's settings.")] = None,
 ) -> None:
     """Measure a synthetic data set against real ones."""
+    from cmrfed.attacks.whitebox import white_box
     from cmrfed.data.cohort import Cohort
+    from cmrfed.evaluation.judge import claim_of
     from cmrfed.evaluation.judge import evaluate as judge
     from cmrfed.experiment import resolve
     from cmrfed.report.html import write_report
 
     overrides = [f"evaluation.{text}" for text in assign or []]
     config = resolve({"name": "evaluation", "data": {}}, overrides).evaluation
+    if reference and not generator:
+        raise ConfigError(
+            "references calibrate an attack on a generator", got="--reference alone", do="give --generator"
+        )
+    learned, fresh = Cohort.open(train), Cohort.open(holdout)
     others = {name: Cohort.open(path) for name, path in _named_cohorts(external or []).items()}
+    attacked = None
+    if generator:
+        claim = claim_of(synthetic, generator)
+        attacked = white_box(generator, reference or [], learned, fresh, config.attacks, claim, config.seed)
     judge(
         synthetic=synthetic,
-        train=Cohort.open(train),
-        holdout=Cohort.open(holdout),
+        train=learned,
+        holdout=fresh,
         external=others,
         paired=paired,
         reconstructed=reconstructed,
         config=config,
         out=out,
         sites={name: Cohort.open(path) for name, path in _named_cohorts(site or []).items()},
+        white_box=attacked,
     )
     print(write_report(out))
 

@@ -14,6 +14,7 @@ import torch
 from flwr.serverapp import Grid
 
 from cmrfed.artifacts import digest_folder, digest_json, new_folder, read_json, write_json
+from cmrfed.attacks.whitebox import white_box
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.partition import PartitionConfig, partition
 from cmrfed.data.phantom import PhantomConfig, write_phantom
@@ -21,7 +22,7 @@ from cmrfed.data.pool import pool
 from cmrfed.data.prepare import PrepareConfig, prepare
 from cmrfed.data.synthetic import Case, Manifest, SyntheticDataset
 from cmrfed.errors import ConfigError, DataError
-from cmrfed.evaluation.judge import evaluate
+from cmrfed.evaluation.judge import claim_of, evaluate
 from cmrfed.experiment import STAGES, Experiment
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
@@ -362,6 +363,11 @@ def _reconstruct(experiment: Experiment, run_dir: Path, data: Data) -> None:
 
 
 def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
+    config, attacked = experiment.evaluation, None
+    if config.attacks.white_box:
+        image = run_dir / "generators" / "image"
+        claim = claim_of(run_dir / "synthetic", image)
+        attacked = white_box(image, (), data.train, data.holdout, config.attacks, claim, config.seed)
     evaluate(
         synthetic=run_dir / "synthetic",
         train=data.train,
@@ -372,6 +378,7 @@ def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
         config=experiment.evaluation,
         out=run_dir / "evaluation",
         sites={f"site-{number}": cohort for number, cohort in enumerate(data.sites)},
+        white_box=attacked,
     )
 
 

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from cmrfed.artifacts import digest_folder
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
+from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.anatomy import AnatomyConfig, anatomy
 from cmrfed.evaluation.features import Extractor, FeatureConfig, KeptFeatures, open_extractor
 from cmrfed.evaluation.fidelity import FidelityConfig, distribution_metrics, paired_metrics
-from cmrfed.evaluation.inputs import Judged, read_judged
+from cmrfed.evaluation.inputs import Judged, layout_of, read_judged
+from cmrfed.evaluation.leakage import leakage
 from cmrfed.evaluation.manifold import manifold_metrics
+from cmrfed.evaluation.membership import AttackConfig, Claim
 from cmrfed.evaluation.memorisation import MemorisationConfig, memorisation
 from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.reconstruction import reconstruction_fidelity, reconstruction_utility
@@ -45,6 +49,7 @@ class EvaluationConfig(Section):
     fidelity: FidelityConfig = FidelityConfig()
     anatomy: AnatomyConfig = AnatomyConfig()
     memorisation: MemorisationConfig = MemorisationConfig()
+    attacks: AttackConfig = AttackConfig()
     lpips_weights: str | None = None
     """Folder with torchvision's AlexNet under checkpoints/, for LPIPS."""
     show_real: bool = True
@@ -62,8 +67,9 @@ def evaluate(
     out: Path,
     sites: Mapping[str, Cohort] | None = None,
     reconstructed: Path | None = None,
+    white_box: Findings | None = None,
 ) -> EvaluationReport:
-    """Measure a synthetic data set on four axes and write evaluation.json, metrics.csv and pictures.
+    """Measure a synthetic data set on five axes and write evaluation.json, metrics.csv and pictures.
 
     Args:
         synthetic: A synthetic data set, an nnU-Net v2 raw folder or an ACDC-layout folder.
@@ -75,6 +81,7 @@ def evaluate(
         out: Folder for the results; segmenters and features that are already there are used again.
         sites: Name => the training patients of each site, to measure what a site gains that has these alone.
         reconstructed: Images of the hold-out that went through an autoencoder, where the generator has one.
+        white_box: What attacks on the saved generator found; the judge itself never sees one.
 
     Raises:
         EvaluationError: The sets share patients, differ in size, or are empty.
@@ -88,17 +95,18 @@ def evaluate(
     )
     extractor = KeptFeatures(open_extractor(config.features), out / "features")
     features = _features(sets, extractor)
-    with track("evaluation: fidelity, anatomy, memorisation", 3) as bar:
-        found = distribution_metrics(*sets, features, extractor, config.fidelity, config.seed)
-        found += manifold_metrics(*sets, features, extractor.name, config.seed)
-        found += paired_metrics(paired, sets[2], config.lpips_weights)
-        if reconstructed:
-            found += reconstruction_fidelity(reconstructed, sets[2], config.lpips_weights)
+    with track("evaluation: fidelity, anatomy, memorisation, leakage", 4) as bar:
+        found = _fidelity(sets, features, extractor, paired, reconstructed, config)
         bar.advance(note="anatomy")
         found += anatomy(*sets, config.anatomy)
         bar.advance(note="memorisation")
         near, to_train = memorisation(*sets, features, extractor.name, config.memorisation, config.seed)
         found += near
+        bar.advance(note="leakage")
+        if config.attacks.black_box:
+            records = (train.patients, holdout.patients)
+            found += leakage(*sets, features, extractor.name, records, claim_of(synthetic), config.seed)
+        found += white_box or Findings()
         bar.advance()
     if config.utility:
         examination = Examination(holdout, external, config.segmenter, out / "segmenters", config.seed)
@@ -109,6 +117,40 @@ def evaluate(
     draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
     report.write(out)
     return report
+
+
+def claim_of(synthetic: Path, generator: Path | None = None) -> Claim | None:
+    """What a synthetic data set promises each patient, and so does a generator behind it; None: nothing.
+
+    Args:
+        synthetic: Folder of the data set; one of others promises nothing.
+        generator: Folder of the generator that is asked about, if it is not the data set itself.
+    """
+    if layout_of(synthetic) != "cmrfed":
+        return None
+    manifest = SyntheticDataset.open(synthetic).manifest
+    if generator and digest_folder(generator) not in manifest.generators.values():
+        return None
+    said = manifest.privacy
+    if said.unit != "patient" or said.epsilon is None or said.delta is None:
+        return None
+    return Claim(said.epsilon, said.delta)
+
+
+def _fidelity(
+    sets: tuple[SliceSet, SliceSet, SliceSet],
+    features: dict[str, np.ndarray],
+    extractor: Extractor,
+    paired: Path | None,
+    reconstructed: Path | None,
+    config: EvaluationConfig,
+) -> Findings:
+    found = distribution_metrics(*sets, features, extractor, config.fidelity, config.seed)
+    found += manifold_metrics(*sets, features, extractor.name, config.seed)
+    found += paired_metrics(paired, sets[2], config.lpips_weights)
+    if reconstructed:
+        found += reconstruction_fidelity(reconstructed, sets[2], config.lpips_weights)
+    return found
 
 
 def _utility(

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from cmrfed.config import Section
 from cmrfed.errors import EvaluationError
+from cmrfed.evaluation.nearest import Neighbours, neighbours
 from cmrfed.evaluation.result import Estimate, Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
-BLOCK = 512
 COPY_SHARE = 0.01
 """Share of hold-out slices that lie nearer to training slices than the distance that is called a copy."""
 
@@ -29,49 +29,6 @@ class MemorisationConfig(Section):
 
     draws: int = Field(20, ge=1)
     """Random choices of equally many training and hold-out patients."""
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Distance of every query slice to the nearest slice of each patient (N, P), and that slice's row (N, P)."""
-
-    distance: np.ndarray
-    row: np.ndarray
-    patients: np.ndarray
-
-    def nearest(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distance (N,) to the nearest slice of any patient, and its row (N,)."""
-        best = self.distance.argmin(1)
-        rows = np.arange(len(best))
-        return self.distance[rows, best], self.row[rows, best]
-
-
-def _blocks(count: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-
-
-def neighbours(queries: np.ndarray, others: np.ndarray, owners: np.ndarray) -> Neighbours:
-    """Nearest slice of every patient, by blocks: the full matrix of distances is never held.
-
-    Args:
-        queries: (N, D).
-        others: (M, D).
-        owners: Patient of each of ``others``, (M,).
-
-    Returns:
-        Root-mean-square distances: Euclidean, divided by the root of D.
-    """
-    patients = np.unique(owners)
-    rows_of = [np.flatnonzero(owners == p) for p in patients]
-    distance, row = np.empty((len(queries), len(patients))), np.empty((len(queries), len(patients)), int)
-    for block in _blocks(len(queries)):
-        x = np.asarray(queries[block], np.float64)
-        for p, rows in enumerate(rows_of):
-            y = np.asarray(others[rows], np.float64)
-            squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * (x @ y.T)
-            best = squared.argmin(1)
-            distance[block, p], row[block, p] = squared[np.arange(len(x)), best], rows[best]
-    return Neighbours(np.sqrt(np.maximum(distance, 0) / others.shape[1]), row, patients)
 
 
 def _to_some(found: Neighbours, count: int, rng: np.random.Generator) -> np.ndarray:

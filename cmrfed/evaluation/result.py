@@ -13,7 +13,7 @@ from cmrfed.artifacts import write_json, write_text
 from cmrfed.config import Section
 
 SCHEMA_VERSION = 1
-Axis = Literal["fidelity", "anatomy", "memorisation", "utility"]
+Axis = Literal["fidelity", "anatomy", "memorisation", "leakage", "utility"]
 
 
 class Metric(Section):

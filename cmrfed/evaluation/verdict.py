@@ -2,6 +2,10 @@
 
 import statistics
 
+import numpy as np
+
+from cmrfed.evaluation.compared import ALPHA, holm
+from cmrfed.evaluation.membership import SCORES, Scores, p_value, told_apart
 from cmrfed.evaluation.result import Axis, Findings, Metric
 
 UTILITY_GOOD, UTILITY_FAIR = 0.97, 0.90
@@ -11,7 +15,13 @@ MANY_COPIES = 0.05
 
 def verdict(found: Findings) -> dict[str, str]:
     """Axis => verdict in words. An axis whose numbers are missing is "not measured"."""
-    rules = {"fidelity": _fidelity, "anatomy": _anatomy, "memorisation": _memorisation, "utility": _utility}
+    rules = {
+        "fidelity": _fidelity,
+        "anatomy": _anatomy,
+        "memorisation": _memorisation,
+        "leakage": _leakage,
+        "utility": _utility,
+    }
     return {axis: rule(found) for axis, rule in rules.items()}
 
 
@@ -74,6 +84,34 @@ def _memorisation(found: Findings) -> str:
         "Rule: some sign if an interval lies above what is expected; strong if also more than "
         f"{MANY_COPIES:.0%} are copies."
     )
+
+
+def _leakage(found: Findings) -> str:
+    attacks = _starting(found, "leakage", "AUC, ")
+    failed = [m for m in found.metrics if m.axis == "leakage" and "failed its control" in (m.unavailable or "")]
+    without = f" {len(failed)} attack(s) failed their control and say nothing." if failed else ""
+    if not attacks:
+        return f"Not measured: no membership attack could be made.{without} Nothing is known of leakage."
+    chances = holm([p_value(_scores(found, m.name.removeprefix("AUC, "))) for m in attacks])
+    hits = [m for m in attacks if told_apart(m.low, m.high)]
+    extra = [m for start in ("Adversarial", "Patients copied") for m in _starting(found, "leakage", start)]
+    also = [m for m in extra if m.low is not None and m.low > 0]
+    names = ", ".join([f"{m.name[5:]} (AUC {m.value:.2f})" for m in hits] + [f"{m.name} ({m.value:.2f})" for m in also])
+    said = f"found by {names}." if names else "none was better than chance; that they were not is no proof of privacy."
+    word = "Some sign of leakage" if names else "Members were not told from others"
+    word = "Members can be told from others" if min(chances) < ALPHA else word
+    word = "The privacy claim does not hold" if any(t.startswith("the claim (") for t in found.warnings) else word
+    return (
+        f"{word}: of {len(attacks)} membership attacks, {len(hits)} told training patients from others: {said}"
+        f"{without} Rule: some sign if an interval leaves out what is expected (by chance one in twenty does); members "
+        "can be told from others if one of all attacks together does so with an error of one in twenty (Holm); a claim "
+        "fails where members are found more often than its ε and δ allow."
+    )
+
+
+def _scores(found: Findings, attack: str) -> Scores:
+    groups = found.series[SCORES + attack]
+    return Scores(np.array(groups["members"]), np.array(groups["others"]))
 
 
 def _utility(found: Findings) -> str:

@@ -53,6 +53,21 @@ SOURCES = {
     "2022. arXiv 2211.02701.",
     "memorisation": "Dar SUH, Seyfarth M, Ayx I, et al. Unconditional latent diffusion models memorize patient "
     "imaging data: implications for openly sharing synthetic data. 2024. arXiv 2402.01054.",
+    "gan-leaks": "Chen D, Yu N, Zhang Y, Fritz M. GAN-Leaks: a taxonomy of membership inference attacks against "
+    "generative models. CCS 2020. arXiv 1909.03935.",
+    "monte-carlo": "Hilprecht B, Härterich M, Bernau D. Monte Carlo and reconstruction membership inference attacks "
+    "against generative models. Proc Priv Enhancing Technol 2019;2019(4):232-249.",
+    "nnaa": "Yale A, Dash S, Dutta R, Guyon I, Pavao A, Bennett KP. Generation and evaluation of privacy preserving "
+    "synthetic health data. Neurocomputing 2020;416:244-255.",
+    "loss-attack": "Matsumoto T, Miura T, Yanai N. Membership inference attacks against diffusion models. 2023. "
+    "arXiv 2302.03262.",
+    "sima": "Score-based membership inference on diffusion models (SimA). 2025. arXiv 2509.25003.",
+    "pia": "Kong F, Duan J, Ma R, et al. An efficient membership inference attack for the diffusion model by proximal "
+    "initialization. ICLR 2024. arXiv 2305.18355.",
+    "secmi": "Duan J, Kong F, Wang S, Shi X, Xu K. Are diffusion models vulnerable to membership inference attacks? "
+    "ICML 2023. arXiv 2302.01316.",
+    "calibrated": "Watson L, Guo C, Cormode G, Sablayrolles A. On the importance of difficulty calibration in "
+    "membership inference attacks. ICLR 2022. arXiv 2111.08440.",
     "bootstrap": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall 1993.",
 }
 
@@ -81,6 +96,12 @@ _METRIC_WORDS = {
     "LPIPS": ("learned perceptual similarity (LPIPS)", ("lpips",)),
     "Nearest": ("distances to the nearest training and hold-out slices", ("memorisation",)),
     "Dice": ("the Dice overlap per volume of a MONAI U-Net trained on real, synthetic and both", ("dice", "monai")),
+    "AUC": (
+        "membership attacks by patient, each with a control, on distances to the nearest synthetic slices"
+        " and their ratios",
+        ("gan-leaks", "monte-carlo"),
+    ),
+    "Adversarial": ("adversarial accuracy", ("nnaa",)),
     "HD95": ("the distances of its outlines (HD95, ASSD)", ("surface",)),
     "LV": ("volumes and ejection fractions, with bias and limits of agreement", ("agreement",)),
     "Shapes": ("permutation tests over patients, corrected for their number", ("holm",)),
@@ -142,6 +163,26 @@ def _start(pretrain: dict[str, Any]) -> Paragraph:
     return Paragraph(" ".join(parts), ())
 
 
+_WHITE_BOX = {
+    "loss": ("loss-attack",),
+    "SimA": ("sima",),
+    "PIA": ("pia",),
+    "SecMI": ("secmi",),
+    "calibrated loss": ("calibrated",),
+}
+
+
+def _white_box(names: list[str]) -> list[Paragraph]:
+    used = [attack for attack in _WHITE_BOX if f"AUC, {attack} (white box)" in names]
+    if not used:
+        return []
+    text = (
+        f"The image generator itself was attacked as well, by patient: {', '.join(used)}; "
+        "the control of each is the same generator with untrained weights."
+    )
+    return [Paragraph(text, tuple(source for attack in used for source in _WHITE_BOX[attack]))]
+
+
 def _metrics(metric_names: Iterable[str]) -> list[Paragraph]:
     names = list(metric_names)
     first_words = {re.split("[ ,]", name)[0] for name in names}
@@ -152,7 +193,8 @@ def _metrics(metric_names: Iterable[str]) -> list[Paragraph]:
     if any("the patients of one site" in name for name in names):
         text += "The same U-Net was also trained on the patients of each site alone, and on these with the data set. "
     intervals = "Intervals hold 95 % of the resamples; the tables say over what they were drawn."
-    return [Paragraph(text + intervals, (*(key for _, keys in found for key in keys), "bootstrap"))]
+    main = Paragraph(text + intervals, (*(key for _, keys in found for key in keys), "bootstrap"))
+    return [main, *_white_box(names)]
 
 
 def paragraphs(run: dict[str, Any] | None, metric_names: Iterable[str]) -> list[Paragraph]:

@@ -142,6 +142,47 @@ def curves(title: str, series: Mapping[str, Mapping[int, float]], y_label: str) 
     )
 
 
+def rocs(
+    title: str,
+    attacks: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    ceiling: tuple[Sequence[float], Sequence[float]] | None,
+) -> Chart:
+    """Draw the receiver operating characteristic of each attack, chance, and what a claim allows.
+
+    Args:
+        title: Heading of the figure.
+        attacks: Name → false- and true-positive rate at every threshold, each from (0, 0) to (1, 1).
+        ceiling: The same of the claim: no attack lies above it, beyond chance, while the claim holds.
+    """
+    x_of, x_ticks = _axis([0.0, 1.0], LEFT, WIDTH - RIGHT, log=False)
+    y_of, y_ticks = _axis([0.0, 1.0], HEIGHT - BOTTOM, TOP, log=False)
+    lines = [_polyline([(x_of(x), y_of(y)) for x, y in zip(*rates, strict=True)]) for rates in attacks.values()]
+    paths = [Path(_polyline([(x_of(0), y_of(0)), (x_of(1), y_of(1))]), 0, "chance")]
+    paths += [Path(d, index % COLOURS, "line") for index, d in enumerate(lines)]
+    if ceiling:
+        paths.append(Path(_polyline([(x_of(x), y_of(y)) for x, y in zip(*ceiling, strict=True)]), 0, "ceiling"))
+    dots = [
+        Dot(x_of(x), y_of(y), index % COLOURS, f"{name}: {y:.0%} of members at {x:.0%} false alarms")
+        for index, (name, rates) in enumerate(attacks.items())
+        for x, y in zip(*rates, strict=True)
+    ]
+    claim = "the upper grey line is the most that the claimed ε and δ allow" if ceiling else "no ε is claimed"
+    return Chart(
+        title=title,
+        alt=f"ROC curves of {', '.join(attacks)}; {claim}; the numbers follow below.",
+        x_label="others taken for members (false positives)",
+        y_label="members found (true positives)",
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        legend=tuple(attacks),
+        paths=tuple(paths),
+        dots=tuple(dots),
+        columns=("attack", "false positives", "true positives"),
+        rows=tuple((n, f"{x:.3f}", f"{y:.3f}") for n, rates in attacks.items() for x, y in zip(*rates, strict=True)),
+        caption=f"The diagonal is chance; {claim}.",
+    )
+
+
 def _sizes(groups: Mapping[str, Collection[object]]) -> str:
     return ", ".join(f"{name} {len(values)}" for name, values in groups.items())
 

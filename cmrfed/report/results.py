@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
+from cmrfed.evaluation.membership import CEILING, SCORES, roc
 from cmrfed.evaluation.result import EvaluationReport, Metric
-from cmrfed.report.plots import Chart, distributions, number, strips
+from cmrfed.report.plots import Chart, distributions, number, rocs, strips
 
 AXES = {
     "fidelity": "Fidelity: do the images look real?",
     "anatomy": "Anatomy: are the shapes plausible?",
     "utility": "Usefulness: does a segmenter learn from them?",
     "memorisation": "Memorisation: do they repeat training patients?",
+    "leakage": "Leakage: can training patients be told from others?",
 }
 STRIP_MOST = 60
 """Largest group that is drawn value by value."""
@@ -81,6 +83,8 @@ def _row(metric: Metric) -> Row:
 def _axis_of(series: str) -> str:
     """The axis beside whose table a series is drawn."""
     name = series.lower()
+    if series.startswith((SCORES, CEILING)):
+        return "drawn as curves"
     if name.startswith(("dice", "ejection fraction error")):
         return "utility"
     return "memorisation" if "distance" in name or "nearest" in name else "anatomy"
@@ -94,6 +98,19 @@ def _chart(name: str, groups: dict[str, tuple[float, ...]]) -> Chart:
     return strips(name, numbered, name.partition(" per patient")[0] + (" (points)" if "error" in name else ""))
 
 
+def _roc_charts(series: dict[str, dict[str, tuple[float, ...]]]) -> tuple[Chart, ...]:
+    """One figure for all attacks of one kind: on pixels, on features, on the generator."""
+    kinds: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for name, scores in series.items():
+        if name.startswith(SCORES):
+            attack, _, kind = name.removeprefix(SCORES).rstrip(")").partition(" (")
+            fpr, tpr = roc(scores["members"], scores["others"])
+            kinds.setdefault(kind, {})[attack] = fpr.tolist(), tpr.tolist()
+    claim = series.get(CEILING)
+    ceiling = (claim["FPR"], claim["TPR"]) if claim else None
+    return tuple(rocs(f"Membership attacks: {kind}", attacks, ceiling) for kind, attacks in kinds.items())
+
+
 def axes(report: EvaluationReport) -> list[Axis]:
     """Tables and figures per axis, in the order of ``AXES``; an axis of which nothing is known is left out."""
     drawn = {name: groups for name, groups in report.series.items() if any(groups.values())}
@@ -101,6 +118,7 @@ def axes(report: EvaluationReport) -> list[Axis]:
     for key, title in AXES.items():
         rows = tuple(_row(m) for m in report.metrics if m.axis == key)
         charts = tuple(_chart(name, groups) for name, groups in drawn.items() if _axis_of(name) == key)
+        charts += _roc_charts(report.series) if key == "leakage" else ()
         out += [Axis(key, title, rows, charts)] if rows or charts else []
     return out
 
@@ -122,6 +140,9 @@ TONES = {
     "Poor": "bad",
     "Some sign of memorisation": "warn",
     "Strong sign of copying": "bad",
+    "Some sign of leakage": "warn",
+    "Members can be told from others": "bad",
+    "The privacy claim does not hold": "bad",
 }
 """Word of a verdict → CSS class. Finding no copies is no guarantee, so it is not coloured as one."""
 

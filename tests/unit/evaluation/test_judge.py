@@ -49,10 +49,12 @@ def test_everything_is_measured_and_written(world):
     report = evaluate(**world)
     out = world["out"]
     assert EvaluationReport.model_validate(json.loads((out / "evaluation.json").read_text())) == report
-    assert {m.axis for m in report.metrics} == {"fidelity", "anatomy", "memorisation", "utility"}
+    assert {m.axis for m in report.metrics} == {"fidelity", "anatomy", "memorisation", "leakage", "utility"}
     names = [m.name for m in report.metrics]
     assert len(names) == len(set(names))
-    missing = {m.name: m.unavailable for m in report.metrics if m.unavailable}
+    assert [m.name for m in report.metrics if m.axis == "leakage"] == ["Membership attacks, black box"]
+    assert "hold out at least 10" in report.find("Membership attacks, black box").unavailable
+    missing = {m.name: m.unavailable for m in report.metrics if m.unavailable and m.axis != "leakage"}
     assert "LPIPS, mask-paired" in missing
     del missing["LPIPS, mask-paired"]
     spacing = [name for name, reason in missing.items() if "spacing" in reason]
@@ -62,10 +64,12 @@ def test_everything_is_measured_and_written(world):
         "LV volume errors in ml, tested on elsewhere",
     ]
     missing = {name: reason for name, reason in missing.items() if name not in spacing}
-    assert all("does not vary" in reason for reason in missing.values()), "the drawn cavities are all circles"
+    assert all("not vary" in reason for reason in missing.values()), "the drawn cavities are all circles"
     assert {p.name for p in (out / "pictures").iterdir()} == {"synthetic.png", "holdout.png", "nearest.png"}
-    assert set(report.verdict) == {"fidelity", "anatomy", "memorisation", "utility"}
-    assert all(" Rule: " in text for text in report.verdict.values())
+    assert set(report.verdict) == {"fidelity", "anatomy", "memorisation", "leakage", "utility"}
+    measured = [text for text in report.verdict.values() if not text.startswith("Not measured")]
+    assert len(measured) == 4
+    assert all(" Rule: " in text for text in measured)
     assert report.sizes == {"synthetic": 4, "training": 6, "hold-out": 5, "elsewhere": 3}
     assert set(report.inputs) == {*report.sizes, "extractor phantom-cnn-v1"}
     assert any("hold-out: 5 patient(s)" in w for w in report.warnings)

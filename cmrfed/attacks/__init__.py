@@ -1,0 +1,1 @@
+"""Attacks on saved generators: who was learned from?"""

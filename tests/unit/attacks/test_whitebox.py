@@ -1,0 +1,152 @@
+"""Attacks on a generator: nothing is found in one that never learned, everything in one that learned by heart."""
+
+import numpy as np
+import pytest
+import torch
+
+from cmrfed.attacks.whitebox import Probe, Slices, patient_scores, untrained, white_box
+from cmrfed.data.cohort import PatientRecord, PreparedPatient, Volume, write_cohort
+from cmrfed.data.draws import gather
+from cmrfed.data.labels import Phase
+from cmrfed.errors import EvaluationError
+from cmrfed.evaluation.membership import AttackConfig, Claim, Scores, auc
+from cmrfed.generators.backbone import BackboneConfig
+from cmrfed.training.loop import stage_inputs
+from tests.generator_world import SIZE_PX, ddpm, heart, random_condition, tiny_generator
+
+QUICK = AttackConfig(noises=2)
+FAMILIES = {
+    "noise": ("pixel", ddpm("epsilon")),
+    "velocity": ("pixel", ddpm("v_prediction")),
+    "clean": ("pixel", ddpm("sample")),
+    "flow": ("pixel", None),
+    "latent": ("latent", ddpm("sample")),
+}
+
+
+def textured(path, first, seed=0, count=10, smooth=()):
+    """Patients of one slice per phase whose grain is theirs alone, so that it can be learned by heart only.
+
+    Those who are ``smooth`` have little of it: any generator finds them easy.
+    """
+    patients = []
+    for number in range(first, first + count):
+        random, name, volumes = np.random.default_rng([seed, number]), f"p{number:02d}", []
+        for phase in Phase:
+            mask = heart(number, phase, 0.3)[None]
+            grain = random.normal(0, 0.04 if number in smooth else 0.4, mask.shape)
+            image = np.array([-0.8, 0.6, -0.2, 0.7])[mask] + grain
+            volumes.append(Volume(name, phase, np.clip(image, -1, 1).astype(np.float32), mask, None))
+        patients.append(PreparedPatient(PatientRecord(patient_id=name, group="AB"[number % 2]), tuple(volumes)))
+    return write_cohort(path, patients, name=path.name, source="t", size_px=SIZE_PX, labels=(1, 2, 3), preparation={})
+
+
+def learned_by_heart(cohort, family, seed, steps=600):
+    codec, process = FAMILIES[family]
+    size = BackboneConfig(channels=(16, 32), norm_groups=4, patch_px=1 if codec == "latent" else 2)
+    generator = tiny_generator(codec, process, seed, backbone=size)
+    raw, cond = stage_inputs(gather(cohort, np.concatenate([np.asarray(r) for r in cohort.rows_of])), "image", style=0)
+    optimizer, rng = torch.optim.AdamW(generator.network.parameters()), torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps) + 1e-5
+        optimizer.zero_grad()
+        generator.loss(raw, cond, rng).mean().backward()
+        optimizer.step()
+    return generator.eval()
+
+
+def aucs(generator, members, others, references=()):
+    scores = [patient_scores(generator, references, c, c.patient_ids, QUICK, 0, c.name) for c in (members, others)]
+    return {attack: auc(Scores(scores[0][attack], scores[1][attack])) for attack in scores[0]}
+
+
+@pytest.fixture
+def cohorts(tmp_path):
+    return textured(tmp_path / "members", 0), textured(tmp_path / "others", 50)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "seed"), [("noise", 0), ("noise", 1), ("noise", 2), ("velocity", 0), ("clean", 0), ("flow", 0)]
+)
+def test_who_was_learned_by_heart_is_found(tmp_path, family, seed):
+    members, others = textured(tmp_path / "members", 0, seed), textured(tmp_path / "others", 50, seed)
+    generator = learned_by_heart(members, family, seed)
+    found, control = aucs(generator, members, others), aucs(untrained(generator, seed), members, others)
+    assert min(found["loss"].value, found["SimA"].value) >= 0.95
+    assert all(c.low < 0.5 < c.high for c in (control["loss"], control["SimA"]))
+
+
+@pytest.mark.slow
+def test_a_latent_generator_is_attacked_through_its_autoencoder(cohorts):
+    found = aucs(learned_by_heart(cohorts[0], "latent", 0), *cohorts)
+    assert min(found["loss"].value, found["SimA"].value) >= 0.95
+
+
+@pytest.mark.slow
+def test_references_take_away_what_is_easy_for_all(tmp_path):
+    members = textured(tmp_path / "members", 0)
+    others = textured(tmp_path / "others", 50, smooth=range(50, 55))
+    seen = [textured(tmp_path / f"r{k}", 100 * k, smooth=range(100 * k, 100 * k + 5)) for k in (1, 2)]
+    references = [learned_by_heart(cohort, "noise", k) for k, cohort in enumerate(seen, 1)]
+    found = aucs(learned_by_heart(members, "noise", 0, steps=300), members, others, references)
+    assert found["calibrated loss"].value >= max(0.9, found["loss"].value + 0.2)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_noise_that_a_generator_sees_is_that_of_a_perfect_one(family, monkeypatch):
+    """A network that knows the clean array answers with what its family calls for; the probe reads the noise."""
+    codec, process = FAMILIES[family]
+    generator = tiny_generator(codec, process)
+    probe, shape = Probe(generator), (2, generator.codec.channels, generator.size, generator.size)
+    clean, noise = torch.randn(shape), torch.randn(shape)
+    a, s, _ = probe.level(100)
+    answers = {"epsilon": noise, "v_prediction": a * noise - s * clean, "sample": clean, "flow": noise - clean}
+    monkeypatch.setattr(generator.network, "forward", lambda *_: answers[probe.kind])
+    slices = Slices(clean, random_condition(2), torch.arange(2))
+    seen = probe.noise(a * clean + s * noise, 100, slices)
+    torch.testing.assert_close(seen, noise, rtol=1e-4, atol=1e-4)
+
+
+def test_levels_of_flow_have_the_ratio_of_diffusion():
+    flow, diffusion = Probe(tiny_generator()), Probe(tiny_generator(process=ddpm()))
+    for time in (0, 25, 200):
+        (a, s, told), (b, r, _) = flow.level(time), diffusion.level(time)
+        assert s / a == pytest.approx(r / b)
+        assert a + s == pytest.approx(1)
+        assert told == pytest.approx(1000 * s)
+
+
+# --- findings ---------------------------------------------------------------------------------------
+def saved(tmp_path, **more):
+    generator, folder = tiny_generator(**more), tmp_path / "generator"
+    generator.save(folder)
+    return folder
+
+
+def test_every_attack_comes_with_its_control_and_what_is_missing_says_so(tmp_path, cohorts):
+    claim = Claim(1.0, 0.05)
+    found = white_box(saved(tmp_path), (), *cohorts, QUICK, claim)
+    by_name = {m.name: m for m in found.metrics}
+    assert len(by_name) == len(found.metrics)
+    for attack in ("loss", "SimA", "PIA", "SecMI"):
+        assert {f"AUC, {attack} (white box)", f"Control, {attack} (white box)"} <= set(by_name)
+    assert "give --reference twice or more" in by_name["AUC, calibrated loss (white box)"].unavailable
+    assert "10 non-members allow no statement below 1/10" in by_name["TPR at 1.0% FPR, white box"].unavailable
+    assert found.series["Membership ceiling"]["TPR"][0] == pytest.approx(0.05)
+    assert not found.warnings, "random weights break no claim"
+
+
+def test_too_few_patients_are_said(tmp_path):
+    few = textured(tmp_path / "m", 0, count=4), textured(tmp_path / "o", 50, count=4)
+    (row,) = white_box(saved(tmp_path), (), *few, QUICK, None).metrics
+    assert "4 pairs of training and hold-out patients" in row.unavailable
+
+
+def test_a_generator_of_another_size_or_kind_is_refused(tmp_path, cohorts):
+    other = saved(tmp_path, size_px=32)
+    with pytest.raises(EvaluationError, match=r"another size than the generator.*Got: 16 px\. Expected: 32 px"):
+        white_box(other, (), *cohorts, QUICK, None)
+    mine, masks = saved(tmp_path / "a"), saved(tmp_path / "b", codec="mask")
+    with pytest.raises(EvaluationError, match="a reference generator makes something else"):
+        white_box(mine, [masks], *cohorts, QUICK, None)
