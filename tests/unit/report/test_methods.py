@@ -101,3 +101,11 @@ def test_only_measured_values_are_cited():
     names = ["MS-SSIM, mask-paired", "Dice, trained on real only, tested on hold-out", "Dice gain of adding synthetic"]
     assert cited(None, names) == {"ms-ssim", "dice", "monai", "bootstrap"}
     assert cited(None, ["SSIM, mask-paired"]) == {"ssim", "bootstrap"}
+
+
+def test_attacks_on_the_generator_are_named_with_their_sources():
+    names = ["AUC, loss (white box)", "AUC, SecMI (white box)", "Control, loss (white box)"]
+    last = paragraphs(None, names)[-1]
+    assert "attacked as well, by patient: loss, SecMI;" in last.text
+    assert last.sources == ("loss-attack", "secmi")
+    assert "attacked as well" not in paragraphs(None, ["AUC, nearest neighbour (pixels)"])[-1].text

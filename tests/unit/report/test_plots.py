@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cmrfed.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curves, distributions, number, strips
+from cmrfed.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curves, distributions, number, rocs, strips
 
 
 def inside(chart) -> bool:
@@ -75,3 +75,16 @@ def test_a_group_without_values_keeps_the_colours_of_the_others():
         assert {dot.series for dot in chart.dots} == {1}
         assert {path.series for path in chart.paths} == {1}
         assert "synthetic 0" in chart.caption
+
+
+def test_roc_curves_stand_beside_chance_and_the_ceiling_of_the_claim():
+    attacks = {"near": ([0.0, 0.5, 1.0], [0.0, 1.0, 1.0]), "far": ([0.0, 1.0], [0.0, 1.0])}
+    chart = rocs("Attacks", attacks, ([0.0, 1.0], [0.1, 1.0]))
+    assert inside(chart)
+    assert [p.kind for p in chart.paths] == ["chance", "line", "line", "ceiling"]
+    assert chart.dots[1].tip == "near: 100% of members at 50% false alarms"
+    assert ("near", "0.500", "1.000") in chart.rows
+    assert "ε and δ allow" in chart.caption
+    without = rocs("Attacks", attacks, None)
+    assert "ceiling" not in [p.kind for p in without.paths]
+    assert "no ε is claimed" in without.caption

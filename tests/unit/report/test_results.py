@@ -59,3 +59,15 @@ def test_many_values_are_drawn_as_histograms():
     series = {"LV area": {"real": tuple(float(i) for i in range(200))}}
     (axis,) = axes(EvaluationReport(series=series))
     assert [path.kind for path in axis.charts[0].paths] == ["outline"]
+
+
+def test_attacks_of_one_kind_share_a_figure_beside_their_table():
+    scores = {"members": (3.0, 2.0), "others": (1.0, 0.0)}
+    series = {f"Membership scores, {name}": scores for name in ("a (pixels)", "b (pixels)", "loss (white box)")}
+    series["Membership ceiling"] = {"FPR": (0.0, 1.0), "TPR": (0.2, 1.0)}
+    (axis,) = axes(
+        EvaluationReport(metrics=(Metric(axis="leakage", name="AUC, a (pixels)", value=1.0),), series=series)
+    )
+    assert [c.title for c in axis.charts] == ["Membership attacks: pixels", "Membership attacks: white box"]
+    assert axis.charts[0].legend == ("a", "b")
+    assert all("ceiling" in [p.kind for p in c.paths] for c in axis.charts)
