@@ -29,7 +29,7 @@ from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun
 from cmrfed.generators.condition import UNKNOWN
-from cmrfed.generators.generator import Generator
+from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.guarantee import plan_rows
 from cmrfed.pipeline import Data, open_data, stage_specs, write_sites
 from cmrfed.precision import arithmetic
@@ -75,8 +75,18 @@ class Result:
     seconds: float
 
 
-def holdout_loss(generator: Generator, cohort: Cohort, draws: int, batch: int = 64) -> float:
-    """Mean loss of the image stage on all slices of a cohort; times and noises are the same for every generator."""
+def holdout_loss(made: Generator, usual: GeneratorConfig, cohort: Cohort, draws: int, batch: int = 64) -> float:
+    """Mean loss of the image stage on all slices of a cohort; times and noises are the same for every way.
+
+    Args:
+        made: Has the weights.
+        usual: The recipe's own settings: a way that draws its times otherwise is measured at the recipe's times.
+        cohort: Hold-out patients.
+        draws: Passes over them.
+        batch: Slices at once.
+    """
+    generator = Generator(usual)
+    generator.network.load_state_dict(made.network.state_dict())
     rng, total = torch.Generator().manual_seed(1), []
     dtype = arithmetic("bf16", "cpu")
     generator.network.eval()
@@ -99,12 +109,14 @@ def train(experiment: Experiment, data: Data, start: Path, folder: Path) -> Gene
     return Generator.load(result.generators["image"])
 
 
-def measure(experiment: Experiment, data: Data, start: Path, folder: Path, args: argparse.Namespace) -> Result:
+def measure(
+    experiment: Experiment, usual: GeneratorConfig, data: Data, start: Path, folder: Path, args: argparse.Namespace
+) -> Result:
     """Train one way as often as asked."""
     begin, losses = time.monotonic(), []
     for number in range(args.repeats if experiment.privacy.private else 1):
         generator = train(experiment, data, start, folder / str(number))
-        losses.append(holdout_loss(generator, data.holdout, args.draws))
+        losses.append(holdout_loss(generator, usual, data.holdout, args.draws))
     row = next((row for row in plan_rows(experiment) if row["stage"] == "image"), {})
     released = str(row.get("released_numbers", "")) if experiment.privacy.private else ""
     return Result(losses, released, row.get("noise_multiplier"), (time.monotonic() - begin) / len(losses))
@@ -142,11 +154,12 @@ def main() -> None:
         data = open_data(experiment, folder / "run")
         start = args.start or pretrained(experiment, folder / "cache" if args.quick else None)
         print(f"{'way':<34}{'loss':>9}  {'least to most':<20}{'σ':>7}{'released':>10}{'time':>9}")
-        first = holdout_loss(Generator.load(start / "image"), data.holdout, args.draws)
+        usual = experiment.generator("image")
+        first = holdout_loss(Generator.load(start / "image"), usual, data.holdout, args.draws)
         show("the public start", Result([first], "", None, 0))
         for number, way in enumerate(chosen):
             changed = resolve(args.recipe, [*common, *WAYS.get(way, way.split(";") if "=" in way else [])])
-            show(way, measure(changed, data, start, folder / f"way-{number}", args))
+            show(way, measure(changed, usual, data, start, folder / f"way-{number}", args))
     if args.quick:
         print("--quick: the network is tiny, and the numbers mean nothing")
 
