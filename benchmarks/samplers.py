@@ -1,13 +1,15 @@
 """KID of every sampler against what it costs: the number of times that the network is asked for one image.
 
 The image generator of a finished run draws the masks of its hold-out patients with each sampler of its family and
-several numbers of steps, from the same noise; KID is to the real images of these patients, with the offline features.
-The recipe's own choice is marked; "real" is KID of the training patients' images, what a perfect generator would get.
+several numbers of steps, from the same noise, in the styles of all sites in turn. KID is to the real images of these
+patients, with the offline features. The recipe's own choice is marked; "real" is KID of the training patients' images,
+what a perfect generator would get.
 
     python -m benchmarks.samplers runs/acdc --picture docs/img/samplers.svg
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,6 +28,8 @@ from cmrfed.progress import say
 from cmrfed.training.loop import stage_inputs
 
 EVALUATIONS = (3, 5, 10, 20, 40, 80)
+LEVELS = (0.1, 0.2, 0.5, 1, 2, 5)
+"""Marks of the axis of KID."""
 
 
 def choices(generator: Generator) -> list[tuple[SamplerConfig, int]]:
@@ -50,6 +54,7 @@ def main() -> None:
     assert made is not None  # noqa: S101 - from_run has loaded it
     rows = np.resize(random.permutation(material.holdout.rows), args.images)
     cond = stage_inputs(gather(material.holdout, rows), "image", style=0)[1]
+    cond = replace(cond, style=torch.arange(args.images) % made.config.styles)
     features = [extractor(np.asarray(c.images[c.rows], np.float32)) for c in (material.train, material.holdout)]
     seen, real = features
     precision = arithmetic(material.experiment.synthesis.precision, "cpu")
@@ -79,6 +84,7 @@ def plot(curves: dict[str, list[tuple[int, float]]], floor: float, path: Path) -
     axis.axhline(floor, color="grey", linestyle=":", label="real training patients")
     axis.set(xscale="log", yscale="log", xlabel="network evaluations for an image", ylabel="KID to hold-out patients")
     axis.set_xticks(EVALUATIONS, labels=[str(n) for n in EVALUATIONS])
+    axis.set_yticks(LEVELS, labels=[str(n) for n in LEVELS])
     axis.minorticks_off()
     axis.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
