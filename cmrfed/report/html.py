@@ -20,7 +20,7 @@ from cmrfed.guarantee import measured_mu
 from cmrfed.report.folder import REAL_PATIENTS, Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs
 from cmrfed.report.plots import Chart, curves
-from cmrfed.report.results import axes, cards, duration
+from cmrfed.report.results import axes, cards, duration, trade_off_chart
 
 REPORT = "report.html"
 STAGE_TITLES = {"mask": "Masks", "image": "Images"}
@@ -210,6 +210,7 @@ def _context(contents: Contents) -> dict[str, Any]:
         "css": Markup((package / "style.css").read_text()),  # noqa: S704 - a file of this package
         "js": Markup((package / "report.js").read_text()),  # noqa: S704 - a file of this package
         "cards": cards(judged) if judged else [],
+        "trade_off": trade_off_chart(judged) if judged else None,
         "warnings": judged.warnings if judged else (),
         "privacy": _privacy(contents.manifest),
         "mechanism": _mechanism(contents),

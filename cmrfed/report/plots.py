@@ -183,6 +183,47 @@ def rocs(
     )
 
 
+Interval = tuple[float, float, float]
+"""Value, lower and upper end."""
+
+
+def trade_off(utility: Interval, leakage: Interval, attack: str) -> Chart:
+    """Draw where a data set stands between usefulness and leakage, with both intervals.
+
+    Args:
+        utility: Dice of a segmenter trained on synthetic over that of one trained on real slices.
+        leakage: AUC of the attack that tells most, at least 0.5 in the middle.
+        attack: Its name.
+    """
+    (y, *ys), (x, *xs) = utility, leakage
+    x_of, x_ticks = _axis([min(0.4, *xs), 1.0], LEFT, WIDTH - RIGHT, log=False)
+    y_of, y_ticks = _axis([min(0.5, *ys), max(1.05, *ys)], HEIGHT - BOTTOM, TOP, log=False)
+    marks = (
+        Path(_polyline([(x_of(0.5), TOP), (x_of(0.5), HEIGHT - BOTTOM)]), 0, "chance"),
+        Path(_polyline([(LEFT, y_of(1)), (WIDTH - RIGHT, y_of(1))]), 0, "chance"),
+    )
+    bars = ([(x_of(v), y_of(y)) for v in xs], [(x_of(x), y_of(v)) for v in ys])
+    tip = f"this set: {number(y)} of the Dice of real slices, AUC {number(x)} ({attack})"
+    return Chart(
+        title="Usefulness against leakage",
+        alt=f"{tip}. Best is the upper left corner; the numbers follow below.",
+        x_label=f"AUC of the attack that tells most: {attack}",
+        y_label="Dice, synthetic over real",
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        legend=(),
+        paths=(*marks, *(Path(_polyline(bar), 0, "mean") for bar in bars)),
+        dots=(Dot(x_of(x), y_of(y), 0, tip),),
+        columns=("measure", "value", "low", "high"),
+        rows=(
+            ("Dice, synthetic over real", *map(number, utility)),
+            (f"AUC, {attack}", *map(number, leakage)),
+        ),
+        caption="Bars are intervals. Dotted lines: as useful as real slices, and members no better found than by "
+        "chance. The attack was chosen for telling most of all that were tried, so chance alone lifts it above 0.5.",
+    )
+
+
 def _sizes(groups: Mapping[str, Collection[object]]) -> str:
     return ", ".join(f"{name} {len(values)}" for name, values in groups.items())
 

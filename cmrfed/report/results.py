@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cmrfed.evaluation.membership import CEILING, SCORES, roc
 from cmrfed.evaluation.result import EvaluationReport, Metric
-from cmrfed.report.plots import Chart, distributions, number, rocs, strips
+from cmrfed.report.plots import Chart, distributions, number, rocs, strips, trade_off
 
 AXES = {
     "fidelity": "Fidelity: do the images look real?",
@@ -109,6 +109,30 @@ def _roc_charts(series: dict[str, dict[str, tuple[float, ...]]]) -> tuple[Chart,
     claim = series.get(CEILING)
     ceiling = (claim["FPR"], claim["TPR"]) if claim else None
     return tuple(rocs(f"Membership attacks: {kind}", attacks, ceiling) for kind, attacks in kinds.items())
+
+
+def trade_off_chart(report: EvaluationReport) -> Chart | None:
+    """Where the set stands between usefulness and leakage; None where either was not measured."""
+    ratio = report.find("Dice ratio synthetic / real, hold-out")
+    attacks = [m for m in report.metrics if m.axis == "leakage" and m.name.startswith("AUC, ")]
+    told = [(folded, m.name.removeprefix("AUC, ")) for m in attacks if (folded := _folded(m))]
+    whole = _interval_of(ratio) if ratio else None
+    return trade_off(whole, *max(told)) if whole and told else None
+
+
+def _interval_of(metric: Metric) -> tuple[float, float, float] | None:
+    if metric.value is None or metric.low is None or metric.high is None:
+        return None
+    return metric.value, metric.low, metric.high
+
+
+def _folded(metric: Metric) -> tuple[float, float, float] | None:
+    """An AUC below 0.5 tells as much as one above."""
+    found = _interval_of(metric)
+    if found is None or found[0] >= 0.5:
+        return found
+    value, low, high = found
+    return 1 - value, 1 - high, 1 - low
 
 
 def axes(report: EvaluationReport) -> list[Axis]:

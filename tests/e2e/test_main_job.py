@@ -31,6 +31,7 @@ image:
 synthesis: {patients: 3, slices: [3, 4]}
 evaluation:
   segmenter: {steps: 3, seeds: 1, channels: [8, 16], batch_size: 4}
+  attacks: {white_box: true}
 compute: {threads: 1}
 """
 
@@ -61,7 +62,11 @@ def test_a_run_leaves_data_set_numbers_and_report(finished):
     assert len(list(dataset.cases())) == len(dataset) == 6
     assert not dataset.manifest.privacy.differentially_private
     numbers = json.loads((finished / "evaluation" / "evaluation.json").read_text())
-    assert {metric["axis"] for metric in numbers["metrics"]} == {"fidelity", "anatomy", "memorisation", "utility"}
+    axes = {"fidelity", "anatomy", "memorisation", "leakage", "utility"}
+    assert {metric["axis"] for metric in numbers["metrics"]} == axes
+    attacked = {m["name"]: m["unavailable"] for m in numbers["metrics"] if m["axis"] == "leakage"}
+    assert set(attacked) == {"Membership attacks, black box", "Membership attacks, white box"}
+    assert all("hold out" in reason for reason in attacked.values()), "3 patients are held out: too few"
     page = (finished / "report.html").read_text()
     assert "Not differentially private" in page
 
@@ -105,6 +110,7 @@ def test_a_run_feeds_synthesize_export_evaluate_and_report(finished, tmp_path):
     judged = cmrfed(
         *("evaluate", "--synthetic", out, "--train", sites / "site-0", "--holdout", sites / "site-1"),
         *("--external", f"other={sites / 'site-2'}", "--out", tmp_path / "judged", "--set", "utility=false"),
+        *("--generator", finished / "generators" / "image"),
     )
     assert judged.returncode == 0, judged.stderr
     assert (tmp_path / "judged" / "metrics.csv").exists()

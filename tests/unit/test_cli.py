@@ -205,6 +205,13 @@ def test_folders_that_are_not_there_and_words_that_mean_nothing(words, call, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_references_without_a_generator_are_refused(call, tmp_path):
+    sets = ["--synthetic", tmp_path, "--train", tmp_path, "--holdout", tmp_path, "--out", tmp_path / "out"]
+    status, _, err = call("evaluate", *sets, "--reference", tmp_path)
+    assert is_one_paragraph(status, err)
+    assert "give --generator" in err
+
+
 def test_a_folder_that_exists_is_kept_without_force(call, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()

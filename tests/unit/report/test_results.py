@@ -1,7 +1,7 @@
 import pytest
 
 from cmrfed.evaluation.result import EvaluationReport, Metric
-from cmrfed.report.results import axes, cards, duration
+from cmrfed.report.results import axes, cards, duration, trade_off_chart
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,15 @@ def test_attacks_of_one_kind_share_a_figure_beside_their_table():
     assert [c.title for c in axis.charts] == ["Membership attacks: pixels", "Membership attacks: white box"]
     assert axis.charts[0].legend == ("a", "b")
     assert all("ceiling" in [p.kind for p in c.paths] for c in axis.charts)
+
+
+def test_usefulness_stands_against_the_attack_that_tells_most():
+    ratio = Metric(axis="utility", name="Dice ratio synthetic / real, hold-out", value=0.9, low=0.8, high=0.95)
+    weak = Metric(axis="leakage", name="AUC, near (pixels)", value=0.6, low=0.5, high=0.7)
+    inverted = Metric(axis="leakage", name="AUC, loss (white box)", value=0.2, low=0.1, high=0.35)
+    failed = Metric(axis="leakage", name="AUC, far (pixels)", unavailable="failed its control")
+    chart = trade_off_chart(EvaluationReport(metrics=(ratio, weak, inverted, failed)))
+    assert chart.rows[1] == ("AUC, loss (white box)", "0.8", "0.65", "0.9")
+    assert "0.9 of the Dice of real slices, AUC 0.8" in chart.dots[0].tip
+    for part in ((ratio, failed), (weak,)):
+        assert trade_off_chart(EvaluationReport(metrics=part)) is None
