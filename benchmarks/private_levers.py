@@ -41,6 +41,7 @@ NAMED = "[unet.conv_in.*, unet.conv_out.*, unet.conv_norm_out.*, '*norm*']"
 WAYS = {
     "recipe": [],
     "hardly any noise": ["privacy.epsilon=1000"],
+    "random weights, no public start": ["pretrain.image=null"],
     "K = 1": ["privacy.image.draws=1"],
     "K = 32": ["privacy.image.draws=32"],
     "no averaging of weights": ["image.training.ema_decay=0"],
