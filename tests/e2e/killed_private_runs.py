@@ -52,8 +52,8 @@ def note_what_leaves(run_dir: Path) -> None:
     """From here on every reply is noted outside the site before it leaves it."""
     original = Site.train_round
 
-    def train_round(self: Site, job: StageJob, arrays: State) -> TrainReply:
-        reply = original(self, job, arrays)
+    def train_round(self: Site, job: StageJob, arrays: State, codec: State | None = None) -> TrainReply:
+        reply = original(self, job, arrays, codec)
         note = json.dumps([self.root.name, job.key, digest_state(reply.arrays or {})]) + "\n"
         handle = os.open(run_dir / "left", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(handle, note.encode())
