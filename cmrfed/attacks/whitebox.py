@@ -31,7 +31,9 @@ from cmrfed.evaluation.membership import (
     too_few,
     unavailable,
 )
+from cmrfed.evaluation.memorisation import repeated_patients
 from cmrfed.evaluation.result import Findings
+from cmrfed.evaluation.slices import slices_of_cohort
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.process import DDPMConfig, FlowConfig, make_process
@@ -244,7 +246,7 @@ def white_box(
         generator: Folder of the generator.
         references: Folders of generators like it, trained on patients of neither cohort.
         train: Patients that the generator learned from.
-        holdout: Patients that nothing has learned from.
+        holdout: Patients that nothing has learned from; those who are in training by their images are left out.
         config: Effort.
         claim: (ε, δ) of the generator, if it has one.
         seed: Decides the patients that are compared, the noise and the untrained weights.
@@ -254,7 +256,9 @@ def white_box(
     """
     target, others = Generator.load(generator), [Generator.load(path) for path in references]
     _check(target, (train, holdout), others)
-    members, outsiders = matched(_masked(train), _masked(holdout), np.random.default_rng(seed))
+    again = repeated_patients(slices_of_cohort(train), slices_of_cohort(holdout))
+    fresh_patients = [record for record in _masked(holdout) if record.patient_id not in again]
+    members, outsiders = matched(_masked(train), fresh_patients, np.random.default_rng(seed))
     if len(members) < FEWEST:
         reason = (
             f"{len(members)} pairs of training and hold-out patients with masks have the same group and vendor; "

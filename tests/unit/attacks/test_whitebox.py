@@ -24,13 +24,13 @@ FAMILIES = {
 }
 
 
-def textured(path, first, seed=0, count=10, smooth=()):
+def textured(path, first, seed=0, count=10, smooth=(), also=()):
     """Patients of one slice per phase whose grain is theirs alone, so that it can be learned by heart only.
 
     Those who are ``smooth`` have little of it: any generator finds them easy.
     """
     patients = []
-    for number in range(first, first + count):
+    for number in (*range(first, first + count), *also):
         random, name, volumes = np.random.default_rng([seed, number]), f"p{number:02d}", []
         for phase in Phase:
             mask = heart(number, phase, 0.3)[None]
@@ -135,6 +135,12 @@ def test_every_attack_comes_with_its_control_and_what_is_missing_says_so(tmp_pat
     assert "10 non-members allow no statement below 1/10" in by_name["TPR at 1.0% FPR, white box"].unavailable
     assert found.series["Membership ceiling"]["TPR"][0] == pytest.approx(0.05)
     assert not found.warnings, "random weights break no claim"
+
+
+def test_others_who_are_in_training_by_their_images_do_not_count(tmp_path):
+    members, others = textured(tmp_path / "m", 0), textured(tmp_path / "o", 50, count=9, also=[3])
+    found = white_box(saved(tmp_path), (), members, others, QUICK, None)
+    assert "9 members, 9 others" in found.find("AUC, loss (white box)").detail
 
 
 def test_too_few_patients_are_said(tmp_path):

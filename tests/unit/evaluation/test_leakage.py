@@ -1,8 +1,11 @@
 """Black-box attacks: copies of training patients are a leak, fresh patients are none, and a claim has a ceiling."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from cmrfed.data.cohort import PatientRecord
 from cmrfed.evaluation.leakage import leakage
 from cmrfed.evaluation.membership import Attack as AttackOn
 from cmrfed.evaluation.membership import Claim, Scores, attack_findings, halves, matched, told_apart
@@ -16,8 +19,6 @@ ATTACKS = ("nearest neighbour", "neighbour ratio", "Monte-Carlo ball", "calibrat
 
 
 def named(sliced, name, noise=0.0, prefix=""):
-    from dataclasses import replace
-
     shift = np.random.default_rng(0).normal(0, noise, sliced.images.shape) if noise else 0
     owners = np.char.add(prefix, sliced.owners.astype(str))
     return replace(sliced, name=name, images=(sliced.images + shift).astype(np.float32), owners=owners)
@@ -140,8 +141,6 @@ def test_an_inverted_attack_tells_as_much():
 
 
 def test_sides_are_of_equal_size_in_each_group_and_vendor(real):
-    from cmrfed.data.cohort import PatientRecord
-
     def records(prefix, groups):
         return [PatientRecord(patient_id=f"{prefix}{i}", group=g, vendor="v") for i, g in enumerate(groups)]
 
