@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from cmrfed.artifacts import digest_state
 from cmrfed.errors import ConfigError, FederationError
@@ -88,12 +89,13 @@ class FederatedRun:
             store = RoundStore(self.run_dir / stage.name, self.digest)
             codec = load_autoencoder(stage.codec) if stage.codec else None
             state = self._train_stage(stage, store, codec)
-            folder = self.run_dir / "generators" / stage.name
-            if not folder.is_dir():
-                generator = Generator(stage.generator, autoencoder=codec)
-                generator.network.load_state_dict(dict(state["ema"]))
-                generator.save(folder)
-            result.generators[stage.name] = folder
+            for name, weights in averages(stage, state["ema"]).items():
+                folder = self.run_dir / "generators" / name
+                if not folder.is_dir():
+                    generator = Generator(stage.generator, autoencoder=codec)
+                    generator.network.load_state_dict(dict(weights))
+                    generator.save(folder)
+            result.generators[stage.name] = self.run_dir / "generators" / stage.name
             result.digests[stage.name] = digest_state(state["global"])
         return result
 
@@ -126,7 +128,10 @@ class FederatedRun:
         if whole:
             raise FederationError("averaging needs floating-point weights", got=f"integers in {whole[0]}")
         weights = {name: weights[name].clone() for name in sorted(weights)}
-        return {"global": weights, "ema": weights, "strategy": {}}
+        others = {
+            _other(decay, name): weight for decay in stage.training.ema_others for name, weight in weights.items()
+        }
+        return {"global": weights, "ema": weights | others, "strategy": {}}
 
     def _round(
         self, stage: StageSpec, number: int, state: ServerState, aggregator: Aggregator, codec: State | None
@@ -138,8 +143,7 @@ class FederatedRun:
         outcome = ask(self.grid, self.roster, job, old, names, self.federation, codec)
         replies = [(r.arrays, weights[site]) for site, r in sorted(outcome.replies.items()) if r.arrays]
         new = aggregator.aggregate(number, old, replies)
-        decay = stage.training.decay_at(number)
-        ema = {name: decay * state["ema"][name] + (1 - decay) * new[name] for name in new}
+        ema = _averaged(stage.training, number, state["ema"], new)
         return {"global": new, "ema": ema, "strategy": aggregator.state_dict()}, outcome
 
     def _job(self, stage: StageSpec, number: int, weights: State, codec: State | None = None) -> StageJob:
@@ -180,6 +184,32 @@ class FederatedRun:
             "bytes_down": outcome.bytes_down,
             "bytes_up": outcome.bytes_up,
         }
+
+
+# --- averaged weights ---------------------------------------------------------------------------
+def _other(decay: float, name: str) -> str:
+    """Name under which a weight with another decay than ``ema_decay`` is kept."""
+    return f"{decay}/{name}"
+
+
+def _averaged(training: TrainingConfig, number: int, old: State, new: State) -> State:
+    """All averages of the global weights after a round."""
+    out: dict[str, Tensor] = {}
+    for chosen, decay in [(True, training.ema_decay), *((False, decay) for decay in training.ema_others)]:
+        now = training.decay_at(decay, number)
+        for name in new:
+            kept = name if chosen else _other(decay, name)
+            out[kept] = now * old[kept] + (1 - now) * new[name]
+    return out
+
+
+def averages(stage: StageSpec, ema: State) -> dict[str, dict[str, Tensor]]:
+    """The averaged weights by the name of the generator that has them: the stage's own, then ``image-ema-0.95`` etc."""
+    others = {f"{stage.name}-ema-{decay}": _other(decay, "") for decay in stage.training.ema_others}
+    out: dict[str, dict[str, Tensor]] = {stage.name: {name: w for name, w in ema.items() if "/" not in name}}
+    for folder, mark in others.items():
+        out[folder] = {name.removeprefix(mark): weight for name, weight in ema.items() if name.startswith(mark)}
+    return out
 
 
 def _read_start(folder: Path, wanted: GeneratorConfig) -> Generator:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -42,6 +42,8 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.9, ge=0, lt=1)
     """Of the global weights, per round; the generator that is saved has the averaged weights."""
+    ema_others: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((), exclude_if=lambda value: not value)
+    """Further decays: a generator each beside the one above, to be compared; 0 is the last weights themselves."""
     precision: Precision = "bf16"
     augment: AugmentConfig | None = AugmentConfig()
 
@@ -51,9 +53,10 @@ class TrainingConfig(Section):
         warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))))
 
-    def decay_at(self, number: int) -> float:
-        """Decay of the averaged weights after round ``number``, from 1: small at first, to forget the beginning."""
-        return min(self.ema_decay, (1 + number) / (10 + number))
+    @staticmethod
+    def decay_at(decay: float, number: int) -> float:
+        """A decay as it is after round ``number``, from 1: small at first, to forget the beginning."""
+        return min(decay, (1 + number) / (10 + number))
 
     def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW (arXiv 1711.05101), or plain SGD."""

@@ -19,6 +19,8 @@ class PublicTraining(TrainingConfig):
     local_steps: int = Field(50, ge=1)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(8e-4, gt=0)
+    ema_others: tuple[float, ...] = Field((), max_length=0, exclude=True)
+    """None: the public start is one generator."""
 
 
 class PretrainConfig(PublicPatients):
@@ -68,7 +70,7 @@ def train_publicly(generator: Generator, cohort: Cohort, stage: Stage, config: P
     with track(f"Pre-training the {stage} generator", config.rounds * config.local_steps) as progress:
         for number in range(1, config.rounds + 1):
             result = trainer.run((number - 1) * config.local_steps, config.local_steps)
-            decay = config.decay_at(number)
+            decay = config.decay_at(config.ema_decay, number)
             average = {n: decay * average[n] + (1 - decay) * new for n, new in network.state_dict().items()}
             progress.advance(config.local_steps, f"loss {sum(result.losses) / len(result.losses):.4f}")
     network.load_state_dict(average)

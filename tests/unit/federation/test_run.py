@@ -75,6 +75,19 @@ def test_the_average_of_the_weights_warms_up_and_is_what_the_generator_holds(tmp
     assert digest_state(loaded) == digest_state(tensors(tmp_path, 2, "ema"))
 
 
+def test_averages_with_further_decays_are_generators_beside_the_stages_own(tmp_path: Path) -> None:
+    make_sites(tmp_path)
+    run = federated_run(tmp_path, tiny_stage(rounds=2, ema_decay=0.15, ema_others=[0.0, 0.1]))
+    first = dict(Generator(run.stages[0].generator, fold(run.seed, "init", "image")).network.state_dict())
+    run.start_or_resume()
+    for folder, limit in {"image": 0.15, "image-ema-0.0": 0.0, "image-ema-0.1": 0.1}.items():
+        average = first
+        for number in (1, 2):
+            decay, new = min(limit, (1 + number) / (10 + number)), tensors(tmp_path, number, "global")
+            average = {n: decay * average[n] + (1 - decay) * new[n] for n in new}
+        assert close(Generator.load(tmp_path / "generators" / folder).network.state_dict(), average), folder
+
+
 def test_each_round_is_recorded_and_old_tensors_are_dropped(tmp_path: Path) -> None:
     make_sites(tmp_path)
     federated_run(tmp_path, tiny_stage(rounds=4)).start_or_resume()
