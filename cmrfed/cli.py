@@ -10,6 +10,7 @@ import click
 import typer
 import yaml
 
+from cmrfed.cli_deploy import add_to
 from cmrfed.errors import CmrfedError, ConfigError, PrivacyError
 from cmrfed.progress import console, say
 
@@ -25,6 +26,7 @@ export_app = typer.Typer(
     help="Write a synthetic data set in another layout.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(export_app, name="export")
+add_to(app)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""

@@ -21,7 +21,7 @@ from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.pool import pool
 from cmrfed.data.prepare import PrepareConfig, prepare
 from cmrfed.data.synthetic import Case, Manifest, SyntheticDataset
-from cmrfed.errors import ConfigError, DataError
+from cmrfed.errors import CmrfedError, ConfigError, DataError
 from cmrfed.evaluation.judge import claim_of, evaluate
 from cmrfed.experiment import STAGES, Experiment
 from cmrfed.federation.local_grid import LocalGrid
@@ -228,6 +228,28 @@ def begin(experiment: Experiment, run_dir: Path) -> tuple[Data, list[Path], Reco
     return data, roots, record
 
 
+def run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[str]) -> None:
+    """Train over a network: patients are at the sites, and all that is here are recipe, weights and records.
+
+    Args:
+        experiment: What to do; its cohorts are not used.
+        run_dir: Where results go; `synthesize_run` draws from it when this returns.
+        grid: The network.
+        sites: Names of the sites, in order of their styles.
+    """
+    torch.set_num_threads(experiment.compute.threads)
+    promise = plan_text(experiment)
+    record = Record(run_dir, experiment)
+    record.set(sites=[{"name": name} for name in sites], privacy_plan=plan_rows(experiment), problem=None)
+    say(promise)
+    try:
+        train(experiment, run_dir, grid, record)
+    except Exception as error:
+        record.set(problem=str(error) if isinstance(error, CmrfedError) else f"{type(error).__name__}: {error}")
+        raise
+    record.set(finished=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
 def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> None:
     """Train both stages over a grid of sites: in this process, under Ray or over a network."""
     start = _public_start(experiment, run_dir, record) if experiment.pretrain else None
@@ -323,6 +345,8 @@ def _spacing(run_dir: Path, experiment: Experiment) -> tuple[float, float, float
     if config.pixel_mm:
         return (config.pixel_mm, config.pixel_mm, config.slice_spacing_mm)
     if experiment.privacy.private:  # whether all patients have a spacing is a fact about patients
+        return None
+    if not (run_dir / "sites").is_dir():  # patients are elsewhere
         return None
     sites = read_json(run_dir / "sites" / "00" / "site.json")
     records = Cohort.open(sites["cohort"]).patients

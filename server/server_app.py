@@ -1,7 +1,8 @@
 """Flower ServerApp: trains the recipe named in the run config over the sites of the grid.
 
 Run config: ``recipe`` (file), ``set`` (overrides, separated by spaces), ``run-dir``, ``data-root`` (folder to which the
-recipe's cohorts are relative). Paths are absolute, since Flower starts this app in a folder of its own.
+recipe's cohorts are relative), ``sites`` (names, separated by spaces, of a deployed federation, whose patients are at
+the sites; empty: they are simulated). Paths are absolute, since Flower starts this app in a folder of its own.
 """
 
 import shlex
@@ -14,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from cmrfed.errors import ConfigError
 from cmrfed.experiment import Experiment, resolve
-from cmrfed.pipeline import begin, train
+from cmrfed.pipeline import begin, run_deployed, train
 
 app = ServerApp()
 
@@ -24,6 +25,9 @@ def main(grid: Grid, context: Context) -> None:
     """Train both stages; `cmrfed run` with the same recipe and run folder then goes on to synthesis."""
     run_dir = _absolute(context.run_config, "run-dir")
     experiment = read_experiment(context.run_config)
+    if sites := str(context.run_config.get("sites", "")).split():
+        run_deployed(experiment, run_dir, grid, sites)
+        return
     _, _, record = begin(experiment, run_dir)
     train(experiment, run_dir, grid, record)
 
@@ -36,7 +40,7 @@ def read_experiment(config: Mapping[str, Any]) -> Experiment:
     """
     experiment = resolve(_absolute(config, "recipe"), shlex.split(str(config["set"])))
     data = experiment.data
-    if all(Path(path).is_absolute() for path in [*data.cohorts, *data.external.values()]):
+    if config.get("sites") or all(Path(path).is_absolute() for path in [*data.cohorts, *data.external.values()]):
         return experiment
     root = _absolute(config, "data-root")
     placed = {

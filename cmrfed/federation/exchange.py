@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,12 +199,11 @@ def _exchange(
 ) -> None:
     site_of = {roster.nodes[site]: site for site in targets}
 
-    def messages() -> Iterator[Message]:
-        for node in site_of:
-            yield Message(encode_job(job, *records), dst_node_id=node, message_type=MessageType.TRAIN)
-
+    requests = [
+        Message(encode_job(job, *records), dst_node_id=node, message_type=MessageType.TRAIN) for node in site_of
+    ]
     outcome.bytes_down += _bytes(records) * len(targets)
-    for reply in grid.send_and_receive(messages(), timeout=roster.config.round_timeout_s):
+    for reply in grid.send_and_receive(requests, timeout=roster.config.round_timeout_s):
         site = site_of.get(reply.metadata.src_node_id)  # an unavailable node is reported by the SuperLink
         if site is None:
             continue

@@ -1,0 +1,1 @@
+"""Deployment: start-up kits, the coordinator's and the sites' processes, what stands between them."""

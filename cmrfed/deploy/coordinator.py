@@ -1,0 +1,324 @@
+"""The coordinator's side: start, submit, watch, fetch. Its commands talk to Flower's SuperLink on this machine."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmrfed.artifacts import new_folder, read_json, write_bytes, write_json, write_text
+from cmrfed.deploy.bundle import digest_bundle, write_app
+from cmrfed.deploy.certificates import days_left
+from cmrfed.deploy.health import serving
+from cmrfed.deploy.inner import make_inner, nginx_command
+from cmrfed.deploy.kit import CoordinatorKit, read_coordinator_kit
+from cmrfed.deploy.node import flower_environment
+from cmrfed.deploy.provision import EVERYWHERE, LOOPBACK
+from cmrfed.deploy.supervisor import Supervisor, Worker
+from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
+from cmrfed.experiment import STAGES, Experiment, resolve
+from cmrfed.federation.messages import Spent
+from cmrfed.federation.rounds import RoundStore
+from cmrfed.progress import say
+
+CONNECTION = "coordinator"
+FETCHED = ("run.json", "audit.json", "generators", "start", *STAGES)
+_PATIENCE_S = 120
+
+
+def start(kit_folder: Path, *, with_proxy: bool = True) -> None:
+    """Run the coordinator until told to end: proxy, SuperLink and what executes runs.
+
+    Registers the sites' node keys and goes on with runs that were interrupted, once the SuperLink answers.
+
+    Args:
+        kit_folder: The coordinator's kit.
+        with_proxy: False where the proxy is a container of its own; the SuperLink then listens to its network.
+    """
+    kit = read_coordinator_kit(kit_folder)
+    settings, inner = kit.coordinator, make_inner(kit_folder)
+    secret = kit_folder / "state" / "superexec.secret"
+    write_bytes(secret, secrets.token_bytes(32))
+    secret.chmod(0o600)
+    _write_connection(kit_folder, settings.inner_port)
+    superlink = Worker("superlink", [
+        _program("flower-superlink"),
+        "--host", LOOPBACK if with_proxy else EVERYWHERE, "--port", str(settings.inner_port),
+        "--ssl-ca-certfile", str(inner / "ca.crt"),
+        "--ssl-certfile", str(inner / "server.crt"), "--ssl-keyfile", str(inner / "server.key"),
+        "--enable-supernode-auth", "--isolation", "process", "--superexec-auth-secret-file", str(secret),
+        "--database", str(kit_folder.absolute() / "state" / "superlink.db"),
+        "--health-server-address", f"{LOOPBACK}:{settings.health_port}", "--disable-runtime-dependency-installation",
+    ], _explain_superlink)  # fmt: skip
+    executor = Worker("executor", [
+        _program("flower-superexec"),
+        "--root-certificates", str(inner / "ca.crt"), "--runtime-api-address", f"localhost:{settings.inner_port}",
+        "--superexec-auth-secret-file", str(secret),
+    ], ready=lambda: serving(f"{LOOPBACK}:{settings.health_port}"))  # fmt: skip
+    workers = [superlink, executor]
+    if with_proxy:
+        workers.append(Worker("proxy", nginx_command(kit_folder, "proxy.conf"), _explain_proxy))
+    say(f"Coordinator of {kit.federation} at {settings.host}:{settings.port}, {len(kit.sites)} sites; Ctrl-C ends it.")
+    duties = Duties(kit_folder, kit)
+    Supervisor(workers, kit_folder / "state", {**os.environ, **flower_environment(kit_folder)}, duties.tick).run()
+
+
+class Duties:
+    """What the coordinator does once after each start, when the SuperLink answers."""
+
+    def __init__(self, kit_folder: Path, kit: CoordinatorKit) -> None:
+        self.folder, self.kit, self._done = kit_folder, kit, False
+
+    def tick(self) -> None:
+        """Register sites and go on with runs, once."""
+        if self._done or not serving(f"{LOOPBACK}:{self.kit.coordinator.health_port}"):
+            return
+        try:
+            register_sites(self.folder, self.kit)
+            self._done = True
+            for name in interrupted(self.folder):
+                say(f"Run {name} was interrupted and goes on: Flower run {_start_run(self.folder, self.kit, name)}")
+        except CmrfedError as error:
+            say(str(error))
+
+
+def register_sites(kit_folder: Path, kit: CoordinatorKit) -> None:
+    """Make the SuperLink's nodes those of the kit: new keys are registered, changed and removed ones are struck off."""
+    path = kit_folder / "state" / "registered.json"
+    known: dict[str, dict[str, str]] = read_json(path) if path.exists() else {}
+    wanted = {
+        name: hashlib.sha256((kit_folder / "sites" / f"{name}.pub").read_bytes()).hexdigest() for name in kit.sites
+    }
+    for name in [n for n, row in known.items() if wanted.get(n) != row["key"]]:
+        _flwr(kit_folder, "supernode", "unregister", known[name]["node"], CONNECTION)
+        del known[name]
+        write_json(path, known)
+    for name in [n for n in wanted if n not in known]:
+        key = str(kit_folder / "sites" / f"{name}.pub")
+        told = _flwr(kit_folder, "supernode", "register", key, CONNECTION, "--name", name)
+        known[name] = {"key": wanted[name], "node": str(told["node-id"])}
+        write_json(path, known)
+
+
+# --- runs ---------------------------------------------------------------------------------------------
+def submit(kit_folder: Path, recipe: Path, overrides: list[str]) -> str:
+    """Start a run, or go on with it where it was interrupted.
+
+    Returns:
+        Name of the run: that of the recipe.
+
+    Raises:
+        ConfigError: The recipe does not fit the federation, or another run of this name is there.
+        FederationError: The coordinator does not run.
+    """
+    kit, experiment = read_coordinator_kit(kit_folder), resolve(recipe, overrides)
+    if experiment.sites != len(kit.sites):
+        raise ConfigError(
+            "the recipe is for another number of sites", got=f"data.partition.sites = {experiment.sites}",
+            expected=f"{len(kit.sites)}: {', '.join(kit.sites)}", do=f"--set data.partition.sites={len(kit.sites)}",
+        )  # fmt: skip
+    folder = kit_folder / "runs" / experiment.name
+    about = folder / "submission.json"
+    if about.exists() and read_json(about)["digest"] != experiment.digest:
+        raise ConfigError(
+            f"another run is called {experiment.name}", got=f"experiment {experiment.digest[:12]}",
+            expected=f"experiment {read_json(about)['digest'][:12]}", do="give it another name: --set name=...",
+        )  # fmt: skip
+    write_text(folder / "recipe.yaml", yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
+    write_json(about, {"digest": experiment.digest, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+    _start_run(kit_folder, kit, experiment.name)
+    return experiment.name
+
+
+def _start_run(kit_folder: Path, kit: CoordinatorKit, name: str) -> str:
+    folder = (kit_folder / "runs" / name).absolute()
+    with new_folder(kit_folder / "state" / "bundle") as part:
+        write_app(part / "cmrfed")
+    app = kit_folder / "state" / "bundle" / "cmrfed"
+    pairs = {"recipe": folder / "recipe.yaml", "run-dir": folder, "sites": " ".join(kit.sites)}
+    config = " ".join(f"{key}={json.dumps(str(value))}" for key, value in pairs.items())
+    told = _flwr(kit_folder, "run", str(app), CONNECTION, "-c", config)
+    about = read_json(folder / "submission.json")
+    write_json(folder / "submission.json", about | {"flower_run": str(told["run-id"]), "bundle": digest_bundle(app)})
+    return str(told["run-id"])
+
+
+def interrupted(kit_folder: Path) -> list[str]:
+    """Runs that were submitted, are not finished, and that Flower no longer runs."""
+    alive = {str(run["run-id"]) for run in _runs(kit_folder) if "finished" not in str(run["status"])}
+    names = []
+    for path in sorted((kit_folder / "runs").glob("*/submission.json")):
+        about = read_json(path)
+        known = about.get("flower_run")  # none: it is being submitted now
+        if known and known not in alive and not about.get("stopped") and not _finished(path.parent):
+            names.append(path.parent.name)
+    return names
+
+
+def stop(kit_folder: Path, name: str) -> None:
+    """Stop a run; it goes on when it is submitted again."""
+    about = _submission(kit_folder, name)
+    write_json(kit_folder / "runs" / name / "submission.json", about | {"stopped": True})
+    _flwr(kit_folder, "stop", str(about["flower_run"]), CONNECTION)
+
+
+def logs(kit_folder: Path, name: str) -> str:
+    """What the run printed at the coordinator."""
+    about = _submission(kit_folder, name)
+    return _said(_call(kit_folder, ["log", str(about["flower_run"]), CONNECTION, "--show"]))
+
+
+def fetch(kit_folder: Path, name: str, out: Path) -> Path:
+    """Copy the result of a finished run: what `cmrfed synthesize` needs, and the record of each round."""
+    folder = kit_folder / "runs" / name
+    _submission(kit_folder, name)
+    if not _finished(folder):
+        raise DataError(f"run {name} is not finished", do=f"see cmrfed coordinator status {kit_folder}")
+    with new_folder(out) as part:
+        for item in (folder / one for one in FETCHED):
+            if item.is_dir():
+                shutil.copytree(item, part / item.name)
+            elif item.exists():
+                shutil.copy2(item, part / item.name)
+    return out
+
+
+def _submission(kit_folder: Path, name: str) -> dict[str, Any]:
+    path = kit_folder / "runs" / name / "submission.json"
+    if not path.exists():
+        there = sorted(p.parent.name for p in (kit_folder / "runs").glob("*/submission.json"))
+        raise ConfigError(f"there is no run {name}", expected=", ".join(there) or "none was submitted")
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "run.json").exists() and bool(read_json(folder / "run.json")["finished"])
+
+
+# --- status --------------------------------------------------------------------------------------------
+def status_lines(kit_folder: Path) -> Iterator[str]:
+    """Sites and runs, in words."""
+    kit = read_coordinator_kit(kit_folder)
+    yield f"{kit.federation}: coordinator {kit.coordinator.host}:{kit.coordinator.port}"
+    yield f"certificate: {days_left(kit_folder / 'tls' / 'server.crt'):.0f} days left"
+    try:
+        nodes = {
+            str(node["node-id"]): node for node in _flwr(kit_folder, "supernode", "ls", CONNECTION).get("nodes", [])
+        }
+    except FederationError as error:
+        yield str(error)
+        return
+    registered = kit_folder / "state" / "registered.json"
+    for name, row in (read_json(registered) if registered.exists() else {}).items():
+        node = nodes.get(row["node"], {})
+        yield f"site {name:<20} {node.get('status', 'not registered')}"
+    running = {str(run["run-id"]): str(run["status"]) for run in _runs(kit_folder)}
+    for path in sorted((kit_folder / "runs").glob("*/submission.json")):
+        about = read_json(path)
+        yield from _run_lines(path.parent, about, running.get(str(about.get("flower_run")), "unknown to Flower"))
+
+
+def _run_lines(folder: Path, about: dict[str, Any], running: str) -> Iterator[str]:
+    yield f"run {folder.name}: {'finished' if _finished(folder) else running}; bundle {about.get('bundle')!s}"
+    record = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    if record.get("problem"):
+        yield f"  STOPPED: {record['problem']}"
+    experiment = Experiment.model_validate(yaml.safe_load((folder / "recipe.yaml").read_text()))
+    for stage in STAGES:
+        total = (experiment.mask if stage == "mask" else experiment.image).training.rounds
+        rows = RoundStore(folder / stage, experiment.digest).metrics()
+        yield f"  {stage}: round {len(rows)} of {total}"
+        if rows:
+            yield from (_site_line(site, row) for site, row in rows[-1]["sites"].items())
+
+
+def _site_line(site: str, row: dict[str, Any]) -> str:
+    if row["status"] != "ok":
+        return f"    {site:<20} {row['status']}: {row['reason']}"
+    spent = Spent.model_validate(row["spent"]) if row["spent"] else None
+    paid = f"ε = {spent.at[0].prv:.3f} so far" if spent and spent.bounded else "no guarantee"
+    loss = "" if row["loss"] is None else f", loss {row['loss']:.4f}"
+    return f"    {site:<20} ok: {paid}{loss}"
+
+
+# --- Flower ----------------------------------------------------------------------------------------------
+def _runs(kit_folder: Path) -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = _flwr(kit_folder, "ls", CONNECTION).get("runs", [])
+    return runs
+
+
+def _flwr(kit_folder: Path, *arguments: str) -> dict[str, Any]:
+    """Run a command of Flower's and return the JSON that it prints.
+
+    Raises:
+        FederationError: It failed, or the SuperLink does not answer.
+    """
+    done = _call(kit_folder, [*arguments, "--format", "json"])
+    try:
+        told: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    except ValueError:
+        told = {"success": False, "error-message": _said(done)[-500:]}
+    if told.get("success") is False or done.returncode:
+        raise FederationError(
+            f"Flower refused: flwr {' '.join(arguments[:2])}", got=str(told.get("error-message", "")).strip()[-500:],
+            do=f"see that the coordinator runs: cmrfed coordinator start {kit_folder}",
+        )  # fmt: skip
+    return told
+
+
+def _call(kit_folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [_program("flwr"), *arguments]
+    try:
+        return subprocess.run(  # noqa: S603 - our own command
+            command,
+            env={**os.environ, **flower_environment(kit_folder)},
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise FederationError(
+            f"Flower does not answer within {_PATIENCE_S} s", do=f"cmrfed coordinator start {kit_folder}"
+        ) from None
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return f"{done.stdout}\n{done.stderr}".strip()
+
+
+def _program(name: str) -> str:
+    """One of Flower's programs, of the same installation as this one."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        raise ConfigError(f"{name} is not installed", do="pip install the project, with its dependencies")
+    return found
+
+
+def _write_connection(kit_folder: Path, port: int) -> None:
+    """Tell Flower's commands where the SuperLink is."""
+    certificate = kit_folder.absolute() / "state" / "inner" / "ca.crt"
+    text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{LOOPBACK}:{port}"\n'
+    write_text(kit_folder / "state" / "flwr" / "config.toml", f'{text}root-certificates = "{certificate}"\n')
+
+
+def _explain_superlink(said: str) -> str | None:
+    return "its port is taken: set inner_port in federation.yaml" if "ddress already in use" in said else None
+
+
+def _explain_proxy(said: str) -> str | None:
+    if "Address already in use" in said:
+        return "its port is taken: set port in federation.yaml, or end what listens there"
+    if "Permission denied" in said:
+        return "it may not listen there: take a port above 1023"
+    return said.strip().splitlines()[-1][:300] if "[emerg]" in said else None

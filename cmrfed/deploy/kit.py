@@ -1,0 +1,152 @@
+"""What a federation is, as its file says, and what a kit says of itself."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from cmrfed.artifacts import read_json, write_json
+from cmrfed.config import Section
+from cmrfed.errors import CmrfedError, ConfigError
+
+HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,50}$"
+KIT = "kit.json"
+
+
+class CoordinatorSettings(Section):
+    """Where the coordinator is."""
+
+    host: str = Field(pattern=HOST)
+    """Name or address under which sites reach it; the certificate of its proxy carries it."""
+    port: int = Field(8443, ge=1, le=65535)
+    """Of the proxy, the only one that is open to the network."""
+    listen: str = Field("0.0.0.0", pattern=HOST)  # noqa: S104 - this one is meant for the network
+    """Address at which the proxy listens."""
+    inner_port: int = Field(18443, ge=1, le=65535)
+    """Of Flower's SuperLink, at the loopback address."""
+    health_port: int = Field(18444, ge=1, le=65535)
+    """Of the SuperLink's health service (gRPC), at the loopback address."""
+
+
+class SiteSettings(Section):
+    """One site."""
+
+    name: str = Field(pattern=NAME)
+    request: Path | None = None
+    """Certificate request (CSR) of a site that keeps its own keys; relative to the federation's file."""
+    node_key: Path | None = None
+    """Public node key of such a site."""
+    device: str = Field("cpu", pattern="^(cpu|cuda)$")
+    gate_port: int = Field(18543, ge=1, le=65535)
+    """Of the site's own gate, at the loopback address; it alone talks to the coordinator."""
+    node_port: int = Field(18544, ge=1, le=65535)
+    """Of the node's inner interface, at the loopback address."""
+    health_port: int = Field(18545, ge=1, le=65535)
+    """Of the node's health service (gRPC), at the loopback address."""
+
+    @model_validator(mode="after")
+    def _has_both(self) -> "SiteSettings":
+        if (self.request is None) != (self.node_key is None):
+            raise ValueError("request and node_key belong together: a site brings both keys, or none")
+        return self
+
+
+class Federation(Section):
+    """The content of federation.yaml."""
+
+    name: str = Field(pattern=NAME)
+    coordinator: CoordinatorSettings
+    sites: tuple[SiteSettings, ...] = Field(min_length=1)
+    validity_days: int = Field(365, ge=1, le=3650)
+    """Of certificates of the coordinator and of sites."""
+
+    @field_validator("sites")
+    @classmethod
+    def _are_distinct(cls, sites: tuple[SiteSettings, ...]) -> tuple[SiteSettings, ...]:
+        names = [site.name.lower() for site in sites]
+        twice = sorted({name for name in names if names.count(name) > 1} | ({"coordinator", "authority"} & set(names)))
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: each site needs a name of its own, and not coordinator or authority")
+        return sites
+
+    @classmethod
+    def read(cls, path: Path) -> "Federation":
+        """Read federation.yaml; paths in it become relative to its folder.
+
+        Raises:
+            ConfigError: It is missing, or cannot be used.
+        """
+        try:
+            found = cls.model_validate(yaml.safe_load(path.read_text()))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read", got=error, expected="a YAML file") from None
+        except ValidationError as error:
+            raise ConfigError(f"{path} cannot be used", got=_in_words(error), do="correct it") from None
+        root = path.parent
+        sites = tuple(
+            site.model_copy(
+                update={key: root / value for key in ("request", "node_key") if (value := getattr(site, key))}
+            )
+            for site in found.sites
+        )
+        return found.model_copy(update={"sites": sites})
+
+
+class CoordinatorKit(Section):
+    """kit.json of the coordinator."""
+
+    kind: str = Field("coordinator", pattern="^coordinator$")
+    federation: str
+    coordinator: CoordinatorSettings
+    sites: tuple[str, ...]
+    """In order: a site's place is the number of its style."""
+
+
+class SiteKit(Section):
+    """kit.json of a site."""
+
+    kind: str = Field("site", pattern="^site$")
+    federation: str
+    name: str
+    coordinator_host: str
+    coordinator_port: int
+    gate_port: int
+    node_port: int
+    health_port: int
+
+
+def read_site_kit(folder: Path) -> SiteKit:
+    """Read kit.json of a site."""
+    return _read(folder, SiteKit, "site")
+
+
+def read_coordinator_kit(folder: Path) -> CoordinatorKit:
+    """Read kit.json of the coordinator."""
+    return _read(folder, CoordinatorKit, "coordinator")
+
+
+def write_kit(folder: Path, kit: CoordinatorKit | SiteKit) -> None:
+    """Write kit.json."""
+    write_json(folder / KIT, kit.model_dump(mode="json"))
+
+
+K = TypeVar("K", CoordinatorKit, SiteKit)
+
+
+def _read(folder: Path, kind: type[K], what: str) -> K:
+    try:
+        return kind.model_validate(read_json(folder / KIT))
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder} is not the kit of a {what}", got=_in_words(error), do="name the right folder"
+        ) from None
+    except CmrfedError:
+        raise ConfigError(
+            f"{folder} is not a kit", got="no kit.json", expected="a folder that `cmrfed provision` made"
+        ) from None
+
+
+def _in_words(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
