@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from flwr.app import Context, RecordDict
@@ -41,6 +41,7 @@ from cmrfed.federation.messages import (
     encode_reply,
 )
 from cmrfed.generators.generator import Generator
+from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA
@@ -97,24 +98,34 @@ def answer_train(context: Context, content: RecordDict) -> RecordDict:
         FederationError: The site failed. Its words may hold patients' data, so they stay in the site's log unless its
             policy lets them leave.
     """
-    site, key, details = "", "", False
+    site, key, details, note = "", "", False, _no_note
     try:
         opened = open_site(context)
-        site = opened.record.name
+        site, note = opened.record.name, Journal(opened.root).write
         details = opened.policy.may_leave.error_details
         job, arrays = decode_job(content)
         key = job.key
-        return encode_reply(opened.train_round(job, arrays, decode_codec(content, job)))
+        reply = opened.train_round(job, arrays, decode_codec(content, job))
+        spent = reply.spent.at[0].prv if reply.spent else None
+        note("trained", experiment=job.run, stage=job.stage, round=job.round, unit=job.event.unit, epsilon=spent)
+        return encode_reply(reply)
     except (SiteRefused, PrivacyError) as error:
+        note("declined", request=key, why=str(error))
         return encode_reply(TrainReply(site, "refused", key, str(error)))
     except CmrfedError as error:
         _log.error("the site cannot train: %s", error)
+        note("failed", request=key, why=str(error))
         return encode_reply(TrainReply(site, "refused", key, str(error) if details else _SEE_LOG))
     except Exception as error:
+        note("failed", request=key, why=f"{type(error).__name__}: {error}")
         if details:
             raise
         _log.error("the site failed", exc_info=error)
         raise FederationError(_SEE_LOG) from None
+
+
+def _no_note(kind: str, /, **body: Any) -> None:
+    """There is no journal yet."""
 
 
 def answer_hello(context: Context) -> RecordDict:

@@ -17,6 +17,7 @@ from cmrfed.federation.messages import (
     to_array_record,
 )
 from cmrfed.federation.site import Site, SiteRecord, answer_hello, answer_train, open_site
+from cmrfed.privacy.journal import Journal
 from cmrfed.training.loop import LocalTrainer
 from tests.federation_world import OPEN, make_sites, tiny_cohort
 from tests.federation_world import tiny_request as request
@@ -175,3 +176,22 @@ def test_a_damaged_site_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"refused.*the reason is in its own log"):
         decode_info(content)
     assert "colour" not in answer(tmp_path, *request()).reason, "nobody has said yet what may leave"
+
+
+def test_what_was_trained_and_what_was_declined_is_in_the_sites_journal(tmp_path: Path) -> None:
+    root = make_sites(tmp_path)[0]
+    journal = Journal(root)
+    journal.start()
+    answer(root, *request())
+    closed = OPEN.model_copy(update={"permitted_stages": ("mask",)})
+    closed.save(root / "policy.yaml")
+    assert answer(root, *request(2)).status == "refused"
+    trained, declined = journal.read()
+    assert (trained.kind, trained.body["stage"], trained.body["round"], trained.body["unit"]) == (
+        "trained",
+        "image",
+        1,
+        "none",
+    )
+    assert declined.kind == "declined"
+    assert "policy does not permit this stage" in declined.body["why"]
