@@ -132,7 +132,7 @@ def site_gate(kit: Kit, compose: Annotated[bool, typer.Option("--compose")] = Fa
     """Run the gate alone, in the foreground; for containers."""
     from cmrfed.deploy.inner import make_inner, nginx_command
 
-    make_inner(kit)
+    make_inner(kit, keep=compose)
     command = nginx_command(kit, "gate.compose.conf" if compose else "gate.conf")
     os.execv(command[0], command)  # noqa: S606 - our own command
 

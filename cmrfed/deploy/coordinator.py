@@ -44,7 +44,7 @@ def start(kit_folder: Path, *, with_proxy: bool = True) -> None:
         with_proxy: False where the proxy is a container of its own; the SuperLink then listens to its network.
     """
     kit = read_coordinator_kit(kit_folder)
-    settings, inner = kit.coordinator, make_inner(kit_folder)
+    settings, inner = kit.coordinator, make_inner(kit_folder, keep=not with_proxy)
     secret = kit_folder / "state" / "superexec.secret"
     write_bytes(secret, secrets.token_bytes(32))
     secret.chmod(0o600)

@@ -1,22 +1,29 @@
-"""TLS on the inside: between a proxy and Flower's process behind it, made anew at each start, valid for days."""
+"""TLS on the inside: between a proxy and Flower's process behind it, on one machine or between its containers."""
 
 import os
 import shutil
 from pathlib import Path
 
 from cmrfed.artifacts import new_folder, write_bytes
-from cmrfed.deploy.certificates import Authority, write_key
+from cmrfed.deploy.certificates import Authority, days_left, write_key
 from cmrfed.errors import ConfigError
 
 NAMES = ("localhost", "127.0.0.1", "superlink", "gate")
 """What a proxy or a process behind it is called, on one machine and between containers."""
-DAYS = 90
+DAYS, RENEWED_AT_DAYS = 825, 60
 NGINX_FOLDERS = ("body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-def make_inner(kit: Path) -> Path:
-    """Make ``state/inner`` with ca.crt, server.crt and server.key, whole or not at all; returns the folder."""
+def make_inner(kit: Path, *, keep: bool = False) -> Path:
+    """Make ``state/inner`` with ca.crt, server.crt and server.key, whole or not at all; returns the folder.
+
+    Args:
+        kit: Folder of the kit.
+        keep: Keep what is there while it is valid for long: the containers of a kit start at different times.
+    """
     target = kit / "state" / "inner"
+    if keep and (target / "server.crt").exists() and days_left(target / "server.crt") > RENEWED_AT_DAYS:
+        return target
     shutil.rmtree(target, ignore_errors=True)
     with new_folder(target) as part:
         authority = Authority.open(part / "authority", "inner")

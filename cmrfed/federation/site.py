@@ -98,10 +98,11 @@ def answer_train(context: Context, content: RecordDict) -> RecordDict:
         FederationError: The site failed. Its words may hold patients' data, so they stay in the site's log unless its
             policy lets them leave.
     """
-    site, key, details, note = "", "", False, _no_note
+    site, key, details = "", "", False
+    note: Callable[..., None] = _no_note
     try:
         opened = open_site(context)
-        site, note = opened.record.name, Journal(opened.root).write
+        site, note = opened.record.name, partial(_note, Journal(opened.root))
         details = opened.policy.may_leave.error_details
         job, arrays = decode_job(content)
         key = job.key
@@ -126,6 +127,14 @@ def answer_train(context: Context, content: RecordDict) -> RecordDict:
 
 def _no_note(kind: str, /, **body: Any) -> None:
     """There is no journal yet."""
+
+
+def _note(journal: Journal, kind: str, /, **body: Any) -> None:
+    """Write into the journal; a disk that is full keeps no site from its answer."""
+    try:
+        journal.write(kind, **body)
+    except OSError as error:
+        _log.error("the journal cannot be written: %s", error)
 
 
 def answer_hello(context: Context) -> RecordDict:

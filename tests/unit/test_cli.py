@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -325,20 +324,6 @@ def test_the_plan_of_the_private_recipe(call, tmp_path):
 
 
 # --- the disk -----------------------------------------------------------------------------------------
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of 64 KiB, where the machine lets us have one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("a small file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)  # the caught error may hold a file open
-
-
 def test_a_full_disk_is_told_in_words_and_leaves_nothing(small_disk, call, tmp_path):
     status, _, err = call("phantom", small_disk / "scans", "--patients", 1, "--sites", 1)
     assert is_one_paragraph(status, err.strip().splitlines()[-1])

@@ -1,15 +1,17 @@
 """A site under privacy: it pays before it trains, keeps to its own policy, and lets nothing out beside the update."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import ArrayRecord, Context, RecordDict
 
 from cmrfed.artifacts import digest_state
 from cmrfed.errors import FederationError, PrivacyError
 from cmrfed.federation.messages import StageJob, TrainReply, decode_info, decode_reply, encode_job, to_array_record
 from cmrfed.federation.site import Site, SiteRecord, answer_hello, answer_train
+from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining, Subspace
@@ -245,3 +247,21 @@ def test_rounds_in_public_directions_begin_anew_and_move_along_them_alone(site: 
         assert shift.norm() > 0
         assert torch.allclose((shift @ directions.T) @ directions, shift, atol=1e-5)
     assert paid(site) == [True, True]
+
+
+def test_a_full_disk_loses_no_payment_and_leaves_nothing_half_written(small_disk: Path, tmp_path: Path) -> None:
+    cohort = tiny_cohort(tmp_path / "cohort", 6)
+    site = Site.register(small_disk / "site", SiteRecord(name="ward", cohort=str(cohort.root)), CLOSED)
+    Journal(site.root).start()
+    with pytest.raises(FederationError, match="the reason is in its own log"):
+        answer_train(context(site), encode_job(*_packed(request())))
+    assert paid(site) == [False]  # reserved before training, and it stays
+    assert not list(site.root.glob("state/*/*/round-*"))
+    assert [e.kind for e in Journal(site.root).read()] == ["failed"]
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)  # somebody makes room
+    assert answer(site, *request()).status == "ok"
+    assert paid(site) == [False, True]
+
+
+def _packed(asked: tuple[StageJob, dict[str, torch.Tensor]]) -> tuple[StageJob, ArrayRecord]:
+    return asked[0], to_array_record(asked[1])
