@@ -20,6 +20,7 @@ from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.bundle import installed_digest
 from cmrfed.deploy.kit import CoordinatorSettings, Federation, SiteSettings
 from cmrfed.deploy.provision import provision
+from cmrfed.deploy.supervisor import end_with_parent
 from cmrfed.privacy.policy import SitePolicy
 from tests.federation_world import OPEN, SIZE_PX, tiny_cohort, tiny_stage
 
@@ -103,6 +104,7 @@ class Deployment:
                 stderr=log,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 start_new_session=True,
+                preexec_fn=end_with_parent,  # whatever ends the tests ends these too
             )
 
     def start_all(self) -> None:

@@ -119,7 +119,7 @@ class Supervisor:
             worker.logged = log.tell()
             worker.process = subprocess.Popen(  # noqa: S603 - our own command
                 list(worker.command), env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None, start_new_session=True,
+                preexec_fn=end_with_parent, start_new_session=True,
             )  # fmt: skip
         worker.started = time.monotonic()
 
@@ -129,8 +129,10 @@ class Supervisor:
             return log.read()[-20_000:].decode(errors="replace")
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to end this process when the supervisor dies, however it dies."""
+def end_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it dies, however it dies; elsewhere nothing is done."""
+    if sys.platform != "linux":
+        return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
