@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,8 @@ from cmrfed.progress import say
 
 CONNECTION = "coordinator"
 FETCHED = ("run.json", "audit.json", "generators", "start", *STAGES)
+LOOK_EVERY_S = 10.0
+RESUMES = 5
 _PATIENCE_S = 120
 
 
@@ -72,22 +75,24 @@ def start(kit_folder: Path, *, with_proxy: bool = True) -> None:
 
 
 class Duties:
-    """What the coordinator does once after each start, when the SuperLink answers."""
+    """What the coordinator does beside: it registers sites, and goes on with runs that were interrupted."""
 
     def __init__(self, kit_folder: Path, kit: CoordinatorKit) -> None:
-        self.folder, self.kit, self._done = kit_folder, kit, False
+        self.folder, self.kit, self._registered, self._next = kit_folder, kit, False, 0.0
 
     def tick(self) -> None:
-        """Register sites and go on with runs, once."""
-        if self._done or not serving(f"{LOOPBACK}:{self.kit.coordinator.health_port}"):
+        """Do what is due, now and then."""
+        if time.monotonic() < self._next or not serving(f"{LOOPBACK}:{self.kit.coordinator.health_port}"):
             return
         try:
-            register_sites(self.folder, self.kit)
-            self._done = True
+            if not self._registered:
+                register_sites(self.folder, self.kit)
+                self._registered = True
             for name in interrupted(self.folder):
                 say(f"Run {name} was interrupted and goes on: Flower run {_start_run(self.folder, self.kit, name)}")
         except CmrfedError as error:
             say(str(error))
+        self._next = time.monotonic() + LOOK_EVERY_S
 
 
 def register_sites(kit_folder: Path, kit: CoordinatorKit) -> None:
@@ -152,15 +157,31 @@ def _start_run(kit_folder: Path, kit: CoordinatorKit, name: str) -> str:
 
 
 def interrupted(kit_folder: Path) -> list[str]:
-    """Runs that were submitted, are not finished, and that Flower no longer runs."""
-    alive = {str(run["run-id"]) for run in _runs(kit_folder) if "finished" not in str(run["status"])}
-    names = []
+    """Runs that were killed: submitted, not finished, not stopped, not ended by a problem, and gone from Flower.
+
+    A run that is killed again and again without a new round is left alone after `RESUMES` times.
+    """
+    waiting = {}
     for path in sorted((kit_folder / "runs").glob("*/submission.json")):
-        about = read_json(path)
-        known = about.get("flower_run")  # none: it is being submitted now
-        if known and known not in alive and not about.get("stopped") and not _finished(path.parent):
-            names.append(path.parent.name)
-    return names
+        about, folder = read_json(path), path.parent
+        if about.get("flower_run") and not about.get("stopped") and not _finished(folder) and not _problem(folder):
+            waiting[folder.name] = about
+    if not waiting:
+        return []
+    alive = {str(run["run-id"]) for run in _runs(kit_folder) if "finished" not in str(run["status"])}
+    return [
+        name
+        for name, about in waiting.items()
+        if about["flower_run"] not in alive and _count_resume(kit_folder / "runs" / name, about)
+    ]
+
+
+def _count_resume(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether a run may be resumed once more."""
+    rounds = sum(RoundStore(folder / stage, about["digest"]).latest() for stage in STAGES)
+    count = about.get("resumes", 0) + 1 if about.get("resumed_at") == rounds else 1
+    write_json(folder / "submission.json", about | {"resumes": count, "resumed_at": rounds})
+    return bool(count <= RESUMES)
 
 
 def stop(kit_folder: Path, name: str) -> None:
@@ -200,6 +221,12 @@ def _submission(kit_folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
+def _problem(folder: Path) -> str | None:
+    """Why a run ended by itself, as it told."""
+    problem = read_json(folder / "run.json").get("problem") if (folder / "run.json").exists() else None
+    return str(problem) if problem else None
+
+
 def _finished(folder: Path) -> bool:
     return (folder / "run.json").exists() and bool(read_json(folder / "run.json")["finished"])
 
@@ -229,9 +256,8 @@ def status_lines(kit_folder: Path) -> Iterator[str]:
 
 def _run_lines(folder: Path, about: dict[str, Any], running: str) -> Iterator[str]:
     yield f"run {folder.name}: {'finished' if _finished(folder) else running}; bundle {about.get('bundle')!s}"
-    record = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    if record.get("problem"):
-        yield f"  STOPPED: {record['problem']}"
+    if problem := _problem(folder):
+        yield f"  STOPPED: {problem}"
     experiment = Experiment.model_validate(yaml.safe_load((folder / "recipe.yaml").read_text()))
     for stage in STAGES:
         total = (experiment.mask if stage == "mask" else experiment.image).training.rounds
