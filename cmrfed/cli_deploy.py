@@ -11,7 +11,6 @@ from cmrfed.errors import ConfigError, FederationError
 from cmrfed.progress import say
 
 Kit = Annotated[Path, typer.Argument(help="The kit's folder.")]
-_HIDDEN = {"hidden": True}
 
 
 def _group(text: str) -> typer.Typer:
@@ -127,7 +126,7 @@ def site_approve(
     say(f"{'Withdrawn' if withdraw else 'Approved'}: {digest}")
 
 
-@site_app.command("gate", **_HIDDEN)  # type: ignore[arg-type]
+@site_app.command("gate", hidden=True, epilog="Example: cmrfed site gate kits/hospital-a")
 def site_gate(kit: Kit, compose: Annotated[bool, typer.Option("--compose")] = False) -> None:
     """Run the gate alone, in the foreground; for containers."""
     from cmrfed.deploy.inner import make_inner, nginx_command
@@ -137,7 +136,7 @@ def site_gate(kit: Kit, compose: Annotated[bool, typer.Option("--compose")] = Fa
     os.execv(command[0], command)  # noqa: S606 - our own command
 
 
-@site_app.command("node", **_HIDDEN)  # type: ignore[arg-type]
+@site_app.command("node", hidden=True, epilog="Example: cmrfed site node kits/hospital-a --gate localhost:18543")
 def site_node(kit: Kit, gate: Annotated[str, typer.Option(help="host:port of the gate.")]) -> None:
     """Run the node alone, in the foreground."""
     from cmrfed.deploy.node import main
@@ -157,7 +156,7 @@ def coordinator_start(kit: Kit, compose: Annotated[bool, typer.Option("--compose
     start(kit, with_proxy=not compose)
 
 
-@coordinator_app.command("proxy", **_HIDDEN)  # type: ignore[arg-type]
+@coordinator_app.command("proxy", hidden=True, epilog="Example: cmrfed coordinator proxy kits/coordinator")
 def coordinator_proxy(kit: Kit, compose: Annotated[bool, typer.Option("--compose")] = False) -> None:
     """Run the proxy alone, in the foreground; for containers."""
     from cmrfed.deploy.inner import nginx_command

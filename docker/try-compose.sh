@@ -8,7 +8,7 @@ set -euo pipefail
 FOLDER=${1:?a new folder}
 ENGINE=${ENGINE:-podman}
 COMPOSE=${COMPOSE:-podman-compose}
-HOST=${HOST:-host.containers.internal} # how a container reaches this machine
+HOST=${HOST:-$(hostname -I | cut -d" " -f1)} # how a container reaches this machine
 export CMRFED_IMAGE=${CMRFED_IMAGE:-localhost/cmrfed:cpu} CMRFED_UID=10001 CMRFED_GID=10001
 mkdir "$FOLDER" && cd "$FOLDER"
 said() { printf '\n== %s\n' "$*"; }

@@ -224,8 +224,14 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def _host(text: str) -> x509.GeneralName:
+def is_address(text: str) -> bool:
+    """Whether a host is given by its IP address."""
     try:
-        return x509.IPAddress(ipaddress.ip_address(text))
+        ipaddress.ip_address(text)
     except ValueError:
-        return x509.DNSName(text)
+        return False
+    return True
+
+
+def _host(text: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(text)) if is_address(text) else x509.DNSName(text)

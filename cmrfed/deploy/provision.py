@@ -22,6 +22,7 @@ from cmrfed.artifacts import write_bytes, write_json, write_text
 from cmrfed.deploy.certificates import (
     Authority,
     days_left,
+    is_address,
     public_key,
     read_certificate,
     read_node_key,
@@ -35,6 +36,8 @@ from cmrfed.federation.site import SiteRecord
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container, whose network is internal
+NAME_OF_AN_ADDRESS = "coordinator"
+"""What nginx compares with the certificate of a coordinator that has no name: it knows names alone."""
 CHECKED = ("kit.json", "README.md", "*.conf", "compose.yaml", "tls/*.crt", "tls/*.crl", "sites/*.pub")
 """What SHA256SUMS covers: what whoever provisions has written, but for keys and for what is the site's to change."""
 
@@ -97,7 +100,8 @@ def _coordinator(federation: Federation, out: Path, authority: Authority, renew:
     key = None if certificate.exists() else write_key(folder / "tls" / "server.key").public_key()
     if key or renew:
         owner = key or public_key(certificate)
-        issued = authority.issue(settings.host, owner, federation.validity_days, server_names=(settings.host,))
+        hosts = (settings.host, NAME_OF_AN_ADDRESS)
+        issued = authority.issue(settings.host, owner, federation.validity_days, server_names=hosts)
         write_bytes(certificate, issued)
     for name in ("ca.crt", "revoked.crl"):
         write_bytes(folder / "tls" / name, (authority.folder / name).read_bytes())
@@ -133,11 +137,8 @@ def _site(
         gate_port=site.gate_port, node_port=site.node_port, health_port=site.health_port,
     )  # fmt: skip
     write_kit(folder, kit)
-    values = kit.model_dump() | {
-        "port": site.gate_port,
-        "expires": _expiry(certificate),
-        "own_keys": bool(site.request),
-    }
+    values = kit.model_dump() | {"port": site.gate_port, "tls_name": NAME_OF_AN_ADDRESS if is_address(host) else host}
+    values |= {"expires": _expiry(certificate), "own_keys": bool(site.request)}
     _render(folder / "gate.conf", "gate.conf", values | {"listen": LOOPBACK})
     _render(folder / "gate.compose.conf", "gate.conf", values | {"listen": EVERYWHERE})
     _render(folder / "compose.yaml", "compose-site.yaml", values)

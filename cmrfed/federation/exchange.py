@@ -26,6 +26,8 @@ from cmrfed.progress import say
 
 _METRICS = ("loss", "first_loss", "last_loss", "items", "seconds")
 _POLL_S = 1.0
+HELLO_S = 120.0
+"""The longest wait for an introduction: one node that hangs must not hold up all others for hours."""
 
 
 class Roster:
@@ -60,7 +62,7 @@ class Roster:
 
     def _introduce(self, nodes: Sequence[int]) -> None:
         questions = [Message(RecordDict(), dst_node_id=n, message_type=MessageType.QUERY) for n in nodes]
-        for reply in self.grid.send_and_receive(questions, timeout=self.config.connect_timeout_s):
+        for reply in self.grid.send_and_receive(questions, timeout=min(self.config.connect_timeout_s, HELLO_S)):
             node = reply.metadata.src_node_id
             if reply.has_error():
                 self.strangers[node] = str(reply.error.reason)

@@ -67,7 +67,7 @@ def test_from_kits_to_synthetic_patients_with_the_weights_of_one_process(tmp_pat
 
 def test_nothing_is_lost_when_sites_proxy_and_coordinator_are_killed(tmp_path: Path) -> None:
     """site-2 has not approved the code at first; site-0 loses its power; the proxy dies; then the coordinator does."""
-    recipe = write_recipe(tmp_path / "recipe.yaml", sites=3, rounds=5, min_sites=2, connect_timeout_s=25)
+    recipe = write_recipe(tmp_path / "recipe.yaml", sites=3, rounds=5, min_sites=1, connect_timeout_s=60)
     with deployment(tmp_path / "kits") as made:
         for kit in made.sites[:2]:
             Approvals(kit / "site").approve(installed_digest())
