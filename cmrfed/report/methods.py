@@ -51,6 +51,8 @@ SOURCES = {
     "dice": "Dice LR. Measures of the amount of ecologic association between species. Ecology 1945;26(3):297-302.",
     "monai": "Cardoso MJ, Li W, Brown R, et al. MONAI: an open-source framework for deep learning in healthcare. "
     "2022. arXiv 2211.02701.",
+    "nnunet": "Isensee F, Jaeger PF, Kohl SAA, Petersen J, Maier-Hein KH. nnU-Net: a self-configuring method for deep "
+    "learning-based biomedical image segmentation. Nat Methods 2021;18(2):203-211.",
     "memorisation": "Dar SUH, Seyfarth M, Ayx I, et al. Unconditional latent diffusion models memorize patient "
     "imaging data: implications for openly sharing synthetic data. 2024. arXiv 2402.01054.",
     "gan-leaks": "Chen D, Yu N, Zhang Y, Fritz M. GAN-Leaks: a taxonomy of membership inference attacks against "
@@ -193,7 +195,10 @@ def _metrics(metric_names: Iterable[str]) -> list[Paragraph]:
     if any("the patients of one site" in name for name in names):
         text += "The same U-Net was also trained on the patients of each site alone, and on these with the data set. "
     intervals = "Intervals hold 95 % of the resamples; the tables say over what they were drawn."
-    main = Paragraph(text + intervals, (*(key for _, keys in found for key in keys), "bootstrap"))
+    second = any("nnU-Net" in name for name in names)
+    text += "nnU-Net was trained on real, synthetic and both too, for as long as the tables say. " if second else ""
+    extra = ("nnunet",) if second else ()
+    main = Paragraph(text + intervals, (*(key for _, keys in found for key in keys), *extra, "bootstrap"))
     return [main, *_white_box(names)]
 
 
