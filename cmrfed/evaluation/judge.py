@@ -22,6 +22,7 @@ from cmrfed.evaluation.membership import AttackConfig, Claim
 from cmrfed.evaluation.memorisation import MemorisationConfig, memorisation
 from cmrfed.evaluation.nnunet_backend import NnunetConfig, nnunet_utility
 from cmrfed.evaluation.pictures import draw_pictures
+from cmrfed.evaluation.radiomic import frd_metrics
 from cmrfed.evaluation.reconstruction import reconstruction_fidelity, reconstruction_utility
 from cmrfed.evaluation.result import EvaluationReport, Findings
 from cmrfed.evaluation.segmenter import SegmenterConfig
@@ -100,6 +101,8 @@ def evaluate(
     features = _features(sets, extractor)
     with track("evaluation: fidelity, anatomy, memorisation, leakage", 4) as bar:
         found = _fidelity(sets, features, extractor, paired, reconstructed, config)
+        if config.fidelity.frd_slices:
+            found += frd_metrics(*sets, config.fidelity, out / "features", config.seed)
         bar.advance(note="anatomy")
         found += anatomy(*sets, config.anatomy)
         bar.advance(note="memorisation")

@@ -33,6 +33,8 @@ SOURCES = {
     "kid": "Bińkowski M, Sutherland DJ, Arbel M, Gretton A. Demystifying MMD GANs. ICLR 2018. arXiv 1801.01401.",
     "fid": "Heusel M, Ramsauer H, Unterthiner T, Nessler B, Hochreiter S. GANs trained by a two time-scale update "
     "rule converge to a local Nash equilibrium. NeurIPS 2017. arXiv 1706.08500.",
+    "frd": "Konz N, Osuala R, Verma P, et al. Fréchet radiomic distance (FRD): a versatile metric for comparing "
+    "medical imaging datasets. Med Image Anal 2026;110:103943. arXiv 2412.01496.",
     "ssim": "Wang Z, Bovik AC, Sheikh HR, Simoncelli EP. Image quality assessment: from error visibility to "
     "structural similarity. IEEE Trans Image Process 2004;13(4):600-612.",
     "ms-ssim": "Wang Z, Simoncelli EP, Bovik AC. Multiscale structural similarity for image quality assessment. "
@@ -91,6 +93,7 @@ _SAMPLER_SOURCES = {"ddim": "ddim", "dpm++": "dpm++", "dpmpp": "dpm++", "heun": 
 _METRIC_WORDS = {
     "KID": ("the unbiased polynomial-kernel distance of features (KID)", ("kid",)),
     "FID": ("the Fréchet distance of features (FID)", ("fid",)),
+    "FRD": ("the Fréchet distance of radiomic features (FRD)", ("frd",)),
     "SSIM": ("structural similarity (SSIM)", ("ssim",)),
     "MS-SSIM": ("multi-scale structural similarity (MS-SSIM)", ("ms-ssim",)),
     "Precision": ("precision and recall of features", ("precision",)),
