@@ -1,6 +1,9 @@
 """nnU-Net as a second segmenter: what it is given, what is said where it is absent, and a real, short training."""
 
 import json
+import subprocess
+import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -102,18 +105,62 @@ def test_volumes_come_back_in_order_and_with_their_labels(world, tmp_path, monke
     assert len(calls) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_nnunet_itself_learns_something_and_goes_on_after_a_kill(world, tmp_path):
+# --- nnU-Net itself -------------------------------------------------------------------------------
+@pytest.fixture
+def nnunet():
     why = missing()
     if why:
-        pytest.skip(f"nnU-Net v2 cannot train here: {why}")
+        pytest.skip(f"nnU-Net v2 cannot train here: {why}; pip install --no-deps -r requirements-nnunet.txt")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("nnunet")
+def test_nnunet_itself_learns_something(world, tmp_path):
     found = nnunet_utility(**world, config=SHORT, out=tmp_path / "out")
     assert [m.unavailable for m in found.metrics if m.unavailable and "spacing" not in m.unavailable] == []
-    best = found.find(f"Dice, trained on real and synthetic, tested on hold-out ({TITLE})")
     print({m.name: m.value for m in found.metrics if m.name.startswith(("Dice", "HD95", "ASSD"))})
+    best = found.find(f"Dice, trained on real and synthetic, tested on hold-out ({TITLE})")
     assert best.value > 0.5
     assert best.n == 4
     folders = list((tmp_path / "out").iterdir())
     assert len(folders) == 3
-    assert not any((f / "nnUNet_raw").exists() for f in folders), "patients' images do not stay behind"
+    assert not any((f / "nnUNet_raw").exists() for f in folders), "images of patients do not stay behind"
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+import numpy as np
+from cmrfed.data.cohort import Cohort
+from cmrfed.evaluation.nnunet_backend import _found, cases_of_cohort
+cohort, settings = Cohort.open(Path(sys.argv[1])), {"epochs": 5, "iterations": 5, "seed": 0, "threads": 1}
+cases = cases_of_cohort(cohort)
+found = _found(cases, [image for image, _ in cases], cohort.labels, settings, Path(sys.argv[2]))
+print("segmented", len(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("nnunet")
+def test_a_killed_training_ends_at_once_and_goes_on_where_it_was(world, tmp_path):
+    command = [sys.executable, "-c", TRAIN, str(world["real"].root), str(tmp_path / "out")]
+    first = subprocess.Popen(command)
+    while not list((tmp_path / "out").rglob("checkpoint_best.pth")):
+        assert first.poll() is None
+        time.sleep(0.2)
+    first.kill()
+    first.wait()
+    (log,) = (tmp_path / "out").glob("*/log.txt")
+    time.sleep(10)
+    said = log.read_text()
+    time.sleep(20)
+    assert log.read_text() == said, "nnU-Net ended with the process that asked for it"
+    assert "Training done" not in said
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "segmented 8\n", done.stderr
+    epochs = [line.rpartition("Epoch ")[2] for line in log.read_text().splitlines() if ": Epoch " in line]
+    assert epochs[0] == "0"
+    assert epochs.count("0") == 1 or "beginning anew" in log.read_text(), epochs
+    assert epochs[-1] == "4"
