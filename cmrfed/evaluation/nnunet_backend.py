@@ -34,7 +34,9 @@ from cmrfed.evaluation.utility import ARMS, Runs, arms_findings
 from cmrfed.progress import track
 
 NAME = "nnU-Net v2, 2d"
-INSTALL = "pip install 'cmrfed[nnunet]'"
+INSTALL = (
+    "pip install 'cmrfed[nnunet]', or, to keep this build of torch, pip install --no-deps -r requirements-nnunet.txt"
+)
 NUMBER, DATASET = 1, "Dataset001_CMRFed"
 SPACING = (10.0, 1.0, 1.0)
 """Of slices, rows and columns as nnU-Net is told: pixels, with slices far apart, which makes no difference in 2-D."""

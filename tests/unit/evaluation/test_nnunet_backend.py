@@ -1,6 +1,7 @@
 """nnU-Net as a second segmenter: what it is given, what is said where it is absent, and a real, short training."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -160,7 +161,7 @@ def test_a_killed_training_ends_at_once_and_goes_on_where_it_was(world, tmp_path
     assert "Training done" not in said
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "segmented 8\n", done.stderr
-    epochs = [line.rpartition("Epoch ")[2] for line in log.read_text().splitlines() if ": Epoch " in line]
-    assert epochs[0] == "0"
+    epochs = re.findall(r": Epoch (\d+)$", log.read_text(), re.MULTILINE)
     assert epochs.count("0") == 1 or "beginning anew" in log.read_text(), epochs
+    assert epochs[0] == "0"
     assert epochs[-1] == "4"
