@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torchmetrics.functional.image import (
     learned_perceptual_image_patch_similarity,
     multiscale_structural_similarity_index_measure,
@@ -32,7 +33,9 @@ class FidelityConfig(Section):
     subsets: int = 100
     """Number of subsets that KID is averaged over, and of half-samples behind an interval of KID."""
     fid_halves: int = 20
-    """Number of half-samples behind an interval of FID."""
+    """Number of half-samples behind an interval of FID, and of FRD."""
+    frd_slices: int = Field(300, ge=0)
+    """Most slices of each set for FRD, at 0.1 s each; 0 leaves it out."""
 
 
 # --- KID and FID --------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from cmrfed.evaluation.leakage import leakage
 from cmrfed.evaluation.manifold import manifold_metrics
 from cmrfed.evaluation.membership import AttackConfig, Claim
 from cmrfed.evaluation.memorisation import MemorisationConfig, memorisation
+from cmrfed.evaluation.nnunet_backend import NnunetConfig, nnunet_utility
 from cmrfed.evaluation.pictures import draw_pictures
+from cmrfed.evaluation.radiomic import frd_metrics
 from cmrfed.evaluation.reconstruction import reconstruction_fidelity, reconstruction_utility
 from cmrfed.evaluation.result import EvaluationReport, Findings
 from cmrfed.evaluation.segmenter import SegmenterConfig
@@ -39,6 +41,8 @@ class EvaluationConfig(Section):
     utility: bool = True
     """Train segmenters; by far the longest part."""
     segmenter: SegmenterConfig = SegmenterConfig()
+    nnunet: NnunetConfig | None = None
+    """Beside the reference segmenter train nnU-Net v2 on the same arms; None: do not."""
     site_seeds: int = Field(1, ge=0)
     """Segmenters of each site's own patients, without the synthetic set and with it; 0 leaves the sites out."""
     control_seeds: int = Field(1, ge=0)
@@ -97,6 +101,8 @@ def evaluate(
     features = _features(sets, extractor)
     with track("evaluation: fidelity, anatomy, memorisation, leakage", 4) as bar:
         found = _fidelity(sets, features, extractor, paired, reconstructed, config)
+        if config.fidelity.frd_slices:
+            found += frd_metrics(*sets, config.fidelity, out / "features", config.seed)
         bar.advance(note="anatomy")
         found += anatomy(*sets, config.anatomy)
         bar.advance(note="memorisation")
@@ -111,6 +117,8 @@ def evaluate(
     if config.utility:
         examination = Examination(holdout, external, config.segmenter, out / "segmenters", config.seed)
         found += _utility(sets[0], train, sites or {}, config, examination)
+        if config.nnunet:
+            found += nnunet_utility(train, sets[0], holdout, external, config.nnunet, out / "nnunet", config.seed)
         if reconstructed:
             found += reconstruction_utility(reconstructed, train, examination)
     report = _report(found, judged, sets, external, extractor)

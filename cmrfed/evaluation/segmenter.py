@@ -266,11 +266,18 @@ def _score(predicted: np.ndarray, volume: Volume, mask: np.ndarray, labels: Sequ
 
 def dice_per_volume(model: nn.Module, cohort: Patients, labels: Sequence[Label] = STRUCTURES) -> list[VolumeDice]:
     """Score a segmenter on every volume with a mask, on those of ``labels`` that the cohort's annotators drew."""
+    return score_volumes(lambda image: segment(model, image), cohort, labels)
+
+
+def score_volumes(
+    find: Callable[[np.ndarray], np.ndarray], cohort: Patients, labels: Sequence[Label]
+) -> list[VolumeDice]:
+    """Score whatever turns images (Z, H, W) into labels uint8 (Z, H, W); asked once for every volume with a mask."""
     out, scored = [], [label for label in STRUCTURES if label in cohort.labels and label in labels]
     for volume in cohort.iter_volumes():
         if volume.mask is None:
             continue
-        out.append(_score(segment(model, volume.image), volume, volume.mask, scored))
+        out.append(_score(find(volume.image), volume, volume.mask, scored))
     if not out or not scored:
         raise EvaluationError(
             f"cohort {cohort.name} cannot test a segmenter",

@@ -33,7 +33,7 @@ from cmrfed.evaluation.segmenter import (
 )
 from cmrfed.progress import track
 
-__all__ = ["ARMS", "Examination", "arm_on_other_images", "site_utility", "utility"]
+__all__ = ["ARMS", "Examination", "Runs", "arm_on_other_images", "arms_findings", "site_utility", "utility"]
 
 ARMS = {"real": "real only", "synthetic": "synthetic only", "both": "real and synthetic"}
 CONTROL = "real only, without augmentation"
@@ -188,7 +188,7 @@ def _comparisons(test: str, scores: Mapping[str, Runs]) -> list[Metric]:
     detail = f"paired over patients; interval over patients and {table.shape[2]} seeds"
     common = {"axis": "utility", "n": len(table), "higher_is_better": True, "detail": detail}
     if not real:
-        reason = "the segmenter trained on real slices finds nothing; raise evaluation.segmenter.steps"
+        reason = "the segmenter trained on real slices finds nothing. Do: train it for longer"
         first = Metric(axis="utility", name=f"Dice ratio synthetic / real, {test}", unavailable=reason)
     else:
         first = Metric(
@@ -287,7 +287,7 @@ def utility(
     further = _further(arms, examination, real.labels, control_seeds, mixed_shares)
     found = Findings()
     for test, by_arm in scores.items():
-        found += _test_findings(test, by_arm, {words: by_test[test] for words, by_test in further.items()})
+        found += arms_findings(test, by_arm, {words: by_test[test] for words, by_test in further.items()})
     return found
 
 
@@ -328,7 +328,7 @@ def _further(
     return out
 
 
-def _test_findings(test: str, by_arm: Mapping[str, Runs], further: Mapping[str, Runs]) -> Findings:
+def arms_findings(test: str, by_arm: Mapping[str, Runs], further: Mapping[str, Runs]) -> Findings:
     """Dice of all arms, their comparison, and the distances and clinical errors of the three main ones."""
     metrics: list[Metric] = []
     series = {}

@@ -33,6 +33,8 @@ SOURCES = {
     "kid": "Bińkowski M, Sutherland DJ, Arbel M, Gretton A. Demystifying MMD GANs. ICLR 2018. arXiv 1801.01401.",
     "fid": "Heusel M, Ramsauer H, Unterthiner T, Nessler B, Hochreiter S. GANs trained by a two time-scale update "
     "rule converge to a local Nash equilibrium. NeurIPS 2017. arXiv 1706.08500.",
+    "frd": "Konz N, Osuala R, Verma P, et al. Fréchet radiomic distance (FRD): a versatile metric for comparing "
+    "medical imaging datasets. Med Image Anal 2026;110:103943. arXiv 2412.01496.",
     "ssim": "Wang Z, Bovik AC, Sheikh HR, Simoncelli EP. Image quality assessment: from error visibility to "
     "structural similarity. IEEE Trans Image Process 2004;13(4):600-612.",
     "ms-ssim": "Wang Z, Simoncelli EP, Bovik AC. Multiscale structural similarity for image quality assessment. "
@@ -51,6 +53,8 @@ SOURCES = {
     "dice": "Dice LR. Measures of the amount of ecologic association between species. Ecology 1945;26(3):297-302.",
     "monai": "Cardoso MJ, Li W, Brown R, et al. MONAI: an open-source framework for deep learning in healthcare. "
     "2022. arXiv 2211.02701.",
+    "nnunet": "Isensee F, Jaeger PF, Kohl SAA, Petersen J, Maier-Hein KH. nnU-Net: a self-configuring method for deep "
+    "learning-based biomedical image segmentation. Nat Methods 2021;18(2):203-211.",
     "memorisation": "Dar SUH, Seyfarth M, Ayx I, et al. Unconditional latent diffusion models memorize patient "
     "imaging data: implications for openly sharing synthetic data. 2024. arXiv 2402.01054.",
     "gan-leaks": "Chen D, Yu N, Zhang Y, Fritz M. GAN-Leaks: a taxonomy of membership inference attacks against "
@@ -89,6 +93,7 @@ _SAMPLER_SOURCES = {"ddim": "ddim", "dpm++": "dpm++", "dpmpp": "dpm++", "heun": 
 _METRIC_WORDS = {
     "KID": ("the unbiased polynomial-kernel distance of features (KID)", ("kid",)),
     "FID": ("the Fréchet distance of features (FID)", ("fid",)),
+    "FRD": ("the Fréchet distance of radiomic features (FRD)", ("frd",)),
     "SSIM": ("structural similarity (SSIM)", ("ssim",)),
     "MS-SSIM": ("multi-scale structural similarity (MS-SSIM)", ("ms-ssim",)),
     "Precision": ("precision and recall of features", ("precision",)),
@@ -193,7 +198,10 @@ def _metrics(metric_names: Iterable[str]) -> list[Paragraph]:
     if any("the patients of one site" in name for name in names):
         text += "The same U-Net was also trained on the patients of each site alone, and on these with the data set. "
     intervals = "Intervals hold 95 % of the resamples; the tables say over what they were drawn."
-    main = Paragraph(text + intervals, (*(key for _, keys in found for key in keys), "bootstrap"))
+    second = any("nnU-Net" in name for name in names)
+    text += "nnU-Net was trained on real, synthetic and both too, for as long as the tables say. " if second else ""
+    extra = ("nnunet",) if second else ()
+    main = Paragraph(text + intervals, (*(key for _, keys in found for key in keys), *extra, "bootstrap"))
     return [main, *_white_box(names)]
 
 

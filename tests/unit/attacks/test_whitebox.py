@@ -1,63 +1,13 @@
 """Attacks on a generator: nothing is found in one that never learned, everything in one that learned by heart."""
 
-import numpy as np
 import pytest
 import torch
 
-from cmrfed.attacks.whitebox import Probe, Slices, patient_scores, untrained, white_box
-from cmrfed.data.cohort import PatientRecord, PreparedPatient, Volume, write_cohort
-from cmrfed.data.draws import gather
-from cmrfed.data.labels import Phase
+from cmrfed.attacks.whitebox import Probe, Slices, untrained, white_box
 from cmrfed.errors import EvaluationError
-from cmrfed.evaluation.membership import AttackConfig, Claim, Scores, auc
-from cmrfed.generators.backbone import BackboneConfig
-from cmrfed.training.loop import stage_inputs
-from tests.generator_world import SIZE_PX, ddpm, heart, random_condition, tiny_generator
-
-QUICK = AttackConfig(noises=2)
-FAMILIES = {
-    "noise": ("pixel", ddpm("epsilon")),
-    "velocity": ("pixel", ddpm("v_prediction")),
-    "clean": ("pixel", ddpm("sample")),
-    "flow": ("pixel", None),
-    "latent": ("latent", ddpm("sample")),
-}
-
-
-def textured(path, first, seed=0, count=10, smooth=(), also=()):
-    """Patients of one slice per phase whose grain is theirs alone, so that it can be learned by heart only.
-
-    Those who are ``smooth`` have little of it: any generator finds them easy.
-    """
-    patients = []
-    for number in (*range(first, first + count), *also):
-        random, name, volumes = np.random.default_rng([seed, number]), f"p{number:02d}", []
-        for phase in Phase:
-            mask = heart(number, phase, 0.3)[None]
-            grain = random.normal(0, 0.04 if number in smooth else 0.4, mask.shape)
-            image = np.array([-0.8, 0.6, -0.2, 0.7])[mask] + grain
-            volumes.append(Volume(name, phase, np.clip(image, -1, 1).astype(np.float32), mask, None))
-        patients.append(PreparedPatient(PatientRecord(patient_id=name, group="AB"[number % 2]), tuple(volumes)))
-    return write_cohort(path, patients, name=path.name, source="t", size_px=SIZE_PX, labels=(1, 2, 3), preparation={})
-
-
-def learned_by_heart(cohort, family, seed, steps=600):
-    codec, process = FAMILIES[family]
-    size = BackboneConfig(channels=(16, 32), norm_groups=4, patch_px=1 if codec == "latent" else 2)
-    generator = tiny_generator(codec, process, seed, backbone=size)
-    raw, cond = stage_inputs(gather(cohort, np.concatenate([np.asarray(r) for r in cohort.rows_of])), "image", style=0)
-    optimizer, rng = torch.optim.AdamW(generator.network.parameters()), torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps) + 1e-5
-        optimizer.zero_grad()
-        generator.loss(raw, cond, rng).mean().backward()
-        optimizer.step()
-    return generator.eval()
-
-
-def aucs(generator, members, others, references=()):
-    scores = [patient_scores(generator, references, c, c.patient_ids, QUICK, 0, c.name) for c in (members, others)]
-    return {attack: auc(Scores(scores[0][attack], scores[1][attack])) for attack in scores[0]}
+from cmrfed.evaluation.membership import Claim
+from tests.attack_world import FAMILIES, QUICK, aucs, learned_by_heart, textured
+from tests.generator_world import ddpm, random_condition, tiny_generator
 
 
 @pytest.fixture
@@ -66,21 +16,14 @@ def cohorts(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "seed"), [("noise", 0), ("noise", 1), ("noise", 2), ("velocity", 0), ("clean", 0), ("flow", 0)]
-)
-def test_who_was_learned_by_heart_is_found(tmp_path, family, seed):
-    members, others = textured(tmp_path / "members", 0, seed), textured(tmp_path / "others", 50, seed)
-    generator = learned_by_heart(members, family, seed)
-    found, control = aucs(generator, members, others), aucs(untrained(generator, seed), members, others)
+@pytest.mark.parametrize("family", ["velocity", "clean"])
+def test_who_was_learned_by_heart_is_found(tmp_path, family):
+    """The other families: `tests/oracle/test_attack_power.py`."""
+    members, others = textured(tmp_path / "members", 0), textured(tmp_path / "others", 60)
+    generator = learned_by_heart(members, family, 0)
+    found, control = aucs(generator, members, others), aucs(untrained(generator, 0), members, others)
     assert min(found["loss"].value, found["SimA"].value) >= 0.95
     assert all(c.low < 0.5 < c.high for c in (control["loss"], control["SimA"]))
-
-
-@pytest.mark.slow
-def test_a_latent_generator_is_attacked_through_its_autoencoder(cohorts):
-    found = aucs(learned_by_heart(cohorts[0], "latent", 0), *cohorts)
-    assert min(found["loss"].value, found["SimA"].value) >= 0.95
 
 
 @pytest.mark.slow
