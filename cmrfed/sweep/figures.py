@@ -24,7 +24,7 @@ COLOURS = ("#0b6e99", "#b4530a", "#2e7d4f", "#8a3ea8", "#a3262a", "#5b6470")
 MARKS = ("o", "s", "^", "D", "v", "P")
 COLUMNS = 8
 """Drawn slices of each point."""
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "cmrfed",
     "font.size": 9,
     "axes.spines.top": False,

@@ -1,4 +1,4 @@
-"""`cmrfed plan`: what a recipe would mean for sites of given sizes, before anyone trains; and what sweeps let expect."""
+"""`cmrfed plan`: what a recipe would mean for sites of given sizes, before anyone trains; what sweeps let expect."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -29,6 +29,8 @@ from cmrfed.experiment import Experiment, override, put, read_recipe, resolve
 
 LONGEST_NAME = 80
 """Characters of a point's folder before its digest."""
+UNUSABLE = "the recipe cannot be used"
+"""How `resolve` begins."""
 _SHOWN_PROBLEMS = 5
 _BOOLEAN = "YAML reads on, off, yes and no as true and false: quote such a label, or take another word"
 
@@ -124,7 +126,7 @@ def read_sweep(path: Path, assignments: list[str] | None = None) -> Sweep:
         try:
             points.append(_point(base, values))
         except CmrfedError as error:
-            problems.append(f"{_title(values)}: {getattr(error, 'got', None) or error}")
+            problems.append(f"{_title(values)}: {_problem(error)}")
     if problems:
         more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
         raise ConfigError(
@@ -134,6 +136,14 @@ def read_sweep(path: Path, assignments: list[str] | None = None) -> Sweep:
         )
     _check_different(path, points)
     return Sweep(file.name, str(base.get("name")), tuple(points))
+
+
+def _problem(error: CmrfedError) -> str:
+    """What is wrong with one of many points, in few words."""
+    if error.what == UNUSABLE:
+        return str(error.got)
+    expected = f" (expected: {error.expected})" if error.expected else ""
+    return f"{error.what}: {error.got}{expected}"
 
 
 def _read_file(path: Path) -> SweepFile:

@@ -43,14 +43,11 @@ def run(
     Returns:
         Where all points stand.
     """
-    standing = run_points(
-        sweep,
-        folder,
-        jobs,
-        command=command,
-        prepare=prepare,
-        on_end=lambda: _keep(sweep, folder, states(sweep, folder)),
-    )
+
+    def keep() -> None:
+        _keep(sweep, folder, states(sweep, folder))
+
+    standing = run_points(sweep, folder, jobs, command=command, prepare=prepare, on_end=keep)
     table, paid = _keep(sweep, folder, standing)
     say(f"report: {write_report(sweep, folder, standing, table, paid)}")
     for each in paid:

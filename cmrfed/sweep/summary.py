@@ -30,8 +30,8 @@ ALL = "all points"
 KNEE_RULE = (
     "The knee of utility or fidelity is the smallest ε from which upwards no interval lies wholly on the worse side of "
     "the interval at the largest ε, where all smaller ε do; of leakage, the largest ε up to which none lies wholly "
-    "above the interval at the smallest ε, where all larger ε do. It takes values with intervals at three ε or more. That "
-    "intervals overlap does not show that two values are equal."
+    "above the interval at the smallest ε, where all larger ε do. It takes values with intervals at three ε or more. "
+    "That intervals overlap does not show that two values are equal."
 )
 
 
