@@ -40,6 +40,18 @@ def origin(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def stage_origin(experiment: Experiment, stage: Stage) -> dict[str, Any]:
+    """What decides the weights of one stage: nothing of the other, so that recipes share what they have in common."""
+    others = {name: None for name in ("mask", "image", CODEC) if name != stage}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "pretrain": _config(experiment).model_copy(update=others).model_dump(mode="json"),
+        "generator": experiment.generator(stage).model_dump(mode="json", exclude={"sampler"}),
+        "phantom_code": phantom_code(),
+        CODEC: codec_origin(experiment) if experiment.generator(stage).autoencoder else None,
+    }
+
+
 def codec_origin(experiment: Experiment) -> dict[str, Any]:
     """What decides the autoencoder: nothing of the generator that uses it, so that families share it."""
     config, size = _config(experiment), experiment.image.generator.autoencoder
@@ -81,7 +93,7 @@ def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
 def _make(experiment: Experiment, folder: Path, made_from: dict[str, Any], root: Path) -> None:
     codec = _autoencoder(experiment, root) if CODEC in made_from else None
     stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
-    trained = {stage: _stage(experiment, stage, made_from, root) for stage in stages}
+    trained = {stage: _stage(experiment, stage, root) for stage in stages}
     with new_folder(folder) as part:
         if codec:
             shutil.copytree(codec / CODEC, part / CODEC)
@@ -90,18 +102,9 @@ def _make(experiment: Experiment, folder: Path, made_from: dict[str, Any], root:
         write_json(part / ABOUT, made_from | {"weights": _weights(part, experiment)})
 
 
-def _stage(experiment: Experiment, stage: Stage, made_from: dict[str, Any], root: Path) -> Path:
+def _stage(experiment: Experiment, stage: Stage, root: Path) -> Path:
     """Find one pre-trained stage in the cache, or train it: a folder that holds it. Recipes share what they can."""
-    config = _config(experiment)
-    others = {name: None for name in ("mask", "image", CODEC) if name != stage}
-    codec = made_from.get(CODEC) if experiment.generator(stage).autoencoder else None
-    own = {
-        "schema_version": SCHEMA_VERSION,
-        "pretrain": config.model_copy(update=others).model_dump(mode="json"),
-        "generator": made_from["generators"][stage],
-        "phantom_code": made_from["phantom_code"],
-        CODEC: codec,
-    }
+    own = stage_origin(experiment, stage)
     folder = root / f"stage-{digest_json(own)[:16]}"
     with locked(folder):
         try:
@@ -113,7 +116,7 @@ def _stage(experiment: Experiment, stage: Stage, made_from: dict[str, Any], root
         if not whole:
             cohort = _cohort(experiment, root)
             with new_folder(folder) as part:
-                if codec:
+                if own[CODEC]:
                     shutil.copytree(_autoencoder(experiment, root) / CODEC, part / CODEC)
                 weights = {stage: _train(experiment, stage, cohort, part / stage)}
                 write_json(part / ABOUT, own | {"weights": weights})

@@ -6,6 +6,7 @@ from cmrfed.artifacts import digest_json
 from cmrfed.errors import CmrfedError
 from cmrfed.experiment import STAGES
 from cmrfed.guarantee import plan_privacy
+from cmrfed.pretrain import codec_origin, stage_origin
 from cmrfed.sweep.paid import would_pay
 from cmrfed.sweep.points import Point, Sweep
 from cmrfed.sweep.work import State
@@ -15,18 +16,18 @@ HEADINGS = ("point", "state", "ε", "σ", "q", "steps at sites", "public", "segm
 
 def dry_run(sweep: Sweep, standing: Iterable[State]) -> str:
     """The points as a table, then what they cost together."""
-    status = {state.point.name: state.status for state in standing}
+    status = {state.point.name: str(state.status) for state in standing}
     seen: set[str] = set()
     rows, problems = [list(HEADINGS)], []
     for point in sweep.points:
         cells, problem = _cells(point, seen)
-        rows.append([point.title, status[point.name], *cells])
+        rows.append([point.title, status.get(point.name, "unfinished"), *cells])
         problems += [f"cannot be run: {point.title}: {problem}"] if problem else []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     legend = (
-        "Steps of training: at all sites over all rounds; on the phantom, where no earlier point has the same public "
-        "start; of segmenters, where those on real slices are trained once for all points."
+        "Steps of training: at all sites over all rounds; on the phantom, of public weights that no earlier point "
+        "has; of segmenters, where those on real slices are trained once for all points."
     )
     return "\n".join([f"sweep {sweep.name}: {len(sweep.points)} points", *lines, legend, *problems, *_paid(sweep)])
 
@@ -56,15 +57,14 @@ def _new(key: str, seen: set[str]) -> bool:
 
 def _public(point: Point, seen: set[str]) -> int:
     """Steps on the phantom that no earlier point has made; what is in the user's cache costs nothing more."""
-    from cmrfed.pretrain import codec_origin, origin
-
     experiment = point.experiment
     if not experiment.pretrain:
         return 0
     total = 0
-    if _new(digest_json(origin(experiment)), seen):
-        trained = [experiment.pretrain.of(stage) for stage in STAGES]
-        total += sum(t.rounds * t.local_steps for t in trained if t)
+    for stage in STAGES:
+        trained = experiment.pretrain.of(stage)
+        if trained and _new(digest_json(stage_origin(experiment, stage)), seen):
+            total += trained.rounds * trained.local_steps
     codec = experiment.pretrain.autoencoder
     if codec and _new(digest_json(codec_origin(experiment)), seen):
         total += codec.steps

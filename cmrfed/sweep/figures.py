@@ -60,6 +60,9 @@ def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -
         for panel, ax in zip(panels, axes, strict=True):
             for curve in (curve for curve in mine if curve.panel == panel):
                 _line(ax, curve, lines.index(curve.line), len(lines), places)
+            real = [level.reference for curve in mine for level in curve.measured if level.reference is not None]
+            if real:
+                ax.axhline(sum(real) / len(real), color="#52606d", linewidth=0.9, linestyle=":")
             ax.set_title("" if panel == ALL else panel, fontsize=10)
             ax.set_xticks(list(places.values()), [epsilon_text(eps) for eps in places])
             ax.set_xlim(-0.5, len(places) - 0.5)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from cmrfed.artifacts import digest_json, write_text
 from cmrfed.errors import CmrfedError
 from cmrfed.experiment import Experiment
@@ -73,8 +75,8 @@ class Paid:
         verb = "would pay" if self.planned else "have paid"
         return (
             f"Over the {self.private} private points together the {of} {verb} at most ε = {_up(own.prv)} (PRV; RDP "
-            f"{_up(own.rdp)}) at δ = {own.delta:.2g}, or ε = {_up(strict.prv)} at δ = {strict.delta:g}: more than the "
-            "claim of any one point."
+            f"{_up(own.rdp)}) at δ = {own.delta:.2g}, or ε = {_up(strict.prv)} at δ = {strict.delta:g}"
+            + (": more than the claim of any one point." if self.private > 1 else ".")
         )
 
     def _others(self) -> str:
@@ -176,8 +178,14 @@ def settle(points: Sequence[Point], folder: Path) -> list[Paid]:
     for run in sorted((folder / "points").glob("*/")):
         record = record_of(run)
         if record is None:
+            if (run / "sites").exists():  # a run writes run.json first
+                problems |= dict.fromkeys(known, f"{run.name} has sites, but no run.json that can be read")
             continue
-        experiment = Experiment.model_validate(record["experiment"])
+        try:
+            experiment = Experiment.model_validate(record.get("experiment"))
+        except ValidationError as error:
+            problems |= dict.fromkeys(known, f"{run.name}/run.json cannot be read: {error.error_count()} problem(s)")
+            continue
         group = group_of(experiment)
         known = list(dict.fromkeys([*known, group]))
         if not experiment.privacy.private:
@@ -188,7 +196,7 @@ def settle(points: Sequence[Point], folder: Path) -> list[Paid]:
         except CmrfedError as error:
             problems[group] = f"{run.name}: {error}"
             continue
-        _record(_research(folder, group), f"{run.name}@{record['started']}", most)
+        _record(_research(folder, group), f"{run.name}@{record.get('started')}", most)
     return [_paid(group, points, folder, others.get(group, 0), problems.get(group, "")) for group in known]
 
 

@@ -47,6 +47,8 @@ class Level:
     reason: str = ""
     """Why there is no value."""
     noise_to_signal: float | None = None
+    reference: float | None = None
+    """The same of real slices: Dice of a segmenter of real ones, KID of training against hold-out; or chance."""
 
     @property
     def over(self) -> str:
@@ -127,7 +129,17 @@ def _level(question: Question, epsilon: float, points: Sequence[list[Row]]) -> L
         reasons, found = ["several points with the same seed lie here: give what they differ in an axis"], []
     if not found:
         return Level(epsilon, reason=reasons[0], noise_to_signal=noise)
-    return Level(epsilon, *over_seeds(found), seeds=len(found), reason="; ".join(reasons), noise_to_signal=noise)
+    reference = _reference(question, points)
+    return Level(epsilon, *over_seeds(found), len(found), "; ".join(reasons), noise, reference)
+
+
+def _reference(question: Question, points: Sequence[list[Row]]) -> float | None:
+    """Mean over points, where all have one."""
+    if question == "leakage":
+        return 0.5
+    found = [row["reference"] for rows in points for row in rows if _asks(question, str(row["metric"]))]
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(found) else None
 
 
 Interval = tuple[float, float | None, float | None]

@@ -265,12 +265,11 @@ def _share(state: State, shared: Path) -> None:
     for name in ("segmenters", "features"):
         (shared / name).mkdir(parents=True, exist_ok=True)
         _link(state.folder / "evaluation" / name, shared / name)
-    if len(data.cohorts) == 1:
-        return  # opened where it lies
     made_from = {"cohorts": data.cohorts} if data.cohorts else {"phantom": data.model_dump(mode="json")["phantom"]}
     place = shared / f"data-{digest_json(made_from | {'size_px': data.size_px})[:12]}"
     (place / "data").mkdir(parents=True, exist_ok=True)
-    _link(state.folder / "data", place / "data")
+    if len(data.cohorts) != 1:  # a single one is opened where it lies
+        _link(state.folder / "data", place / "data")
     open_data(state.point.experiment, place)
 
 

@@ -27,3 +27,10 @@ def test_a_point_that_cannot_be_run_is_said_to(tmp_path):
     text = dry_run(sweep, states(sweep, tmp_path / "run"))
     assert "cannot be run: epsilon 1e-06: ε = 1e-06" in text
     assert "Over the 1 private points" in text
+
+
+def test_families_share_the_public_masks(tmp_path):
+    base = BASE + f"pretrain: {{patients: 2, scanners: 1, mask: {TINY}, image: {TINY}}}\n"
+    text = "name: s\nrecipe: base.yaml\ngrid: {image.generator.mask_dropout: [0.1, 0.2]}"
+    rows = [line.split() for line in dry_run(make_sweep(tmp_path, text, base), []).splitlines() if "dropout" in line]
+    assert [row[-4] for row in rows] == ["20", "10"]

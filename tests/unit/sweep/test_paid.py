@@ -108,6 +108,18 @@ def test_a_damaged_ledger_leaves_no_total(sweep, tmp_path):
     assert "unbounded" in repaired.words
 
 
+@pytest.mark.parametrize("content", [None, "{", '{"experiment": {"name": 3}}'])
+def test_a_run_whose_record_cannot_be_read_leaves_no_total(sweep, tmp_path, content):
+    folder = tmp_path / "run"
+    give_orders(sweep, folder)
+    path = go(sweep, folder)[2].folder / "run.json"
+    path.unlink() if content is None else path.write_text(content)
+    (paid,) = settle(sweep.points, folder)
+    assert paid.epsilon is None
+    assert "unavailable" in paid.words
+    assert "run.json" in paid.words
+
+
 def test_different_units_give_no_total(sweep, tmp_path):
     folder = tmp_path / "run"
     give_orders(sweep, folder)

@@ -78,6 +78,8 @@ def test_curves_by_family_with_intervals_over_seeds(table):
     assert [level.epsilon for level in utility.levels] == [2.0, 8.0, math.inf]
     assert utility.levels[0].value == pytest.approx(0.505)
     assert utility.levels[0].over == "2 seeds"
+    assert utility.levels[0].reference == pytest.approx(0.9)
+    assert found[1].levels[0].reference is None
     assert found[2].levels[0].reason == "too few. Do: hold out more"
     assert found[2].knee.startswith("No knee can be named: 0 of 3")
 
