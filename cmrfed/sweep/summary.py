@@ -45,7 +45,7 @@ class Level:
     high: float | None = None
     seeds: int = 0
     reason: str = ""
-    """Why there is no value."""
+    """Why there is no value, or why not from every seed; of leakage also which attack told most."""
     noise_to_signal: float | None = None
     reference: float | None = None
     """The same of real slices: Dice of a segmenter of real ones, KID of training against hold-out; or chance."""
@@ -130,6 +130,9 @@ def _level(question: Question, epsilon: float, points: Sequence[list[Row]]) -> L
     if not found:
         return Level(epsilon, reason=reasons[0], noise_to_signal=noise)
     reference = _reference(question, points)
+    if question == "leakage":
+        attacks = [strongest for rows in points if not isinstance(strongest := _strongest(rows), str)]
+        reasons = [*dict.fromkeys(name for name, _ in attacks), *reasons]
     return Level(epsilon, *over_seeds(found), len(found), "; ".join(reasons), noise, reference)
 
 
@@ -161,7 +164,8 @@ def _value(question: Question, rows: Sequence[Row]) -> Interval | str:
     if first["status"] != "finished":
         return f"the point {first['status']}" + (f": {first['reason']}" if first["reason"] else "")
     if question == "leakage":
-        return _strongest(rows)
+        strongest = _strongest(rows)
+        return strongest if isinstance(strongest, str) else strongest[1]
     wanted = [row for row in rows if _asks(question, str(row["metric"]))]
     if not wanted:
         return f"{MEASURES[question]} was not measured"
@@ -173,12 +177,12 @@ def _asks(question: Question, metric: str) -> bool:
     return bool(_KID.match(metric)) if question == "fidelity" else metric == MEASURES[question]
 
 
-def _strongest(rows: Sequence[Row]) -> Interval | str:
-    """The attack that tells most; an AUC below 0.5 tells as much as one above."""
+def _strongest(rows: Sequence[Row]) -> tuple[str, Interval] | str:
+    """Name and AUC of the attack that tells most; an AUC below 0.5 tells as much as one above."""
     attacks = [row for row in rows if row["question"] == "leakage" and str(row["metric"]).startswith("AUC, ")]
-    told = [_folded(row) for row in attacks if row["value"] is not None]
+    told = [(str(row["metric"]).removeprefix("AUC, "), _folded(row)) for row in attacks if row["value"] is not None]
     if told:
-        return max(told, key=lambda each: each[0])
+        return max(told, key=lambda each: each[1][0])
     silent = [row for row in rows if row["question"] == "leakage" and row["unavailable"]]
     return silent[0]["unavailable"] if silent else "membership was not attacked"
 
@@ -203,7 +207,9 @@ def knee(question: Question, levels: Sequence[Level]) -> str:
     worse = [_worse(question, level, reference) for level in others]
     best = f"ε = {epsilon_text(reference.epsilon)} ({reference.words})"
     if not any(worse):
-        return f"No knee: at no ε is {question} told apart from that at {best}."
+        better = sorted(level.epsilon for level in others if _worse(question, reference, level))
+        also = f" At ε = {', '.join(map(epsilon_text, better))} it is even shown to be better." if better else ""
+        return f"No knee: at no ε is {question} shown to be worse than at {best}.{also}"
     first = worse.index(True)
     if not all(worse[first:]):
         again = others[first + worse[first:].index(False)]
@@ -217,7 +223,7 @@ def knee(question: Question, levels: Sequence[Level]) -> str:
         return f"No knee within these ε: {told} than at {best}, the nearest measured."
     held = epsilon_text(others[first - 1].epsilon)
     side = "up to" if question == "leakage" else "down to"
-    return f"Knee at ε = {held}: {side} there {question} is not told apart from that at {best}; {told}."
+    return f"Knee at ε = {held}: {side} there {question} is not shown to be worse than at {best}; {told}."
 
 
 def _worse(question: Question, level: Level, reference: Level) -> bool:
@@ -241,7 +247,7 @@ def as_rows(found: Sequence[Curve]) -> list[dict[str, Any]]:
             "high": level.high,
             "seeds": level.seeds,
             "interval over": level.over if level.interval else None,
-            "unavailable": level.reason or None,
+            "remarks": level.reason or None,
         }
         for curve in found
         for level in curve.levels

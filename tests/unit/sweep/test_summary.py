@@ -19,15 +19,15 @@ def levels(*values, half=0.01):
 @pytest.mark.parametrize(
     ("question", "values", "words"),
     [
-        ("utility", (0.5, 0.6, 0.79, 0.8), "Knee at ε = 4: down to there utility is not told apart"),
+        ("utility", (0.5, 0.6, 0.79, 0.8), "Knee at ε = 4: down to there utility is not shown to be worse than at"),
         ("utility", (0.5, 0.6, 0.79, 0.8), "at ε = 2 it is worse (0.6 (0.59 to 0.61))"),
-        ("utility", (0.79, 0.8, 0.79, 0.8), "No knee: at no ε is utility told apart from that at ε = ∞"),
+        ("utility", (0.79, 0.8, 0.79, 0.8), "No knee: at no ε is utility shown to be worse than at ε = ∞"),
         ("utility", (0.5, 0.6, 0.7, 0.8), "No knee within these ε: at ε = 4 it is worse"),
         ("utility", (0.8, 0.5, 0.8, 0.8), "utility is worse than at ε = ∞ (0.8 (0.79 to 0.81)) at ε = 2, but not"),
         ("utility", (None, 0.5, None, 0.8), "No knee can be named: 2 of 4 ε"),
-        ("utility", (0.9, 0.9, 0.9, 0.8), "No knee: at no ε"),
+        ("utility", (0.9, 0.8, 0.9, 0.8), "At ε = 1, 4 it is even shown to be better."),
         ("fidelity", (5.0, 3.0, 1.0, 1.0), "Knee at ε = 4"),
-        ("leakage", (0.5, 0.5, 0.7, 0.9), "Knee at ε = 2: up to there leakage is not told apart from that at ε = 1"),
+        ("leakage", (0.5, 0.5, 0.7, 0.9), "Knee at ε = 2: up to there leakage is not shown to be worse than at ε = 1"),
     ],
 )  # fmt: skip
 def test_the_knee_in_words(question, values, words):
@@ -95,3 +95,15 @@ def test_the_page_is_one_file_and_names_figures_and_knees(table):
             assert (table / "figures" / f"{name}-against-epsilon.{kind}").stat().st_size > 1000
     assert not (table / "figures" / "leakage-against-epsilon.svg").exists()
     assert "no point has a value" in page
+
+
+def test_of_leakage_the_attack_that_tells_most_is_named_and_folded():
+    from cmrfed.sweep.summary import _strongest
+
+    def row(name, value):
+        ends = {"low": value - 0.1, "high": value + 0.1}
+        return {"question": "leakage", "metric": f"AUC, {name}", "value": value, "unavailable": None} | ends
+
+    name, (value, low, high) = _strongest([row("weak", 0.6), row("turned", 0.2), row("middle", 0.7)])
+    assert name == "turned"
+    assert (value, low, high) == (pytest.approx(0.8), pytest.approx(0.7), pytest.approx(0.9))
