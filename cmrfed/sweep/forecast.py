@@ -176,9 +176,10 @@ def _expected(found: Forecast, table: Sequence[Row]) -> list[str]:
             f"{start}the table's points have {_some(measured)} steps, the plan {steps}. Do: sweep with these steps."
         ]
     noise = max(row["noise_to_signal"] for row in asked(found))
+    declared = _some({row["declared_patients"] for row in table if row["declared_patients"] is not None})
     head = (
         f"Forecast by noise over signal, {noise:.2f} here, between the nearest points of the table (not for release; "
-        "other patients may do better or worse):"
+        f"measured with {declared or 'no'} declared patients a site, and other patients may do better or worse):"
     )
     return [head, *(f"  {_title(curve)}: {_between(curve, noise)}" for curve in curves(table))]
 
