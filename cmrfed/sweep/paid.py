@@ -136,7 +136,7 @@ def would_pay(points: Sequence[Point]) -> list[Paid]:
 
 def group_of(experiment: Experiment) -> Group:
     """Whose patients a point trains on."""
-    return "cohorts" if experiment.data.cohorts else "phantom"
+    return "phantom" if experiment.data.phantom and not experiment.data.cohorts else "cohorts"
 
 
 def groups(points: Iterable[Point]) -> list[Group]:

@@ -235,8 +235,22 @@ def _point(base: dict[str, Any], values: Mapping[str, Value]) -> Point:
         if key in settings:
             tree = put(tree, expand(tree, settings[key]))
     experiment = resolve(tree)
+    _check_effect(settings, experiment)
     labels = {axis: value.label for axis, value in values.items()}
     return Point(_folder_name(labels, experiment), labels, experiment)
+
+
+def _check_effect(settings: Mapping[str, Any], experiment: Experiment) -> None:
+    """Where sites bring patients of their own, how to share them out decides nothing: such an axis is refused."""
+    own = experiment.data.phantom if not experiment.data.cohorts else len(experiment.data.cohorts) > 1
+    idle = sorted({"data.partition.scheme", "data.partition.alpha"} & set(settings))
+    if own and idle:
+        raise ConfigError(
+            f"{idle[0]} has no effect here",
+            got="sites that have patients of their own (the phantom's scanners, or several cohorts)",
+            expected="one cohort, which is shared out",
+            do="give one with --data",
+        )
 
 
 def _plain(value: Any) -> Any:

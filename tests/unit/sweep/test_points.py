@@ -46,9 +46,9 @@ def test_short_names_stand_for_settings(tmp_path):
 
 
 def test_points_may_be_listed(tmp_path):
-    sweep = make_sweep(tmp_path, HEAD + "points: [{name: one, epsilon: 4}, {name: two, data.partition.scheme: centre}]")
+    sweep = make_sweep(tmp_path, HEAD + "points: [{name: one, epsilon: 4}, {name: two, strategy: fedyogi}]")
     assert [point.labels for point in sweep.points] == [
-        {"name": "one", "epsilon": "4"}, {"name": "two", "data.partition.scheme": "centre"}
+        {"name": "one", "epsilon": "4"}, {"name": "two", "strategy": "fedyogi"}
     ]  # fmt: skip
 
 
@@ -80,6 +80,7 @@ def test_a_recipe_that_is_written_for_a_point_is_the_same_experiment(tmp_path):
         ("grid: {data.partition: [{sites: 2}]}", r"a value of grid\.data\.partition has no name"),
         ("grid: {pretrain: {on: {seed: 1}}}", "quote such a label"),
         ("grid: {a: {x: {seed: 1}}, b: {y: {seed: 2}}}", "a and b both set seed"),
+        ("grid: {data.partition.scheme: [iid, group]}", r"data\.partition\.scheme has no effect here"),
         ("grid: {privacy.epsilon: [.inf]}", "a setting is not finite"),
         ("set: {name.more: 1}\ngrid: {seed: [1]}", "name.more goes through a value"),
     ],
@@ -111,3 +112,9 @@ def test_a_recipe_that_is_not_there(tmp_path):
 def test_every_sweep_of_the_project_can_be_read(path):
     overrides = [] if path.stem == "quick" else ["data.cohorts=[/cohort]"]
     assert len(read_sweep(path, overrides).points) >= 6
+
+
+def test_heterogeneity_is_an_axis_of_one_cohort(tmp_path):
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "s.yaml").write_text(HEAD + "grid: {data.partition.scheme: [iid, group]}")
+    assert len(read_sweep(tmp_path / "s.yaml", ["data.cohorts=[/cohort]"]).points) == 2
