@@ -1,6 +1,7 @@
 """Files that are whole or absent (temporary file, fsync, rename), and digests of what they hold."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -91,6 +92,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         _fsync_dir(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process makes ``path``; the kernel frees the lock when a process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def digest_bytes(data: bytes) -> str:

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from cmrfed.cli_deploy import add_to
-from cmrfed.errors import CmrfedError, ConfigError, PrivacyError
+from cmrfed.errors import CmrfedError, ConfigError, PrivacyError, SweepError
 from cmrfed.progress import console, say
 
 app = typer.Typer(
@@ -121,6 +121,60 @@ def run(
         return
     report = pipeline.run(experiment, run_dir)
     print(report)
+
+
+@app.command(epilog="Example: cmrfed sweep configs/sweeps/quick.yaml --run-dir runs/quick --jobs 2")
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep, such as one of configs/sweeps.")],
+    run_dir: Annotated[Path, typer.Option(help="Where points, table and report go; the same command resumes.")],
+    data: Annotated[list[Path] | None, typer.Option(help="Cohort folder of all points, as for run.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's, for all.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Points at a time, each a process with its share of cores.")] = 1,
+    dry_run: Annotated[bool, typer.Option(help="Print the points, their steps and the ε of all, and stop.")] = False,
+) -> None:
+    """Run one recipe at many settings and lay utility, fidelity and leakage out against ε. Not for release."""
+    from cmrfed.sweep import estimate, points, work
+    from cmrfed.sweep.results import REPORT
+    from cmrfed.sweep.results import run as run_sweep
+
+    overrides = list(assign or [])
+    if data:
+        overrides.append(f"data.cohorts={[str(path.absolute()) for path in data]}")
+    asked = points.read_sweep(file, overrides)
+    if dry_run:
+        print(estimate.dry_run(asked, work.states(asked, run_dir)))
+        return
+    standing = run_sweep(asked, run_dir.absolute(), jobs)
+    print(run_dir.absolute() / REPORT)
+    failed = [state for state in standing if state.status != "finished"]
+    if failed:
+        raise SweepError(
+            f"{len(failed)} of {len(standing)} points are not finished",
+            got="; ".join(f"{state.point.title}: {state.reason}" for state in failed[:5]),
+            do="correct the cause; the same command tries them again and leaves the others as they are",
+        )
+
+
+@app.command(epilog="Example: cmrfed plan configs/recipes/acdc-private.yaml --patients 20,40,60 --epsilon 8")
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe; how it trains privately is taken from it.")],
+    patients: Annotated[str, typer.Option(help="Patients of each site, such as 20,40,60, as they may be known.")],
+    epsilon: Annotated[float, typer.Option(help="Target for each patient, over both stages.")],
+    delta: Annotated[float | None, typer.Option(help="δ; by default the recipe's, or N^-1.1 of each site.")] = None,
+    table: Annotated[Path | None, typer.Option(help="results.csv or .parquet of a sweep, for a forecast.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+) -> None:
+    """Say what a target ε would mean for sites of given sizes, before anyone trains."""
+    from cmrfed.sweep.forecast import forecast, forecast_text
+
+    try:
+        counts = [int(word) for word in patients.split(",")]
+    except ValueError:
+        raise ConfigError("--patients cannot be read", got=patients, expected="numbers, such as 20,40,60") from None
+    found = forecast(recipe, counts, epsilon, delta, list(assign or []), table)
+    print(forecast_text(found))
+    if not found.feasible:
+        raise PrivacyError("the target cannot be met at every site", do="see above for the nearest settings that can")
 
 
 @app.command(epilog="Example: cmrfed pretrain configs/recipes/acdc-private.yaml")

@@ -46,3 +46,7 @@ class PrivacyBudgetExhausted(SiteRefused):
 
 class EvaluationError(CmrfedError):
     """The inputs of an evaluation cannot be judged."""
+
+
+class SweepError(CmrfedError):
+    """Points of a sweep could not be finished; the others were."""

@@ -1,7 +1,7 @@
 """The root of the configuration: a recipe, its overrides, and the digest that names the result."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -182,15 +182,27 @@ def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         path, mark, value = text.partition("=")
         if not mark or not path:
             raise ConfigError("an override cannot be read", got=text, expected="key=value, such as seed=1")
-        node, *rest = tree, *path.split(".")
-        for key in rest[:-1]:
-            if node.get(key) is None:
-                node[key] = {}
-            node = node[key]
-            if not isinstance(node, dict):
-                raise ConfigError(f"override {text} goes through a value", got=key, expected="a section")
-        node[rest[-1]] = _value(text, value)
+        _put(tree, path, _value(text, value))
     return tree
+
+
+def put(tree: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with settings (``key.sub`` → value) over its own; the tree itself is left alone."""
+    tree = _copied(tree)
+    for path, value in settings.items():
+        _put(tree, path, _copied(value))
+    return tree
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    node, *rest = tree, *path.split(".")
+    for key in rest[:-1]:
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ConfigError(f"setting {path} goes through a value", got=key, expected="a section")
+    node[rest[-1]] = value
 
 
 def _copied(tree: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cmrfed.artifacts import digest_json, digest_state, new_folder, read_json, write_json
+from cmrfed.artifacts import digest_json, digest_state, locked, new_folder, read_json, write_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.public import cache_folder, phantom_code, public_patients
 from cmrfed.errors import CmrfedError, ConfigError, DataError
@@ -40,6 +40,18 @@ def origin(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def stage_origin(experiment: Experiment, stage: Stage) -> dict[str, Any]:
+    """What decides the weights of one stage: nothing of the other, so that recipes share what they have in common."""
+    others = {name: None for name in ("mask", "image", CODEC) if name != stage}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "pretrain": _config(experiment).model_copy(update=others).model_dump(mode="json"),
+        "generator": experiment.generator(stage).model_dump(mode="json", exclude={"sampler"}),
+        "phantom_code": phantom_code(),
+        CODEC: codec_origin(experiment) if experiment.generator(stage).autoencoder else None,
+    }
+
+
 def codec_origin(experiment: Experiment) -> dict[str, Any]:
     """What decides the autoencoder: nothing of the generator that uses it, so that families share it."""
     config, size = _config(experiment), experiment.image.generator.autoencoder
@@ -57,7 +69,7 @@ def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
     """Find what a recipe has of public weights in the cache, or train it and keep it there.
 
     The folder appears when all is done: what was killed before starts again, but for an autoencoder that was finished.
-    One that is damaged is made anew.
+    One that is damaged is made anew. Who asks while another process makes it waits for that.
 
     Args:
         experiment: Settings of the generators, of the autoencoder and of their training.
@@ -72,18 +84,42 @@ def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
     """
     made_from, root = origin(experiment), cache or cache_folder()
     folder = root / f"pretrained-{digest_json(made_from)[:16]}"
-    if not _whole(folder, experiment):
-        codec = _autoencoder(experiment, root) if CODEC in made_from else None
-        stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
-        cohort = _cohort(experiment, root) if stages else None
-        with new_folder(folder) as part:
-            weights = {}
-            if codec:
-                shutil.copytree(codec / CODEC, part / CODEC)
-                weights[CODEC] = digest_state(load_autoencoder(part / CODEC))
-            if cohort:
-                weights |= {stage: _train(experiment, stage, cohort, part / stage) for stage in stages}
-            write_json(part / ABOUT, made_from | {"weights": weights})
+    with locked(folder):
+        if not _whole(folder, experiment):
+            _make(experiment, folder, made_from, root)
+    return folder
+
+
+def _make(experiment: Experiment, folder: Path, made_from: dict[str, Any], root: Path) -> None:
+    codec = _autoencoder(experiment, root) if CODEC in made_from else None
+    stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
+    trained = {stage: _stage(experiment, stage, root) for stage in stages}
+    with new_folder(folder) as part:
+        if codec:
+            shutil.copytree(codec / CODEC, part / CODEC)
+        for stage, made in trained.items():
+            shutil.copytree(made / stage, part / stage)
+        write_json(part / ABOUT, made_from | {"weights": _weights(part, experiment)})
+
+
+def _stage(experiment: Experiment, stage: Stage, root: Path) -> Path:
+    """Find one pre-trained stage in the cache, or train it: a folder that holds it. Recipes share what they can."""
+    own = stage_origin(experiment, stage)
+    folder = root / f"stage-{digest_json(own)[:16]}"
+    with locked(folder):
+        try:
+            whole = starting_weights(folder) == {
+                stage: digest_state(Generator.load(folder / stage).network.state_dict())
+            }
+        except CmrfedError:  # absent or damaged
+            whole = False
+        if not whole:
+            cohort = _cohort(experiment, root)
+            with new_folder(folder) as part:
+                if own[CODEC]:
+                    shutil.copytree(_autoencoder(experiment, root) / CODEC, part / CODEC)
+                weights = {stage: _train(experiment, stage, cohort, part / stage)}
+                write_json(part / ABOUT, own | {"weights": weights})
     return folder
 
 
@@ -148,15 +184,16 @@ def _autoencoder(experiment: Experiment, cache: Path) -> Path:
     if size is None or config.autoencoder is None:
         raise AssertionError("the recipe has no autoencoder")
     folder = cache / f"autoencoder-{digest_json(made_from)[:16]}"
-    try:
-        whole = read_json(folder / ABOUT)["weights"] == digest_state(load_autoencoder(folder / CODEC))
-    except DataError:  # absent or damaged
-        whole = False
-    if not whole:
-        torch.set_num_threads(experiment.compute.threads)
-        with new_folder(folder) as part:
-            cohort = _cohort(experiment, cache)
-            codec = train_autoencoder(size, config.autoencoder, cohort, config.seed, experiment.compute.device)
-            codec.save(part / CODEC)
-            write_json(part / ABOUT, made_from | {"weights": digest_state(codec.weights)})
+    with locked(folder):
+        try:
+            whole = read_json(folder / ABOUT)["weights"] == digest_state(load_autoencoder(folder / CODEC))
+        except DataError:  # absent or damaged
+            whole = False
+        if not whole:
+            torch.set_num_threads(experiment.compute.threads)
+            with new_folder(folder) as part:
+                cohort = _cohort(experiment, cache)
+                codec = train_autoencoder(size, config.autoencoder, cohort, config.seed, experiment.compute.device)
+                codec.save(part / CODEC)
+                write_json(part / ABOUT, made_from | {"weights": digest_state(codec.weights)})
     return folder

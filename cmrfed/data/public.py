@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from cmrfed.artifacts import digest_json, new_folder
+from cmrfed.artifacts import digest_json, locked, new_folder
 from cmrfed.config import Section
 from cmrfed.data import phantom
 from cmrfed.data import prepare as preparation
@@ -58,12 +58,13 @@ def public_patients(config: PublicPatients, size_px: int, seed: int, cache: Path
     """
     origin = [config.patients, config.scanners, seed, size_px, phantom_code()]
     folder = (cache or cache_folder()) / f"phantom-{digest_json(origin)[:16]}"
-    try:
+    with locked(folder):
+        try:
+            return Cohort.open(folder / "cohort")
+        except DataError:  # absent or damaged
+            with new_folder(folder) as part:
+                scans = part / "scans"
+                write_phantom(scans, PhantomConfig(patients=config.patients, sites=config.scanners, seed=seed))
+                prepare(scans, part / "cohort", "acdc", PrepareConfig(size_px=size_px), name="phantom")
+                shutil.rmtree(scans)
         return Cohort.open(folder / "cohort")
-    except DataError:  # absent or damaged
-        with new_folder(folder) as part:
-            scans = part / "scans"
-            write_phantom(scans, PhantomConfig(patients=config.patients, sites=config.scanners, seed=seed))
-            prepare(scans, part / "cohort", "acdc", PrepareConfig(size_px=size_px), name="phantom")
-            shutil.rmtree(scans)
-    return Cohort.open(folder / "cohort")

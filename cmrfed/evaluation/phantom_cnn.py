@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmrfed.artifacts import digest_json, digest_state, load_state, save_state
+from cmrfed.artifacts import digest_json, digest_state, load_state, locked, save_state
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.phantom import PhantomConfig, write_phantom
@@ -208,9 +208,10 @@ def load_or_train(folder: Path | None = None, recipe: Recipe | None = None) -> P
     recipe = recipe or Recipe()
     path = (folder or cache_folder()) / f"{NAME}-{origin(recipe)[:16]}.safetensors"
     model = PhantomCnn(recipe.phantom.sites)
-    try:
-        model.load_state_dict(load_state(path)[0])
-    except DataError:  # absent or damaged
-        model = train(recipe)
-        save_state(path, model.state_dict())
+    with locked(path):
+        try:
+            model.load_state_dict(load_state(path)[0])
+        except DataError:  # absent or damaged
+            model = train(recipe)
+            save_state(path, model.state_dict())
     return model.eval()

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from cmrfed.artifacts import digest_json, digest_state, load_state, save_state
+from cmrfed.artifacts import digest_json, digest_state, load_state, locked, save_state
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.errors import DataError
@@ -101,16 +101,17 @@ class Examination:
         name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
         path = self.cache / f"segmenter-{name}.safetensors"
         model = build_segmenter(self.config, seed)
-        try:
-            model.load_state_dict(load_state(path)[0])
-            on_step(self.config.steps)
-            return model.eval()
-        except DataError:  # absent or damaged: train it
-            model = train_segmenter(
-                first.images, first.masks, self.config, seed, labels, mixed_with=second, on_step=lambda: on_step(1)
-            )
-            save_state(path, model.state_dict())
-            return model
+        with locked(path):  # several evaluations may share a cache: each segmenter is trained once
+            try:
+                model.load_state_dict(load_state(path)[0])
+                on_step(self.config.steps)
+                return model.eval()
+            except DataError:  # absent or damaged: train it
+                model = train_segmenter(
+                    first.images, first.masks, self.config, seed, labels, mixed_with=second, on_step=lambda: on_step(1)
+                )
+                save_state(path, model.state_dict())
+                return model
 
 
 # --- from volumes to patients -------------------------------------------------------------------

@@ -390,3 +390,63 @@ def test_ctrl_c_stops_a_run_that_the_same_command_carries_on_to_the_same_weights
     assert not (run_dir / "generators" / "image").exists()
     resumed = _trained(recipe, tmp_path / "cohort", run_dir)
     assert resumed == _trained(recipe, tmp_path / "cohort", tmp_path / "whole")
+
+
+# --- sweep and plan -------------------------------------------------------------------------------
+SWEEP = "name: s\nrecipe: tiny.yaml\ngrid: {seed: [0, 1]}\n"
+PRIVATE_RECIPE = (
+    RECIPE + "federation: {weighting: equal}\nprivacy: {unit: patient, epsilon: 8, declared_patients: 30}\n"
+)
+
+
+@pytest.fixture
+def sweep_file(recipe: Path) -> Path:
+    path = recipe.parent / "sweep.yaml"
+    path.write_text(SWEEP)
+    return path
+
+
+def test_the_dry_run_of_a_sweep_shows_its_points_and_touches_nothing(call, sweep_file, tmp_path):
+    status, out, _ = call("sweep", sweep_file, "--run-dir", tmp_path / "run", "--data", "cohort", "--dry-run")
+    assert status == 0
+    assert "sweep s: 2 points" in out
+    assert out.count("unfinished") == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_that_cannot_be_used_is_one_paragraph(call, sweep_file, tmp_path):
+    sweep_file.write_text(SWEEP.replace("seed:", "sed:"))
+    status, _, err = call("sweep", sweep_file, "--run-dir", tmp_path / "run")
+    assert is_one_paragraph(status, err)
+    assert "did you mean seed?" in err
+
+
+def test_a_sweep_with_points_that_failed_says_which_and_exits_with_an_error(call, sweep_file, tmp_path):
+    status, out, err = call("sweep", sweep_file, "--run-dir", tmp_path / "run", "--data", tmp_path / "nowhere")
+    assert status == 1
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: 2 of 2 points are not finished. Got: seed 0: ")
+    assert "nowhere" in last
+    assert out.strip() == str(tmp_path / "run" / "report.html")
+    assert "nowhere" in (tmp_path / "run" / "results.csv").read_text()
+
+
+def test_plan_says_what_a_target_means_for_each_site(call, recipe):
+    recipe.write_text(PRIVATE_RECIPE)
+    status, out, _ = call("plan", recipe, "--patients", "20,40", "--epsilon", 8)
+    assert status == 0
+    assert "2 site(s): feasible." in out
+    assert "σ alone, image" in out
+
+
+def test_plan_of_what_cannot_be_met_exits_with_an_error(call, recipe):
+    recipe.write_text(PRIVATE_RECIPE)
+    status, out, err = call("plan", recipe, "--patients", "20", "--epsilon", 1e-6, "--delta", 1e-6)
+    assert is_one_paragraph(status, err)
+    assert "NOT feasible" in out
+
+
+def test_patients_of_a_plan_are_numbers(call, recipe):
+    status, _, err = call("plan", recipe, "--patients", "many", "--epsilon", 8)
+    assert status == 1
+    assert "--patients cannot be read" in err

@@ -149,7 +149,7 @@ def test_a_number_without_a_point_is_still_a_number_where_one_is_due():
         ("seed", r"an override cannot be read\. Got: seed\. Expected: key=value"),
         ("=1", "an override cannot be read"),
         ("seed=[1", r"an override cannot be read\. Got: seed=\[1\. Expected: a value in YAML"),
-        ("name.x.y=1", r"override name\.x\.y=1 goes through a value\. Got: name"),
+        ("name.x.y=1", r"setting name\.x\.y goes through a value\. Got: name"),
     ],
 )
 def test_an_override_that_cannot_be_read(text, message):

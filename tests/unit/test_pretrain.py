@@ -140,6 +140,13 @@ def test_other_settings_train_anew_and_both_are_kept(cache: Path, trainings: lis
     assert len(list(cache.glob("pretrained-*"))) == 2
 
 
+def test_recipes_share_the_stage_that_they_have_in_common(tmp_path: Path, trainings: list[str]) -> None:
+    first = pretrained(experiment(), tmp_path)
+    second = pretrained(experiment("image.generator.mask_dropout=0.5"), tmp_path)
+    assert trainings == ["mask", "image", "image"]
+    assert starting_weights(first)["mask"] == starting_weights(second)["mask"]
+
+
 def test_another_phantom_has_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
     before = pretrain.origin(experiment())
     monkeypatch.setattr(public.inspect, "getsource", lambda module: "other code")
@@ -160,11 +167,12 @@ def test_one_that_was_killed_half_way_leaves_nothing_that_is_reused(
     monkeypatch.setattr(pretrain, "_train", killed)
     with pytest.raises(KeyboardInterrupt):
         pretrained(experiment(), tmp_path)
-    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("phantom-")} == {".left.partial"}
+    left = {path.name.partition("-")[0] for path in tmp_path.iterdir() if not path.name.endswith(".lock")}
+    assert left == {".left.partial", "phantom", "stage"}
     (tmp_path / ".left.partial").rename(tmp_path / f".{made.name}.0123.partial")
     monkeypatch.setattr(pretrain, "_train", kept)
     again = pretrained(experiment(), tmp_path)
-    assert trainings == ["mask", "mask", "image"]
+    assert trainings == ["mask", "image"], "the stage that was finished is not trained again"
     assert starting_weights(again) == starting_weights(made)
 
 

@@ -68,4 +68,4 @@ def test_an_extractor_that_other_code_trained_is_not_used(tmp_path, monkeypatch)
     load_or_train(tmp_path, SHORT)
     monkeypatch.setattr("cmrfed.evaluation.phantom_cnn.inspect.getsource", lambda module: "other code")
     load_or_train(tmp_path, SHORT)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2

@@ -84,7 +84,7 @@ def test_segmenters_are_kept_and_shared(sets, tmp_path, monkeypatch):
     real, synthetic, held, _ = sets
     exam = Examination(held, {}, SMALL, tmp_path / "cache")
     first = utility(real, synthetic, exam)
-    assert len(list((tmp_path / "cache").iterdir())) == 6
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 6
     calls, train = [], module.train_segmenter
 
     def counted(*args, **kw):
@@ -94,7 +94,7 @@ def test_segmenters_are_kept_and_shared(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "train_segmenter", counted)
     assert utility(real, synthetic, exam) == first
     assert calls == []
-    damaged = sorted((tmp_path / "cache").iterdir())[0]
+    damaged = sorted((tmp_path / "cache").glob("*.safetensors"))[0]
     damaged.write_bytes(b"torn")
     assert utility(real, synthetic, exam) == first
     assert len(calls) == 1

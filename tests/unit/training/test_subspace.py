@@ -71,7 +71,7 @@ def test_public_patients_are_drawn_once_and_again_when_damaged(tmp_path):
     config = public.PublicPatients(patients=2, scanners=1)
     first = public.public_patients(config, 16, 5, tmp_path)
     folder = first.root.parent
-    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == [folder.name]
     made = (first.root / "cohort.json").stat().st_mtime_ns
     assert (public.public_patients(config, 16, 5, tmp_path).root / "cohort.json").stat().st_mtime_ns == made
     assert public.public_patients(config, 16, 6, tmp_path).digest != first.digest

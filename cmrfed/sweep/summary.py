@@ -1,0 +1,254 @@
+"""The table of a sweep, condensed: each question against ε, with intervals over seeds, and where the knee is.
+
+Everything here is read from the rows of the table, so that it can be checked against the file.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import t as student
+
+from cmrfed.report.plots import number
+from cmrfed.sweep.table import AXIS, Row
+
+Question = Literal["utility", "fidelity", "leakage"]
+QUESTIONS: tuple[Question, ...] = ("utility", "fidelity", "leakage")
+MEASURES: dict[Question, str] = {
+    "utility": "Dice, trained on synthetic only, tested on hold-out",
+    "fidelity": "KID",
+    "leakage": "AUC of the attack that tells most",
+}
+_KID = re.compile(r"KID \([^,]*\)$")
+BETTER_IS_MORE: dict[Question, bool] = {"utility": True, "fidelity": False, "leakage": False}
+PANEL_AXIS = "family"
+_NOT_LINES = {PANEL_AXIS, "epsilon", "privacy.epsilon", "seed", "name"}
+ALL = "all points"
+KNEE_RULE = (
+    "The knee of utility or fidelity is the smallest ε from which upwards no interval lies wholly on the worse side of "
+    "the interval at the largest ε, where all smaller ε do; of leakage, the largest ε up to which none lies wholly "
+    "above the interval at the smallest ε, where all larger ε do. It takes values with intervals at three ε or more. "
+    "That intervals overlap does not show that two values are equal."
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One question at one ε."""
+
+    epsilon: float
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
+    reason: str = ""
+    """Why there is no value, or why not from every seed; of leakage also which attack told most."""
+    noise_to_signal: float | None = None
+    reference: float | None = None
+    """The same of real slices: Dice of a segmenter of real ones, KID of training against hold-out; or chance."""
+
+    @property
+    def over(self) -> str:
+        """What the interval is drawn over."""
+        return f"{self.seeds} seeds" if self.seeds > 1 else "patients of 1 seed"
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, where there are any."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def words(self) -> str:
+        """Value and interval."""
+        if self.value is None:
+            return "unavailable"
+        ends = f" ({number(self.low)} to {number(self.high)})" if self.low is not None and self.high is not None else ""
+        return f"{number(self.value)}{ends}"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One question against ε, smallest first, for one family and one choice of all other axes."""
+
+    question: Question
+    panel: str
+    line: str
+    levels: tuple[Level, ...]
+    knee: str
+
+    @property
+    def measured(self) -> list[Level]:
+        """Levels with a value."""
+        return [level for level in self.levels if level.value is not None]
+
+
+def epsilon_text(value: float) -> str:
+    """ε as it is written."""
+    return "∞" if math.isinf(value) else f"{value:g}"
+
+
+def curves(table: Sequence[Row]) -> list[Curve]:
+    """All curves of a table, in its order."""
+    axes = [name.removeprefix(AXIS) for name in table[0] if name.startswith(AXIS)]
+    cells: dict[tuple[str, str], dict[float, list[list[Row]]]] = {}
+    for rows in _by_point(table).values():
+        first = rows[0]
+        panel = (first.get(AXIS + PANEL_AXIS) if PANEL_AXIS in axes else None) or ALL
+        line = ", ".join(f"{a} {first[AXIS + a]}" for a in axes if a not in _NOT_LINES and first[AXIS + a] is not None)
+        cells.setdefault((panel, line), {}).setdefault(first["epsilon"], []).append(rows)
+    out = []
+    for (panel, line), by_epsilon in cells.items():
+        for question in QUESTIONS:
+            levels = tuple(_level(question, eps, points) for eps, points in sorted(by_epsilon.items()))
+            out.append(Curve(question, panel, line, levels, knee(question, levels)))
+    return out
+
+
+def _by_point(table: Sequence[Row]) -> dict[str, list[Row]]:
+    out: dict[str, list[Row]] = {}
+    for row in table:
+        out.setdefault(row["point"], []).append(row)
+    return out
+
+
+# --- one level ----------------------------------------------------------------------------------
+def _level(question: Question, epsilon: float, points: Sequence[list[Row]]) -> Level:
+    found, reasons = [], []
+    for rows in points:
+        value = _value(question, rows)
+        if isinstance(value, str):
+            reasons.append(value)
+        else:
+            found.append(value)
+    noise = next((rows[0]["noise_to_signal"] for rows in points if rows[0]["noise_to_signal"] is not None), None)
+    seeds = [rows[0]["seed"] for rows in points]
+    if len(set(seeds)) < len(seeds):
+        reasons, found = ["several points with the same seed lie here: give what they differ in an axis"], []
+    if not found:
+        return Level(epsilon, reason=reasons[0], noise_to_signal=noise)
+    reference = _reference(question, points)
+    if question == "leakage":
+        attacks = [strongest for rows in points if not isinstance(strongest := _strongest(rows), str)]
+        reasons = [*dict.fromkeys(name for name, _ in attacks), *reasons]
+    return Level(epsilon, *over_seeds(found), len(found), "; ".join(reasons), noise, reference)
+
+
+def _reference(question: Question, points: Sequence[list[Row]]) -> float | None:
+    """Mean over points, where all have one."""
+    if question == "leakage":
+        return 0.5
+    found = [row["reference"] for rows in points for row in rows if _asks(question, str(row["metric"]))]
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(found) else None
+
+
+Interval = tuple[float, float | None, float | None]
+
+
+def over_seeds(found: Sequence[Interval]) -> Interval:
+    """Mean and 95 % interval of Student's t over seeds; of one seed its own interval, which is over patients."""
+    if len(found) == 1:
+        return found[0]
+    values = np.array([value for value, *_ in found])
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    mean = float(values.mean())
+    return mean, mean - half, mean + half
+
+
+def _value(question: Question, rows: Sequence[Row]) -> Interval | str:
+    """Value and interval of one point, or why there is none."""
+    first = rows[0]
+    if first["status"] != "finished":
+        return f"the point {first['status']}" + (f": {first['reason']}" if first["reason"] else "")
+    if question == "leakage":
+        strongest = _strongest(rows)
+        return strongest if isinstance(strongest, str) else strongest[1]
+    wanted = [row for row in rows if _asks(question, str(row["metric"]))]
+    if not wanted:
+        return f"{MEASURES[question]} was not measured"
+    row = wanted[0]
+    return row["unavailable"] if row["value"] is None else (row["value"], row["low"], row["high"])
+
+
+def _asks(question: Question, metric: str) -> bool:
+    return bool(_KID.match(metric)) if question == "fidelity" else metric == MEASURES[question]
+
+
+def _strongest(rows: Sequence[Row]) -> tuple[str, Interval] | str:
+    """Name and AUC of the attack that tells most; an AUC below 0.5 tells as much as one above."""
+    attacks = [row for row in rows if row["question"] == "leakage" and str(row["metric"]).startswith("AUC, ")]
+    told = [(str(row["metric"]).removeprefix("AUC, "), _folded(row)) for row in attacks if row["value"] is not None]
+    if told:
+        return max(told, key=lambda each: each[1][0])
+    silent = [row for row in rows if row["question"] == "leakage" and row["unavailable"]]
+    return silent[0]["unavailable"] if silent else "membership was not attacked"
+
+
+def _folded(row: Row) -> Interval:
+    value, low, high = row["value"], row["low"], row["high"]
+    if value >= 0.5:
+        return value, low, high
+    return 1 - value, None if high is None else 1 - high, None if low is None else 1 - low
+
+
+# --- the knee -----------------------------------------------------------------------------------
+def knee(question: Question, levels: Sequence[Level]) -> str:
+    """Where a question begins to suffer, in words, or why no such ε can be named; see `KNEE_RULE`."""
+    usable = [level for level in levels if level.interval]
+    if len(usable) < 3:
+        return (
+            f"No knee can be named: {len(usable)} of {len(levels)} ε have a value with an interval, and it takes three."
+        )
+    order = usable if question == "leakage" else usable[::-1]  # from the reference outwards
+    reference, others = order[0], order[1:]
+    worse = [_worse(question, level, reference) for level in others]
+    best = f"ε = {epsilon_text(reference.epsilon)} ({reference.words})"
+    if not any(worse):
+        better = sorted(level.epsilon for level in others if _worse(question, reference, level))
+        also = f" At ε = {', '.join(map(epsilon_text, better))} it is even shown to be better." if better else ""
+        return f"No knee: at no ε is {question} shown to be worse than at {best}.{also}"
+    first = worse.index(True)
+    if not all(worse[first:]):
+        again = others[first + worse[first:].index(False)]
+        return (
+            f"No knee: {question} is worse than at {best} at ε = {epsilon_text(others[first].epsilon)}, "
+            f"but not at ε = {epsilon_text(again.epsilon)}."
+        )
+    fallen = others[first]
+    told = f"at ε = {epsilon_text(fallen.epsilon)} it is worse ({fallen.words})"
+    if first == 0:
+        return f"No knee within these ε: {told} than at {best}, the nearest measured."
+    held = epsilon_text(others[first - 1].epsilon)
+    side = "up to" if question == "leakage" else "down to"
+    return f"Knee at ε = {held}: {side} there {question} is not shown to be worse than at {best}; {told}."
+
+
+def _worse(question: Question, level: Level, reference: Level) -> bool:
+    mine, other = level.interval, reference.interval
+    if mine is None or other is None:
+        raise AssertionError("levels without intervals are left out before")
+    return mine[1] < other[0] if BETTER_IS_MORE[question] else mine[0] > other[1]
+
+
+def as_rows(found: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Curves as a table of their own."""
+    return [
+        {
+            "question": curve.question,
+            "measure": MEASURES[curve.question],
+            "family": curve.panel,
+            "line": curve.line,
+            "epsilon": level.epsilon,
+            "value": level.value,
+            "low": level.low,
+            "high": level.high,
+            "seeds": level.seeds,
+            "interval over": level.over if level.interval else None,
+            "remarks": level.reason or None,
+        }
+        for curve in found
+        for level in curve.levels
+    ]
