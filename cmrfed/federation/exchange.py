@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from cmrfed.errors import FederationError
+from cmrfed.federation.compression import expand
 from cmrfed.federation.messages import (
     SiteInfo,
     StageJob,
@@ -226,7 +227,9 @@ def _judge(content: RecordDict, info: SiteInfo, job: StageJob, weights: State, o
     """File a reply as usable, refused or set aside."""
     try:
         reply = decode_reply(content)
-    except FederationError as error:
+        if reply.arrays is not None and job.compression != "none":
+            reply = replace(reply, arrays=expand(reply.arrays, weights, job.compression))
+    except (FederationError, ValueError) as error:
         outcome.problems[info.name] = ("set aside", str(error))
         return
     if reply.status == "refused":

@@ -14,6 +14,7 @@ from torch import Tensor
 from cmrfed.artifacts import digest_json, digest_state
 from cmrfed.config import Section
 from cmrfed.errors import FederationError, SiteRefused
+from cmrfed.federation.compression import Compression
 from cmrfed.generators.generator import GeneratorConfig
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.settings import PrivateTraining
@@ -50,6 +51,8 @@ class StageJob(Section):
     """Digest of the weights that travel with the request."""
     codec_digest: str | None = Field(None, exclude_if=lambda value: value is None)
     """Digest of the weights of the autoencoder, which travel too; None: the generator has none."""
+    compression: Compression = Field("none", exclude_if=lambda value: value == "none")
+    """What the reply carries: weights, or their change in fewer bits."""
     threads: int = Field(1, ge=1)
     """Threads of the computation: the last bits of a sum depend on it, so every site uses the same number."""
 
@@ -62,7 +65,7 @@ class StageJob(Section):
     @cached_property
     def config_digest(self) -> str:
         """Digest of what is trained and how, as this side understands it, defaults included."""
-        parts = {"generator", "training", "proximal_mu", "privacy", "codec_digest"}
+        parts = {"generator", "training", "proximal_mu", "privacy", "codec_digest", "compression"}
         return digest_json(self.model_dump(mode="json", include=parts))
 
     @cached_property
@@ -120,6 +123,7 @@ class TrainReply:
     """`StageJob.key` of the request that is answered; "" when it could not be read."""
     reason: str = ""
     arrays: State | None = None
+    """Weights, or what `compress` makes of them where the request asks for it."""
     metrics: Mapping[str, float] | None = None
     """loss, first_loss, last_loss, items, seconds; none where the site's policy keeps them."""
     spent: Spent | None = None

@@ -159,6 +159,7 @@ class FederatedRun:
             privacy=stage.privacy,
             model_digest=digest_state(weights),
             codec_digest=digest_state(codec) if codec is not None else None,
+            compression=self.federation.compression,
             threads=self.threads,
         )
 

@@ -11,6 +11,7 @@ Folder::
 
 import json
 import logging
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from cmrfed.artifacts import load_state, new_folder, read_json, save_state, writ
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
+from cmrfed.federation.compression import compress
 from cmrfed.federation.messages import (
     SiteInfo,
     Spent,
@@ -45,7 +47,7 @@ from cmrfed.privacy.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA
 from cmrfed.privacy.statement import Loss
-from cmrfed.rng import fold
+from cmrfed.rng import fold, torch_generator
 from cmrfed.training.loop import LocalResult, LocalTrainer, optimizer_state, restore_optimizer
 from cmrfed.training.private import PrivateTrainer
 
@@ -258,10 +260,22 @@ class Site:
             with _threads(job.threads):
                 result = run()
             weights = {n: p.detach().cpu() for n, p in generator.network.state_dict().items()}
-            reply = TrainReply(self.record.name, "ok", job.key, arrays=weights)
+            reply = TrainReply(self.record.name, "ok", job.key, arrays=self._sent(job, weights, arrays))
             return result, reply, optimizer_state(trainer.optimizer)
 
         return train
+
+    def _sent(self, job: StageJob, new: State, old: State) -> State:
+        """What a reply carries: the weights, or their change in fewer bits.
+
+        Under privacy the change has its noise already, and the coins come from the operating system.
+        """
+        if job.compression == "none":
+            return new
+        draws = torch_generator(job.seed, "compression", self.record.name, job.stage, job.round)
+        if job.privacy:
+            draws.manual_seed(secrets.randbits(63))
+        return compress(new, old, job.compression, draws)
 
 
 def _told(ledger: PrivacyLedger, delta: float) -> Spent:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cmrfed.config import Section
 from cmrfed.errors import FederationError
+from cmrfed.federation.compression import Compression
 from cmrfed.federation.messages import WEIGHT, State
 from cmrfed.rng import numpy_generator
 
@@ -163,6 +164,8 @@ class FederationConfig(Section):
     """How often a site that did not answer is asked again when the quorum is missed."""
     weighting: Literal["patients", "equal"] = "patients"
     """What a site counts in the mean. Its number of patients becomes known to the server with "patients"."""
+    compression: Compression = Field("none", exclude_if=lambda value: value == "none")
+    """How replies travel: whole weights, or their change in halves (fp16) or bytes (int8). Requests stay whole."""
 
     @property
     def asked(self) -> int:
