@@ -30,6 +30,7 @@ from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
 from cmrfed.federation.compression import compress
+from cmrfed.federation.masking import MaskStep, ShareStep, SiteMasking, Step, UnmaskStep, decode_step, encode_answer
 from cmrfed.federation.messages import (
     SiteInfo,
     Spent,
@@ -99,19 +100,48 @@ def answer_train(context: Context, content: RecordDict) -> RecordDict:
         FederationError: The site failed. Its words may hold patients' data, so they stay in the site's log unless its
             policy lets them leave.
     """
-    site, key, details = "", "", False
-    try:
-        opened = open_site(context)
-        site = opened.record.name
-        details = opened.policy.may_leave.error_details
+    key = ""
+
+    def act(site: "Site") -> RecordDict:
+        nonlocal key
         job, arrays = decode_job(content)
         key = job.key
-        return encode_reply(opened.train_round(job, arrays, decode_codec(content, job)))
+        reply = site.train_round(job, arrays, decode_codec(content, job))
+        if job.secure_threshold is not None:
+            reply = site.hold_back(job, reply, str(content.config_records["config"].get("session")))
+        return encode_reply(reply)
+
+    return _answer(context, act, lambda site, reason: encode_reply(TrainReply(site, "refused", key, reason)))
+
+
+def answer_step(context: Context, content: RecordDict, name: str) -> RecordDict:
+    """Answer a step of a secure sum: "shares", "masked" or "unmask".
+
+    Raises:
+        FederationError: The site failed; see `answer_train`.
+    """
+
+    def refusal(site: str, reason: str) -> RecordDict:
+        return encode_answer(site, {}, reason=reason)
+
+    return _answer(context, lambda site: site.secure_step(decode_step(name, content)), refusal)
+
+
+def _answer(
+    context: Context, act: Callable[["Site"], RecordDict], refusal: Callable[[str, str], RecordDict]
+) -> RecordDict:
+    """What a site answers, or its refusal, by its name and the reason that may leave."""
+    name, details = "", False
+    try:
+        site = open_site(context)
+        name = site.record.name
+        details = site.policy.may_leave.error_details
+        return act(site)
     except (SiteRefused, PrivacyError) as error:
-        return encode_reply(TrainReply(site, "refused", key, str(error)))
+        return refusal(name, str(error))
     except CmrfedError as error:
         _log.error("the site cannot train: %s", error)
-        return encode_reply(TrainReply(site, "refused", key, str(error) if details else _SEE_LOG))
+        return refusal(name, str(error) if details else _SEE_LOG)
     except Exception as error:
         if details:
             raise
@@ -217,6 +247,33 @@ class Site:
         stored = state.reply(job)
         return stored or self._pay_and_train(job, arrays, codec, state)
 
+    # --- secure sums ------------------------------------------------------------------------------
+    def hold_back(self, job: StageJob, reply: TrainReply, session: str) -> TrainReply:
+        """The reply without the update, which stays here until it is masked, and with keys for that.
+
+        Raises:
+            SiteRefused: The update is part of another sum already.
+        """
+        masking = SiteMasking(self.record.name, self.root / "state" / job.run / job.stage, job.round, job.key)
+        keys = masking.open(session, job.secure_threshold or 0, private=job.privacy is not None)
+        return replace(reply, arrays=None, keys=keys)
+
+    def secure_step(self, step: Step) -> RecordDict:
+        """Answer a step of a secure sum.
+
+        Raises:
+            SiteRefused: It is not safe to answer, or is not what was asked before.
+        """
+        name = self.record.name
+        masking = SiteMasking(name, self.root / "state" / step.run / step.stage, step.round, step.key)
+        if isinstance(step, ShareStep):
+            return encode_answer(name, masking.share(step))
+        if isinstance(step, MaskStep):
+            return encode_answer(name, {}, masking.masked(step, len(self.cohort)))
+        if isinstance(step, UnmaskStep):
+            return encode_answer(name, masking.unmask(step))
+        raise AssertionError(f"no such step: {type(step).__name__}")
+
     def _pay_and_train(self, job: StageJob, arrays: State, codec: State | None, state: "_StateFolder") -> TrainReply:
         ledger, patients = PrivacyLedger(self.root), len(self.cohort)
 
@@ -266,10 +323,12 @@ class Site:
         return train
 
     def _sent(self, job: StageJob, new: State, old: State) -> State:
-        """What a reply carries: the weights, or their change in fewer bits.
+        """What a reply carries: the weights, or their change, in fewer bits or to be masked.
 
         Under privacy the change has its noise already, and the coins come from the operating system.
         """
+        if job.secure_threshold is not None:
+            return {name: new[name] - old[name] for name in new}
         if job.compression == "none":
             return new
         draws = torch_generator(job.seed, "compression", self.record.name, job.stage, job.round)
