@@ -1,4 +1,4 @@
-"""Secure sums over real sites: exact whoever leaves and when, nothing below the threshold, no question answered anew."""
+"""Secure sums over real sites: exact whoever leaves and when, nothing below the threshold, nothing asked twice."""
 
 from collections.abc import Callable
 from pathlib import Path

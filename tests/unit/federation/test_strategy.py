@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from flwr.app import ConfigRecord
 from pydantic import TypeAdapter, ValidationError
 
 from cmrfed.errors import FederationError
@@ -203,7 +203,7 @@ def test_a_mean_of_one_reply_at_a_time_has_the_bits_of_flowers_mean_of_all(tmp_p
         _message(node, flat(state).astype(np.float32), weight) for node, (state, weight) in enumerate(replies, 2)
     ]
     arrays, _ = at_once.aggregate_train(1, messages)
-    assert flat(new).astype(np.float32).tobytes() == arrays["weights"].numpy().tobytes()
+    assert flat(new).astype(np.float32).tobytes() == arrays["weights"].numpy().astype(np.float32).tobytes()
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
