@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from cmrfed.errors import FederationError
+from cmrfed.federation.compression import expand
 from cmrfed.federation.messages import (
     SiteInfo,
+    Spent,
     StageJob,
     State,
     TrainReply,
@@ -21,7 +24,7 @@ from cmrfed.federation.messages import (
     encode_job,
     to_array_record,
 )
-from cmrfed.federation.strategy import FederationConfig
+from cmrfed.federation.strategy import FederationConfig, put_aside
 from cmrfed.progress import say
 
 _METRICS = ("loss", "first_loss", "last_loss", "items", "seconds")
@@ -125,7 +128,9 @@ class Outcome:
 
     asked: Sequence[str]
     replies: dict[str, TrainReply] = field(default_factory=dict)
-    """Usable replies, by site."""
+    """Usable replies, by site, without their arrays."""
+    kept: dict[str, Path] = field(default_factory=dict)
+    """Where `put_aside` wrote the arrays of usable replies, so that memory holds those of one site at a time."""
     problems: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Status ("refused", "missing" or "set aside") and reason of all others."""
     bytes_down: int = 0
@@ -153,6 +158,28 @@ class Outcome:
             out[site] = {**values, "status": status, "reason": reason, "spent": spent}
         return out
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it but the arrays."""
+        replies = {
+            site: {"metrics": dict(r.metrics or {}), "spent": r.spent.model_dump(mode="json") if r.spent else None}
+            for site, r in self.replies.items()
+        }
+        plain = {"asked": list(self.asked), "problems": self.problems}
+        return {**plain, "replies": replies, "bytes_down": self.bytes_down, "bytes_up": self.bytes_up}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Outcome":
+        """What `to_json` gave."""
+        replies = {
+            site: TrainReply(
+                site, "ok", "", metrics=r["metrics"], spent=r["spent"] and Spent.model_validate(r["spent"])
+            )
+            for site, r in told["replies"].items()
+        }
+        problems = {site: (status, reason) for site, (status, reason) in told["problems"].items()}
+        down, up = told["bytes_down"], told["bytes_up"]
+        return cls(told["asked"], replies, problems=problems, bytes_down=down, bytes_up=up)
+
 
 def ask(
     grid: Grid,
@@ -160,22 +187,42 @@ def ask(
     job: StageJob,
     weights: State,
     names: Sequence[str],
-    config: FederationConfig,
     codec: State | None = None,
+    *,
+    scratch: Path,
+    session: str = "",
 ) -> Outcome:
     """Send a request, with weights and codec, to the named sites and collect usable replies.
 
     Sites that do not answer are asked again while the quorum is missed; sites answer a repeated request from their
     stored reply, so nothing is trained twice.
 
+    Args:
+        grid: Where the nodes are.
+        roster: The sites that are connected, and the settings of the federation.
+        job: What is asked.
+        weights: The global weights.
+        names: Whom to ask.
+        codec: Weights of the autoencoder, where there is one.
+        scratch: Folder for the arrays of the replies; they are there as long as the caller lets it be.
+        session: Of the secure sum, where replies are masked.
+
     Raises:
         FederationError: Fewer usable replies than the quorum.
     """
-    outcome, records = Outcome(names), [to_array_record(state) for state in (weights, codec) if state is not None]
+    config = roster.config
+    outcome, arrays = Outcome(names), to_array_record(weights)
+    codec_arrays = to_array_record(codec) if codec is not None else None
     outcome.problems = dict.fromkeys(names, ("missing", "not connected, or no answer in time"))
     for attempt in range(1 + config.retries):
         targets = [s for s in outcome.missing() if s in roster.nodes]
-        _exchange(grid, roster, job, weights, records, targets, outcome)
+        requests = {site: encode_job(job, arrays, codec_arrays, session) for site in targets}
+        outcome.bytes_down += _arrays([arrays, *([codec_arrays] if codec_arrays else [])]) * len(targets)
+        for site, content in _exchange(grid, roster, requests, outcome):
+            _judge(content, roster.sites[site], job, weights, outcome, scratch)
+        for site in targets:
+            if site in outcome.problems and site not in outcome.replies:
+                roster.tell(f"{site} is left out: {': '.join(outcome.problems[site])}")
         if len(outcome.replies) >= config.min_sites:
             return outcome
         if not outcome.missing() or attempt == config.retries:
@@ -191,43 +238,42 @@ def ask(
 
 
 def _exchange(
-    grid: Grid,
-    roster: Roster,
-    job: StageJob,
-    weights: State,
-    records: Sequence[ArrayRecord],
-    targets: Sequence[str],
-    outcome: Outcome,
-) -> None:
-    site_of = {roster.nodes[site]: site for site in targets}
-
-    requests = [
-        Message(encode_job(job, *records), dst_node_id=node, message_type=MessageType.TRAIN) for node in site_of
+    grid: Grid, roster: Roster, requests: Mapping[str, RecordDict], outcome: Outcome
+) -> Iterator[tuple[str, RecordDict]]:
+    """Send each site its request; yield the answers as they come, and note whose fails."""
+    site_of = {roster.nodes[site]: site for site in requests}
+    messages = [  # a list: Flower's grid goes through it twice
+        Message(requests[site], dst_node_id=node, message_type=MessageType.TRAIN) for node, site in site_of.items()
     ]
-    outcome.bytes_down += _bytes(records) * len(targets)
-    for reply in grid.send_and_receive(requests, timeout=roster.config.round_timeout_s):
+    for reply in grid.send_and_receive(messages, timeout=roster.config.round_timeout_s):
         site = site_of.get(reply.metadata.src_node_id)  # an unavailable node is reported by the SuperLink
         if site is None:
             continue
         if reply.has_error():
             outcome.problems[site] = ("missing", f"the site failed: {reply.error.reason}")
             continue
-        outcome.bytes_up += _bytes(reply.content.array_records.values())
-        _judge(reply.content, roster.sites[site], job, weights, outcome)
-    for site in targets:
-        if site in outcome.problems and site not in outcome.replies:
-            roster.tell(f"{site} is left out: {': '.join(outcome.problems[site])}")
+        outcome.bytes_up += _arrays(reply.content.array_records.values())
+        yield site, reply.content
 
 
-def _bytes(records: Iterable[ArrayRecord]) -> int:
+def _arrays(records: Iterable[ArrayRecord]) -> int:
     return sum(record.count_bytes() for record in records)
 
 
-def _judge(content: RecordDict, info: SiteInfo, job: StageJob, weights: State, outcome: Outcome) -> None:
+def bytes_of(content: RecordDict) -> int:
+    """Bytes of the arrays and the texts of a message."""
+    values = [value for record in content.config_records.values() for value in record.values()]
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    return _arrays(content.array_records.values()) + sum(len(str(text).encode()) for text in texts)
+
+
+def _judge(content: RecordDict, info: SiteInfo, job: StageJob, weights: State, outcome: Outcome, scratch: Path) -> None:
     """File a reply as usable, refused or set aside."""
     try:
         reply = decode_reply(content)
-    except FederationError as error:
+        if reply.arrays is not None and job.compression != "none":
+            reply = replace(reply, arrays=expand(reply.arrays, weights, job.compression))
+    except (FederationError, ValueError) as error:
         outcome.problems[info.name] = ("set aside", str(error))
         return
     if reply.status == "refused":
@@ -235,7 +281,9 @@ def _judge(content: RecordDict, info: SiteInfo, job: StageJob, weights: State, o
     elif fault := find_fault(reply, info, job, weights):
         outcome.problems[info.name] = ("set aside", fault)
     else:
-        outcome.replies[info.name] = reply
+        if reply.arrays is not None:
+            outcome.kept[info.name] = put_aside(reply.arrays, scratch / f"{info.name}.npy")
+        outcome.replies[info.name] = replace(reply, arrays=None)
         outcome.problems.pop(info.name, None)
 
 
@@ -259,6 +307,8 @@ def find_fault(reply: TrainReply, info: SiteInfo, job: StageJob, weights: State)
         return f"its metrics are not {', '.join(_METRICS)}, all finite"
     if reply.spent is None:
         return "it does not say what its patients have paid"
+    if job.secure_threshold is not None:
+        return None if reply.keys else "it sends no keys for the secure sum"
     if set(arrays) != set(weights):
         odd = sorted(set(arrays) ^ set(weights))
         return f"it lacks or adds weights: {', '.join(odd[:3])}"

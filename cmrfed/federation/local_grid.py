@@ -1,7 +1,7 @@
 """A Flower grid inside this process: the same ServerApp and ClientApp code, without Ray and without a network."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -66,9 +66,10 @@ class LocalGrid(Grid):
         """Hand out the replies to these messages, once."""
         return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Answer each message and return the replies."""
-        return self.pull_messages(self.push_messages(messages))
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Answer one message at a time, as the replies are taken, so that memory holds one of them."""
+        for message in messages:
+            yield from self.pull_messages(self.push_messages([message]))
 
     def _answer(self, message: Message) -> Message:
         try:

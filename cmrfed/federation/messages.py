@@ -14,6 +14,7 @@ from torch import Tensor
 from cmrfed.artifacts import digest_json, digest_state
 from cmrfed.config import Section
 from cmrfed.errors import FederationError, SiteRefused
+from cmrfed.federation.compression import Compression
 from cmrfed.generators.generator import GeneratorConfig
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.settings import PrivateTraining
@@ -29,13 +30,13 @@ WEIGHT = "num-examples"
 _WEIGHTS, _FORMAT = "weights", "safetensors"
 """Name of the only array of a record, and how its bytes are to be read (Flower's ``stype``)."""
 
-_SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class StageJob(Section):
     """A request to train one stage for one round, complete in itself."""
 
-    run: str = Field(pattern=_SAFE_NAME)
+    run: str = Field(pattern=SAFE_NAME)
     experiment: str
     """Digest of the whole experiment."""
     seed: int
@@ -50,6 +51,10 @@ class StageJob(Section):
     """Digest of the weights that travel with the request."""
     codec_digest: str | None = Field(None, exclude_if=lambda value: value is None)
     """Digest of the weights of the autoencoder, which travel too; None: the generator has none."""
+    compression: Compression = Field("none", exclude_if=lambda value: value == "none")
+    """What the reply carries: weights, or their change in fewer bits."""
+    secure_threshold: int | None = Field(None, ge=2, exclude_if=lambda value: value is None)
+    """None: the server sees the reply. Otherwise it stays at the site until it is masked; so many sites can unmask."""
     threads: int = Field(1, ge=1)
     """Threads of the computation: the last bits of a sum depend on it, so every site uses the same number."""
 
@@ -62,7 +67,7 @@ class StageJob(Section):
     @cached_property
     def config_digest(self) -> str:
         """Digest of what is trained and how, as this side understands it, defaults included."""
-        parts = {"generator", "training", "proximal_mu", "privacy", "codec_digest"}
+        parts = {"generator", "training", "proximal_mu", "privacy", "codec_digest", "compression", "secure_threshold"}
         return digest_json(self.model_dump(mode="json", include=parts))
 
     @cached_property
@@ -88,10 +93,17 @@ class StageJob(Section):
 class SiteInfo(Section):
     """How a site introduces itself."""
 
-    name: str = Field(pattern=_SAFE_NAME)
+    name: str = Field(pattern=SAFE_NAME)
     style: int = Field(ge=0)
     patients: int | None = Field(ge=0)
     """None: the site does not tell."""
+
+
+class PublicKeys(Section):
+    """With which others agree on secrets with a site, in one session of a secure sum; 32 bytes each, as hex."""
+
+    seal: str = Field(pattern=r"^[0-9a-f]{64}$")
+    mask: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Spent(Section):
@@ -120,10 +132,13 @@ class TrainReply:
     """`StageJob.key` of the request that is answered; "" when it could not be read."""
     reason: str = ""
     arrays: State | None = None
+    """Weights, or what `compress` makes of them where the request asks for it."""
     metrics: Mapping[str, float] | None = None
     """loss, first_loss, last_loss, items, seconds; none where the site's policy keeps them."""
     spent: Spent | None = None
     """After this round; of "ok" only."""
+    keys: PublicKeys | None = None
+    """In place of arrays, where they stay at the site until they are masked."""
 
 
 def to_array_record(state: State) -> ArrayRecord:
@@ -147,15 +162,18 @@ def to_state(record: ArrayRecord) -> dict[str, Tensor]:
     return {name: state[name] for name in sorted(state)}
 
 
-def encode_job(job: StageJob, arrays: ArrayRecord, codec: ArrayRecord | None = None) -> RecordDict:
+def encode_job(job: StageJob, arrays: ArrayRecord, codec: ArrayRecord | None = None, session: str = "") -> RecordDict:
     """Pack a request; each call makes records of its own, since a client may change what it gets.
 
     Args:
         job: What is asked.
         arrays: Global weights.
         codec: Weights of the autoencoder, of a generator that has one.
+        session: Of the secure sum that the reply is meant for.
     """
     config = ConfigRecord({"job": job.model_dump_json(), "config-digest": job.config_digest})
+    if session:
+        config["session"] = session
     content = RecordDict({"arrays": ArrayRecord(dict(arrays.items())), "config": config})
     if codec is not None:
         content["codec"] = ArrayRecord(dict(codec.items()))
@@ -212,13 +230,16 @@ def _same(what: str, sent: Any, found: str) -> None:
 
 
 def encode_reply(reply: TrainReply) -> RecordDict:
-    """Pack a reply: one ConfigRecord, and for "ok" one ArrayRecord and one MetricRecord."""
+    """Pack a reply: one ConfigRecord, and for "ok" one MetricRecord and, unless it has keys, one ArrayRecord."""
     texts = {"site": reply.site, "status": reply.status, "key": reply.key, "reason": reply.reason}
     if reply.spent is not None:
         texts["spent"] = reply.spent.model_dump_json()
+    if reply.keys is not None:
+        texts["keys"] = reply.keys.model_dump_json()
     content = RecordDict({"reply": ConfigRecord(dict(texts))})
     if reply.arrays is not None:
         content["arrays"] = to_array_record(reply.arrays)
+    if reply.status == "ok":
         content["metrics"] = MetricRecord({name: float(v) for name, v in (reply.metrics or {}).items()})
     return content
 
@@ -234,9 +255,11 @@ def decode_reply(content: RecordDict) -> TrainReply:
         if texts["status"] == "refused":
             return TrainReply(texts["site"], "refused", texts["key"], texts["reason"])
         metrics = {str(k): float(v) for k, v in content.metric_records["metrics"].items()}  # type: ignore[arg-type]
-        arrays = to_state(content.array_records["arrays"])
+        told = content.config_records["reply"].get("keys")
+        keys = PublicKeys.model_validate_json(str(told)) if told is not None else None
+        arrays = to_state(content.array_records["arrays"]) if keys is None else None
         spent = Spent.model_validate_json(str(content.config_records["reply"]["spent"]))
-        return TrainReply(texts["site"], "ok", texts["key"], arrays=arrays, metrics=metrics, spent=spent)
+        return TrainReply(texts["site"], "ok", texts["key"], arrays=arrays, metrics=metrics, spent=spent, keys=keys)
     except (ValidationError, KeyError, TypeError, ValueError) as error:
         raise FederationError("the reply cannot be read", got=_short(error)) from None
 

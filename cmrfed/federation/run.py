@@ -1,7 +1,9 @@
 """A federated run: stage after stage, round after round, saved after each, resumed by starting it again."""
 
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from cmrfed.errors import ConfigError, FederationError
 from cmrfed.federation.exchange import Outcome, Roster, ask
 from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.rounds import RoundStore, ServerState
+from cmrfed.federation.secure_round import SecureRound
 from cmrfed.federation.strategy import Aggregator, FederationConfig, choose
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator, GeneratorConfig
@@ -104,6 +107,8 @@ class FederatedRun:
         state = store.load(done) if done else self._initial(stage)
         if done >= total:
             return state
+        for number in range(1, done + 1):  # a run that was killed between saving a round and forgetting its sum
+            shutil.rmtree(self._pending(stage.name, number), ignore_errors=True)
         self.roster.wait()
         aggregator = Aggregator(self.federation.strategy)
         aggregator.load_state_dict(state["strategy"])
@@ -114,6 +119,7 @@ class FederatedRun:
                 state, outcome = self._round(stage, number, state, aggregator, codec)
                 seconds = None if stage.privacy else time.monotonic() - start  # it tells how many were in the steps
                 store.save(number, state, self._metrics(stage.name, number, seconds, outcome))
+                shutil.rmtree(self._pending(stage.name, number), ignore_errors=True)
                 loss = outcome.mean_loss
                 progress.advance(1, "losses stay at the sites" if loss is None else f"loss {loss:.4f}")
         return state
@@ -140,11 +146,34 @@ class FederatedRun:
         names = choose(self.roster.quorum(), self.federation.asked, self.seed, stage.name, number)
         job = self._job(stage, number, old, codec)
         weights = {site: self._weight(site) for site in names}  # before anyone pays
-        outcome = ask(self.grid, self.roster, job, old, names, self.federation, codec)
-        replies = [(r.arrays, weights[site]) for site, r in sorted(outcome.replies.items()) if r.arrays]
-        new = aggregator.aggregate(number, old, replies)
+        replies: list[tuple[State | Path, float]]
+        with self._scratch() as scratch:
+            if job.secure_threshold is None:
+                outcome = ask(self.grid, self.roster, job, old, names, codec, scratch=scratch)
+                replies = [(path, weights[site]) for site, path in sorted(outcome.kept.items())]
+            else:
+                counts = {site: int(weight) for site, weight in weights.items()}
+                summed = SecureRound(self.grid, self.roster, job, old, counts)
+                mean, total, outcome = summed.run(codec, scratch, self._pending(stage.name, number))
+                replies = [(mean, float(total))]
+            new = aggregator.aggregate(number, old, replies)
         ema = _averaged(stage.training, number, state["ema"], new)
         return {"global": new, "ema": ema, "strategy": aggregator.state_dict()}, outcome
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A folder for the replies of one round; what a killed run left in it goes."""
+        folder = self.run_dir / ".replies"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _pending(self, stage: Stage, number: int) -> Path:
+        """Where the masked sum of a round is kept until the round is saved."""
+        return self.run_dir / stage / f"pending-{number:04d}"
 
     def _job(self, stage: StageSpec, number: int, weights: State, codec: State | None = None) -> StageJob:
         return StageJob(
@@ -159,6 +188,8 @@ class FederatedRun:
             privacy=stage.privacy,
             model_digest=digest_state(weights),
             codec_digest=digest_state(codec) if codec is not None else None,
+            compression=self.federation.compression,
+            secure_threshold=self.federation.secure_threshold,
             threads=self.threads,
         )
 

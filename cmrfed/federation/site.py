@@ -11,6 +11,7 @@ Folder::
 
 import json
 import logging
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from cmrfed.artifacts import load_state, new_folder, read_json, save_state, writ
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
+from cmrfed.federation.compression import compress
+from cmrfed.federation.masking import MaskStep, ShareStep, SiteMasking, Step, UnmaskStep, decode_step, encode_answer
 from cmrfed.federation.messages import (
     SiteInfo,
     Spent,
@@ -46,7 +49,7 @@ from cmrfed.privacy.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA
 from cmrfed.privacy.statement import Loss
-from cmrfed.rng import fold
+from cmrfed.rng import fold, torch_generator
 from cmrfed.training.loop import LocalResult, LocalTrainer, optimizer_state, restore_optimizer
 from cmrfed.training.private import PrivateTrainer
 
@@ -98,41 +101,65 @@ def answer_train(context: Context, content: RecordDict) -> RecordDict:
         FederationError: The site failed. Its words may hold patients' data, so they stay in the site's log unless its
             policy lets them leave.
     """
-    site, key, details = "", "", False
-    note: Callable[..., None] = _no_note
-    try:
-        opened = open_site(context)
-        site, note = opened.record.name, partial(_note, Journal(opened.root))
-        details = opened.policy.may_leave.error_details
+    key = ""
+
+    def act(site: "Site") -> RecordDict:
+        nonlocal key
         job, arrays = decode_job(content)
         key = job.key
-        reply = opened.train_round(job, arrays, decode_codec(content, job))
-        spent = reply.spent.at[0].prv if reply.spent else None
-        note("trained", experiment=job.run, stage=job.stage, round=job.round, unit=job.event.unit, epsilon=spent)
+        reply = site.train_round(job, arrays, decode_codec(content, job))
+        about = {"stage": job.stage, "round": job.round, "unit": job.event.unit}
+        _note(site.root, "trained", experiment=job.run, **about, epsilon=reply.spent.at[0].prv if reply.spent else None)
+        if job.secure_threshold is not None:
+            reply = site.hold_back(job, reply, str(content.config_records["config"].get("session")))
         return encode_reply(reply)
+
+    return _answer(context, act, lambda site, reason: encode_reply(TrainReply(site, "refused", key, reason)))
+
+
+def answer_step(context: Context, content: RecordDict, name: str) -> RecordDict:
+    """Answer a step of a secure sum: "shares", "masked" or "unmask".
+
+    Raises:
+        FederationError: The site failed; see `answer_train`.
+    """
+
+    def refusal(site: str, reason: str) -> RecordDict:
+        return encode_answer(site, {}, reason=reason)
+
+    return _answer(context, lambda site: site.secure_step(decode_step(name, content)), refusal)
+
+
+def _answer(
+    context: Context, act: Callable[["Site"], RecordDict], refusal: Callable[[str, str], RecordDict]
+) -> RecordDict:
+    """What a site answers, or its refusal, by its name and the reason that may leave."""
+    name, root, details = "", None, False
+    try:
+        site = open_site(context)
+        name, root = site.record.name, site.root
+        details = site.policy.may_leave.error_details
+        return act(site)
     except (SiteRefused, PrivacyError) as error:
-        note("declined", request=key, why=str(error))
-        return encode_reply(TrainReply(site, "refused", key, str(error)))
+        _note(root, "declined", why=str(error))
+        return refusal(name, str(error))
     except CmrfedError as error:
         _log.error("the site cannot train: %s", error)
-        note("failed", request=key, why=str(error))
-        return encode_reply(TrainReply(site, "refused", key, str(error) if details else _SEE_LOG))
+        _note(root, "failed", why=str(error))
+        return refusal(name, str(error) if details else _SEE_LOG)
     except Exception as error:
-        note("failed", request=key, why=f"{type(error).__name__}: {error}")
+        _note(root, "failed", why=f"{type(error).__name__}: {error}")
         if details:
             raise
         _log.error("the site failed", exc_info=error)
         raise FederationError(_SEE_LOG) from None
 
 
-def _no_note(kind: str, /, **body: Any) -> None:
-    """There is no journal yet."""
-
-
-def _note(journal: Journal, kind: str, /, **body: Any) -> None:
-    """Write into the journal; a disk that is full keeps no site from its answer."""
+def _note(root: Path | None, kind: str, /, **body: Any) -> None:
+    """Write into the site's journal; a disk that is full keeps no site from its answer."""
     try:
-        journal.write(kind, **body)
+        if root:
+            Journal(root).write(kind, **body)
     except OSError as error:
         _log.error("the journal cannot be written: %s", error)
 
@@ -235,6 +262,33 @@ class Site:
         stored = state.reply(job)
         return stored or self._pay_and_train(job, arrays, codec, state)
 
+    # --- secure sums ------------------------------------------------------------------------------
+    def hold_back(self, job: StageJob, reply: TrainReply, session: str) -> TrainReply:
+        """The reply without the update, which stays here until it is masked, and with keys for that.
+
+        Raises:
+            SiteRefused: The update is part of another sum already.
+        """
+        masking = SiteMasking(self.record.name, self.root / "state" / job.run / job.stage, job.round, job.key)
+        keys = masking.open(session, job.secure_threshold or 0, private=job.privacy is not None)
+        return replace(reply, arrays=None, keys=keys)
+
+    def secure_step(self, step: Step) -> RecordDict:
+        """Answer a step of a secure sum.
+
+        Raises:
+            SiteRefused: It is not safe to answer, or is not what was asked before.
+        """
+        name = self.record.name
+        masking = SiteMasking(name, self.root / "state" / step.run / step.stage, step.round, step.key)
+        if isinstance(step, ShareStep):
+            return encode_answer(name, masking.share(step))
+        if isinstance(step, MaskStep):
+            return encode_answer(name, {}, masking.masked(step, len(self.cohort)))
+        if isinstance(step, UnmaskStep):
+            return encode_answer(name, masking.unmask(step))
+        raise AssertionError(f"no such step: {type(step).__name__}")
+
     def _pay_and_train(self, job: StageJob, arrays: State, codec: State | None, state: "_StateFolder") -> TrainReply:
         ledger, patients = PrivacyLedger(self.root), len(self.cohort)
 
@@ -278,10 +332,24 @@ class Site:
             with _threads(job.threads):
                 result = run()
             weights = {n: p.detach().cpu() for n, p in generator.network.state_dict().items()}
-            reply = TrainReply(self.record.name, "ok", job.key, arrays=weights)
+            reply = TrainReply(self.record.name, "ok", job.key, arrays=self._sent(job, weights, arrays))
             return result, reply, optimizer_state(trainer.optimizer)
 
         return train
+
+    def _sent(self, job: StageJob, new: State, old: State) -> State:
+        """What a reply carries: the weights, or their change, in fewer bits or to be masked.
+
+        Under privacy the change has its noise already, and the coins come from the operating system.
+        """
+        if job.secure_threshold is not None:
+            return {name: new[name] - old[name] for name in new}
+        if job.compression == "none":
+            return new
+        draws = torch_generator(job.seed, "compression", self.record.name, job.stage, job.round)
+        if job.privacy:
+            draws.manual_seed(secrets.randbits(63))
+        return compress(new, old, job.compression, draws)
 
 
 def _told(ledger: PrivacyLedger, delta: float) -> Spent:

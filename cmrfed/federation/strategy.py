@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from cmrfed.config import Section
 from cmrfed.errors import FederationError
+from cmrfed.federation.compression import Compression
 from cmrfed.federation.messages import WEIGHT, State
 from cmrfed.rng import numpy_generator
 
@@ -147,6 +149,17 @@ StrategyConfig = Annotated[
 ]
 
 
+_MEANS = (FedAvgConfig, FedProxConfig, FedAvgMConfig, _FedOptConfig)
+"""Strategies that need the weighted mean of the replies, and nothing else of them."""
+
+
+class SecureAggregation(Section):
+    """The server sees the sum of the updates and no single one ([secure aggregation](docs/secure-aggregation.md))."""
+
+    threshold: int = Field(ge=2)
+    """So many sites together can take masks out; with fewer, a round fails and reveals nothing."""
+
+
 class FederationConfig(Section):
     """Who takes part, how long to wait, and how replies are aggregated."""
 
@@ -163,6 +176,16 @@ class FederationConfig(Section):
     """How often a site that did not answer is asked again when the quorum is missed."""
     weighting: Literal["patients", "equal"] = "patients"
     """What a site counts in the mean. Its number of patients becomes known to the server with "patients"."""
+    compression: Compression = Field("none", exclude_if=lambda value: value == "none")
+    """How replies travel: whole weights, or their change in halves (fp16) or bytes (int8). Requests stay whole."""
+
+    secure_aggregation: Literal[False] | SecureAggregation = Field(False, exclude_if=lambda value: value is False)
+    """false, or {threshold: N}: the server sees the sum of the updates alone."""
+
+    @property
+    def secure_threshold(self) -> int | None:
+        """Sites that can take masks out together; None: there are none."""
+        return self.secure_aggregation.threshold if self.secure_aggregation else None
 
     @property
     def asked(self) -> int:
@@ -191,6 +214,27 @@ class FederationConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _can_be_summed(self) -> "FederationConfig":
+        if not self.secure_aggregation:
+            return self
+        threshold = self.secure_aggregation.threshold
+        if not isinstance(self.strategy, _MEANS):
+            raise ValueError(
+                f"secure_aggregation shows the server the sum alone, and {self.strategy.name} needs each reply: take "
+                "fedavg, fedprox, fedavgm, fedadam or fedyogi, or set secure_aggregation to false"
+            )
+        if self.compression != "none":
+            raise ValueError("secure_aggregation sends masked 64-bit numbers: set compression to none")
+        if not self.asked < 2 * threshold:
+            raise ValueError(
+                f"secure_aggregation.threshold {threshold} is no majority of the {self.asked} sites of a round: set it "
+                f"to {self.asked // 2 + 1} or more"
+            )
+        if self.min_sites < threshold:
+            raise ValueError(f"min_sites is {self.min_sites}: set it to secure_aggregation.threshold, {threshold}")
+        return self
+
 
 def choose(names: Sequence[str], count: int, seed: int, stage: str, round_number: int) -> list[str]:
     """Choose the participants of a round: a function of its arguments, whatever the order of the names."""
@@ -213,13 +257,16 @@ class Aggregator:
         # 0: `configure_train` notes the global weights but samples nobody; `choose` does that
         self.strategy.fraction_train = 0.0
 
-    def aggregate(self, round_number: int, current: State, replies: Sequence[tuple[State, float]]) -> dict[str, Tensor]:
+    def aggregate(
+        self, round_number: int, current: State, replies: Sequence[tuple[State | Path, float]]
+    ) -> dict[str, Tensor]:
         """Turn replies into the next global weights.
 
         Args:
             round_number: 1 for the first round.
             current: The global weights that the sites started from.
-            replies: Each site's weights and what it counts, in order of the site's name; validated before.
+            replies: Each site's weights (or the file that `put_aside` made of them) and what it counts, in order of
+                the site's name; validated before. Of a mean, memory holds one at a time.
 
         Returns:
             Weights of the same names, shapes and dtypes as ``current``, in order of name.
@@ -228,7 +275,10 @@ class Aggregator:
             FederationError: A weight is no longer finite.
         """
         self.strategy.configure_train(round_number, _flat(current), ConfigRecord(), cast(Grid, None))
-        messages = [_message(node, state, weight) for node, (state, weight) in enumerate(replies, 2)]
+        if isinstance(self.config, _MEANS):
+            messages = [_message(2, *_mean(replies))]
+        else:
+            messages = [_message(node, _values(reply), weight) for node, (reply, weight) in enumerate(replies, 2)]
         arrays, _ = self.strategy.aggregate_train(round_number, messages)
         if arrays is None:
             raise AssertionError("the strategy gave no weights although it had replies")
@@ -262,7 +312,11 @@ _ALL = "weights"
 
 def _flat(state: State) -> ArrayRecord:
     """All weights, in order of name, as one array."""
-    return ArrayRecord({_ALL: Array(torch.cat([state[name].detach().reshape(-1) for name in sorted(state)]).numpy())})
+    return ArrayRecord({_ALL: Array(_concatenated(state))})
+
+
+def _concatenated(state: State) -> np.ndarray:
+    return cast(np.ndarray, torch.cat([state[name].detach().reshape(-1) for name in sorted(state)]).numpy())
 
 
 def _unflat(record: ArrayRecord, like: State) -> dict[str, Tensor]:
@@ -274,6 +328,28 @@ def _unflat(record: ArrayRecord, like: State) -> dict[str, Tensor]:
     }
 
 
-def _message(node: int, state: State, weight: float) -> Message:
-    content = RecordDict({"arrays": _flat(state), "metrics": MetricRecord({WEIGHT: weight})})
+def put_aside(state: State, path: Path) -> Path:
+    """Write all weights of a reply, in order of name, for `Aggregator.aggregate`; the file outlives no round."""
+    np.save(path, _concatenated(state))
+    return path
+
+
+def _values(reply: State | Path) -> np.ndarray:
+    return cast(np.ndarray, np.load(reply)) if isinstance(reply, Path) else _concatenated(reply)
+
+
+def _mean(replies: Sequence[tuple[State | Path, float]]) -> tuple[np.ndarray, float]:
+    """The weighted mean and the sum of the weights: the bits of Flower's own mean, which holds all replies at once."""
+    total = sum(weight for _, weight in replies)
+    mean: np.ndarray | None = None
+    for reply, weight in replies:
+        part = _values(reply) * (weight / total)
+        mean = part if mean is None else np.add(mean, part, out=mean)
+    if mean is None:
+        raise AssertionError("there is no mean of no replies")
+    return mean, total
+
+
+def _message(node: int, values: np.ndarray, weight: float) -> Message:
+    content = RecordDict({"arrays": ArrayRecord({_ALL: Array(values)}), "metrics": MetricRecord({WEIGHT: weight})})
     return Message(content, dst_node_id=node, message_type="train")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
         ("sampling", r"images/s, .+ : .+ = [\d.]+"),
         ("monai_loop", r"images/s in sampling, ours : MONAI's tutorial loop = [\d.]+"),
         ("neighbours", r"time, cdist : blocks = [\d.]+"),
+        ("scale", r"peak memory, 3 : 2 sites = [\d.]+"),
         ("private_levers", r"recipe +[\d.]+ .* s\nK = 1 +[\d.]+ "),
     ],
 )

@@ -1,7 +1,9 @@
 """The round loop: aggregation over real sites, spoilt and lost replies, quorum, participation, resumption."""
 
+import gc
 import json
 import pickle
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from cmrfed.artifacts import digest_state, load_state, read_json
 from cmrfed.errors import ConfigError, FederationError
-from cmrfed.federation.messages import to_array_record, to_state
+from cmrfed.federation.messages import decode_reply, to_array_record, to_state
 from cmrfed.federation.run import FederatedRun
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
@@ -411,3 +413,31 @@ def test_metrics_are_plain_json(tmp_path: Path) -> None:
     federated_run(tmp_path, tiny_stage(rounds=1)).start_or_resume()
     text = (tmp_path / "image" / "round-0001" / "metrics.json").read_text()
     json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+
+
+# --- memory -------------------------------------------------------------------------------------
+def test_the_server_holds_the_arrays_of_one_reply_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_sites(tmp_path)
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def decode(content: RecordDict):
+        nonlocal most
+        reply = decode_reply(content)
+        alive.extend(weakref.ref(tensor) for tensor in list(reply.arrays.values())[:1])
+        gc.collect()
+        most = max(most, sum(ref() is not None for ref in alive))
+        return reply
+
+    monkeypatch.setattr("cmrfed.federation.exchange.decode_reply", decode)
+    federated_run(tmp_path, tiny_stage(rounds=1)).start_or_resume()
+    assert len(alive) == 3
+    assert most == 1
+
+
+def test_what_a_killed_run_left_of_its_replies_goes(tmp_path: Path) -> None:
+    make_sites(tmp_path)
+    (tmp_path / ".replies").mkdir()
+    (tmp_path / ".replies" / "site-0.npy").write_bytes(b"torn")
+    federated_run(tmp_path, tiny_stage(rounds=1)).start_or_resume()
+    assert not (tmp_path / ".replies").exists()

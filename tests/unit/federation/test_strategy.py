@@ -3,13 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from cmrfed.errors import FederationError
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.federation.strategy import Aggregator, FederationConfig, StrategyConfig, choose
+from cmrfed.federation.strategy import (
+    Aggregator,
+    FederationConfig,
+    StrategyConfig,
+    _flat,
+    _message,
+    choose,
+    put_aside,
+)
 from tests.federation_world import random_state
 
 STRATEGIES = ["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "trimmed-mean", "krum"]
@@ -179,3 +188,28 @@ def test_never_fewer_than_the_quorum_are_asked(sites: int, fraction: float) -> N
 def test_settings_that_cannot_work_are_refused(settings_: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         FederationConfig(**settings_)
+
+
+# --- one reply at a time ------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
+def test_a_mean_of_one_reply_at_a_time_has_the_bits_of_flowers_mean_of_all(tmp_path, name: str) -> None:
+    current, by_file, at_once = random_state(0), aggregator(name), aggregator(name).strategy
+    at_once.fraction_train = 0.0
+    replies = replies_of(1, current)
+    files = [(put_aside(state, tmp_path / f"{i}.npy"), weight) for i, (state, weight) in enumerate(replies)]
+    new = by_file.aggregate(1, current, files)
+    at_once.configure_train(1, _flat(current), ConfigRecord(), None)
+    messages = [
+        _message(node, flat(state).astype(np.float32), weight) for node, (state, weight) in enumerate(replies, 2)
+    ]
+    arrays, _ = at_once.aggregate_train(1, messages)
+    assert flat(new).astype(np.float32).tobytes() == arrays["weights"].numpy().astype(np.float32).tobytes()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_replies_may_lie_in_files(tmp_path, name: str) -> None:
+    current = random_state(0)
+    replies = replies_of(1, current)
+    files = [(put_aside(state, tmp_path / f"{i}.npy"), weight) for i, (state, weight) in enumerate(replies)]
+    first, second = (aggregator(name).aggregate(1, current, given) for given in (replies, files))
+    assert all(torch.equal(first[n], second[n]) for n in current)
