@@ -29,7 +29,7 @@ name: try
 data: {size_px: 64, partition: {sites: 2}}
 mask: $tiny
 image: $tiny
-federation: {connect_timeout_s: 600}
+federation: {connect_timeout_s: 600, weighting: equal}
 compute: {threads: 1}
 YAML
 said "kits"
