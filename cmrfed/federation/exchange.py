@@ -245,7 +245,7 @@ def _exchange(
     messages = [  # a list: Flower's grid goes through it twice
         Message(requests[site], dst_node_id=node, message_type=MessageType.TRAIN) for node, site in site_of.items()
     ]
-    for reply in grid.send_and_receive(messages, timeout=roster.config.round_timeout_s):
+    for reply in grid.send_and_receive(messages, timeout=roster.config.round_timeout_s) if messages else ():
         site = site_of.get(reply.metadata.src_node_id)  # an unavailable node is reported by the SuperLink
         if site is None:
             continue

@@ -67,7 +67,14 @@ class LocalGrid(Grid):
         return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Answer one message at a time, as the replies are taken, so that memory holds one of them."""
+        """Answer one message at a time, as the replies are taken, so that memory holds one of them.
+
+        Raises:
+            TypeError: The messages are not a list of one or more: Flower's grid over a network goes through them twice,
+                and sends no empty request.
+        """
+        if not isinstance(messages, list) or not messages:
+            raise TypeError(f"a grid needs a list of messages, got {messages!r}")
         for message in messages:
             yield from self.pull_messages(self.push_messages([message]))
 

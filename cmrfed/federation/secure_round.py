@@ -219,13 +219,12 @@ class SecureRound:
     ) -> Iterator[tuple[str, RecordDict]]:
         site_of = {self.roster.nodes[site]: site for site in steps}
 
-        def messages() -> Iterator[Message]:
-            for node, site in site_of.items():
-                content = encode_step(steps[site])
-                outcome.bytes_down += bytes_of(content)
-                yield Message(content, dst_node_id=node, message_type=f"train.{name}")
-
-        for reply in self.grid.send_and_receive(messages(), timeout=self.roster.config.round_timeout_s):
+        contents = {node: encode_step(steps[site]) for node, site in site_of.items()}
+        outcome.bytes_down += sum(bytes_of(content) for content in contents.values())
+        messages = [Message(c, dst_node_id=node, message_type=f"train.{name}") for node, c in contents.items()]
+        for reply in (
+            self.grid.send_and_receive(messages, timeout=self.roster.config.round_timeout_s) if messages else ()
+        ):
             site = site_of.get(reply.metadata.src_node_id)
             if site is None or site not in failed:
                 continue

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from cmrfed.artifacts import digest_state, load_state, read_json
 from cmrfed.errors import ConfigError, FederationError
+from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.messages import decode_reply, to_array_record, to_state
 from cmrfed.federation.run import FederatedRun
 from cmrfed.federation.site import Site, SiteRecord
@@ -441,3 +442,12 @@ def test_what_a_killed_run_left_of_its_replies_goes(tmp_path: Path) -> None:
     (tmp_path / ".replies" / "site-0.npy").write_bytes(b"torn")
     federated_run(tmp_path, tiny_stage(rounds=1)).start_or_resume()
     assert not (tmp_path / ".replies").exists()
+
+
+def test_a_grid_refuses_what_flowers_grid_over_a_network_would_lose(tmp_path: Path) -> None:
+    grid = LocalGrid(make_sites(tmp_path))
+    message = Message(RecordDict(), dst_node_id=next(iter(grid.get_node_ids())), message_type="query")
+    for wrong in (iter([message]), [], (message for message in [message])):
+        with pytest.raises(TypeError, match="needs a list of messages"):
+            list(grid.send_and_receive(wrong))
+    assert len(list(grid.send_and_receive([message]))) == 1
