@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmrfed.artifacts import digest_bytes, digest_json, load_state, save_state
+from cmrfed.artifacts import digest_bytes, digest_json, load_state, locked, save_state
 from cmrfed.config import Section
 from cmrfed.errors import DataError, EvaluationError
 from cmrfed.evaluation.phantom_cnn import NAME as PHANTOM_CNN
@@ -105,12 +105,13 @@ class KeptFeatures:
         images = np.ascontiguousarray(images, np.float32)
         key = digest_json([self.name, self.digest, list(images.shape), digest_bytes(images.tobytes())])[:24]
         path = self._folder / f"features-{key}.safetensors"
-        try:
-            return load_state(path)[0]["features"].numpy()
-        except (DataError, KeyError):  # absent or damaged: make them
-            found = self._extractor(images)
-            save_state(path, {"features": torch.from_numpy(found)})
-            return found
+        with locked(path):  # several evaluations may share a folder: features are made once
+            try:
+                return load_state(path)[0]["features"].numpy()
+            except (DataError, KeyError):  # absent or damaged: make them
+                found = self._extractor(images)
+                save_state(path, {"features": torch.from_numpy(found)})
+                return found
 
 
 def _as_photograph(images: Tensor) -> Tensor:
