@@ -55,7 +55,7 @@ digest=$(in_kit site-a node bundle)
 for site in site-a site-b; do in_kit "$site" node site approve /kit "$digest"; done
 
 said "the node has no other way out than the gate"
-in_kit site-a node health 127.0.0.1:18545
+until in_kit site-a node health 127.0.0.1:18545 2> /dev/null; do sleep 3; done
 if (cd kits/site-a && CMRFED_COHORT=/ $COMPOSE exec -T node python3 -c "import socket; socket.create_connection(('$HOST', 18943), 5)") 2> /dev/null; then
     echo "the node reached the coordinator past the gate" >&2
     exit 1
