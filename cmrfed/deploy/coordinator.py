@@ -163,17 +163,15 @@ def interrupted(kit_folder: Path) -> list[str]:
     """
     waiting = {}
     for path in sorted((kit_folder / "runs").glob("*/submission.json")):
-        about, folder = read_json(path), path.parent
-        if about.get("flower_run") and not about.get("stopped") and not _finished(folder) and not _problem(folder):
-            waiting[folder.name] = about
+        about = read_json(path)
+        if about.get("flower_run") and not about.get("stopped") and not _ended(path.parent):
+            waiting[path.parent.name] = about
     if not waiting:
         return []
     alive = {str(run["run-id"]) for run in _runs(kit_folder) if "finished" not in str(run["status"])}
-    return [
-        name
-        for name, about in waiting.items()
-        if about["flower_run"] not in alive and _count_resume(kit_folder / "runs" / name, about)
-    ]
+    dead = {name: about for name, about in waiting.items() if about["flower_run"] not in alive}
+    runs = kit_folder / "runs"  # a run may have ended by itself while Flower was asked
+    return [name for name, about in dead.items() if not _ended(runs / name) and _count_resume(runs / name, about)]
 
 
 def _count_resume(folder: Path, about: dict[str, Any]) -> bool:
@@ -225,6 +223,11 @@ def _problem(folder: Path) -> str | None:
     """Why a run ended by itself, as it told."""
     problem = read_json(folder / "run.json").get("problem") if (folder / "run.json").exists() else None
     return str(problem) if problem else None
+
+
+def _ended(folder: Path) -> bool:
+    """Whether a run ended by itself."""
+    return _finished(folder) or _problem(folder) is not None
 
 
 def _finished(folder: Path) -> bool:

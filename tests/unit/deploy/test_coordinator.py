@@ -79,6 +79,19 @@ def test_only_what_was_killed_goes_on_by_itself(
     assert coordinator.interrupted(kit) == (["tiny"] if goes_on else [])
 
 
+def test_a_run_that_finishes_while_flower_is_asked_is_not_begun_again(
+    kit: Path, tmp_path: Path, flower: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator.submit(kit, write_recipe(tmp_path / "r.yaml", 2), [])
+
+    def finish(kit_folder: Path) -> list[dict[str, str]]:
+        write_json(kit / "runs" / "tiny" / "run.json", {"finished": "2030-01-01", "problem": None})
+        return [{"run-id": "1", "status": "finished:completed"}]
+
+    monkeypatch.setattr(coordinator, "_runs", finish)
+    assert coordinator.interrupted(kit) == []
+
+
 def test_a_run_that_dies_again_and_again_is_left_alone(kit: Path, tmp_path: Path, flower: dict[str, Any]) -> None:
     coordinator.submit(kit, write_recipe(tmp_path / "r.yaml", 2), [])
     flower["runs"][0]["status"] = "finished:failed"
