@@ -22,7 +22,7 @@ demo: install ## Run the whole job on the built-in phantom (3 sites) and say whe
 	@echo "Report: $(CURDIR)/$(RUN_DIR)/report.html (open it in any browser)"
 
 test: lint ## Run every check: format, lint, types, import contracts, tests
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: install-dev ## Run the checks that need no test: format, lint, types, import contracts
 	$(BIN)/ruff format --check .
