@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,22 +22,12 @@ from cmrfed.deploy.provision import provision
 from cmrfed.deploy.supervisor import end_with_parent
 from cmrfed.privacy.policy import SitePolicy
 from tests.federation_world import OPEN, SIZE_PX, tiny_cohort, tiny_stage
+from tests.flower_process import free_ports
 
 needs_nginx = pytest.mark.skipif(
     shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None,
     reason="nginx is not installed: apt install nginx-light",
 )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def make_federation(sites: int = 3, **site: Any) -> Federation:

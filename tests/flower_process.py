@@ -14,7 +14,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -28,7 +29,7 @@ def _free_ports(count: int) -> list[int]:
 def flower_environment() -> Iterator[dict[str, str]]:
     """Yield an environment for `flwr`; afterwards end every process that was started with it."""
     with tempfile.TemporaryDirectory(prefix="flwr-") as folder:  # short: Ray's socket paths have a limit
-        control, superlink = _free_ports(2)
+        control, superlink = free_ports(2)
         own = {
             "FLWR_HOME": f"{folder}/home",
             "FLWR_LOCAL_CONTROL_API_PORT": str(control),
