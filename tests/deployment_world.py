@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cmrfed.artifacts import read_json, write_json
+from cmrfed.artifacts import read_json
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.bundle import installed_digest
 from cmrfed.deploy.kit import CoordinatorSettings, Federation, SiteSettings
@@ -192,11 +192,6 @@ class Deployment:
 def read_json_or(path: Path) -> dict[str, Any]:
     """A JSON file, or an empty mapping."""
     return read_json(path) if path.exists() else {}
-
-
-def set_record(kit: Path, **changes: Any) -> None:
-    """Change site.json."""
-    write_json(kit / "site" / "site.json", read_json(kit / "site" / "site.json") | changes)
 
 
 def _signal(pid: int, kind: int) -> None:

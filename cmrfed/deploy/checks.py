@@ -140,11 +140,9 @@ def _disk(kit: Path) -> str:
 
 
 def _ledger(site: Path) -> str:
-    if not PrivacyLedger.exists(site):
-        if (site / "state").exists():
-            Site.register(site, Site.open(site).record, Site.open(site).policy)  # raises: it has trained
+    if not PrivacyLedger.exists(site) and not (site / "state").exists():
         return "none yet: it is made at the first start"
-    PrivacyLedger(site).history()
+    PrivacyLedger(site).history()  # a site that has trained must have one
     return "whole"
 
 

@@ -32,7 +32,7 @@ from cmrfed.progress import say
 
 CONNECTION = "coordinator"
 FETCHED = ("run.json", "audit.json", "generators", "start", *STAGES)
-LOOK_EVERY_S = 10.0
+LOOK_EVERY_S = 30.0
 RESUMES = 5
 _PATIENCE_S = 120
 

@@ -29,6 +29,7 @@ from cmrfed.config import Section
 from cmrfed.errors import FederationError, SiteRefused
 from cmrfed.federation.messages import SAFE_NAME, PublicKeys, State, to_array_record, to_state
 from cmrfed.federation.secure_sum import (
+    LIMIT,
     add_mask,
     agree,
     derive,
@@ -239,13 +240,18 @@ class SiteMasking:
         place = step.place(self.site) - 1
         return {"step": step.model_dump(mode="json"), "sealed": sealed, "kept": (own[place] + mask[place]).hex()}
 
-    def masked(self, step: MaskStep, patients: int) -> np.ndarray:
-        """The site's update times the weight, masked; uint64 (number of weights,)."""
+    def masked(self, step: MaskStep, patients: int | None) -> np.ndarray:
+        """The site's update times the weight, masked; uint64 (number of weights,).
+
+        Args:
+            step: What is asked.
+            patients: Of the site, where their number may leave: whoever may try weights would learn it.
+        """
         with self._locked():
             session = self._session(step)
             self._in_no_other_sum(step.session)
             roster = self._roster()
-            allowed = {1} if session["private"] else {1, patients}
+            allowed = {1} if session["private"] or patients is None else {1, patients}
             _check(step.weight in allowed, "a weight that is neither 1 nor the number of patients")
             _check(set(step.sealed) <= set(roster.keys) - {self.site}, "shares of sites that take no part")
             _check(len(step.sealed) + 1 >= roster.threshold, "fewer sites than the threshold")
@@ -274,9 +280,10 @@ class SiteMasking:
         values = np.concatenate([update[name].numpy().reshape(-1) for name in sorted(update)])
         try:
             return encode(values, weight)
-        except ValueError as error:
+        except ValueError:  # its words hold a number of the update, and a refusal travels
             do = "lower the learning rate, or set federation.secure_aggregation to false"
-            raise SiteRefused("the update cannot be part of a secure sum", got=error, do=do) from None
+            fits = f"finite numbers within ±{LIMIT:g}"
+            raise SiteRefused("the update cannot be part of a secure sum", expected=fits, do=do) from None
 
     def _update(self) -> State:
         path = self.round / "reply.safetensors"

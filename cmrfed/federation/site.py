@@ -11,7 +11,6 @@ Folder::
 
 import json
 import logging
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +45,7 @@ from cmrfed.federation.messages import (
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.ledger import History, PrivacyLedger
+from cmrfed.privacy.noise import entropy_generator
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA
 from cmrfed.privacy.statement import Loss
@@ -284,7 +284,7 @@ class Site:
         if isinstance(step, ShareStep):
             return encode_answer(name, masking.share(step))
         if isinstance(step, MaskStep):
-            return encode_answer(name, {}, masking.masked(step, len(self.cohort)))
+            return encode_answer(name, {}, masking.masked(step, self.hello().patients))
         if isinstance(step, UnmaskStep):
             return encode_answer(name, masking.unmask(step))
         raise AssertionError(f"no such step: {type(step).__name__}")
@@ -346,9 +346,10 @@ class Site:
             return {name: new[name] - old[name] for name in new}
         if job.compression == "none":
             return new
-        draws = torch_generator(job.seed, "compression", self.record.name, job.stage, job.round)
         if job.privacy:
-            draws.manual_seed(secrets.randbits(63))
+            draws = entropy_generator(torch.device("cpu"))
+        else:
+            draws = torch_generator(job.seed, "compression", self.record.name, job.stage, job.round)
         return compress(new, old, job.compression, draws)
 
 

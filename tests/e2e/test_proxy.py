@@ -145,7 +145,7 @@ def test_a_revoked_site_is_refused_and_told_so(tmp_path: Path) -> None:
         assert "answers and accepts" in probe(tmp_path / "site-1", read_site_kit(tmp_path / "site-1")).text
 
 
-def _expire(kits: Path, certificate: Path, *, server: bool = False) -> None:
+def _expire(kits: Path, certificate: Path) -> None:
     """Replace a certificate by one that has expired."""
     authority, old, now = Authority(kits / "authority"), read_certificate(certificate), datetime.now(UTC)
     made = x509.CertificateBuilder().subject_name(old.subject).issuer_name(old.issuer).serial_number(7)
@@ -170,7 +170,7 @@ def test_an_expired_certificate_is_named_on_both_sides(tmp_path: Path) -> None:
         assert "expired. Got: 2 days ago" in lines["certificate"].text
         assert "cmrfed provision --renew" in lines["certificate"].text
         assert not lines["connection"].fine
-    _expire(tmp_path, tmp_path / "coordinator" / "tls" / "server.crt", server=True)
+    _expire(tmp_path, tmp_path / "coordinator" / "tls" / "server.crt")
     with (
         coordinator(tmp_path, federation),
         pytest.raises(FederationError, match=r"is not believed. Got: certificate has expired.*the operator renews it"),

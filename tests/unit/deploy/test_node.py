@@ -34,6 +34,7 @@ class Coordinator:
     sent: list[Message] = field(default_factory=list)
     pushed: int = 0
     confirmed: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     def ask(self) -> None:
         about = Metadata(
@@ -52,6 +53,7 @@ class Coordinator:
     def callbacks(self) -> tuple[Any, ...]:
         def send(message: Message, tree: Any, seconds: float) -> tuple[set[str], str]:
             self.sent.append(message)
+            self.seconds.append(seconds)
             return {tree.object_id}, "session"
 
         def push(run: int, session: str, name: str, content: bytes) -> None:
@@ -94,6 +96,7 @@ def test_a_request_with_approved_code_passes_and_is_noted(tmp_path: Path) -> Non
     line.push(3, "session", "o", b"12345")
     assert kinds(tmp_path) == ["approved", "asked", "replied", "left"]
     assert list(Journal(tmp_path).read())[-1].body["bytes"] == 5
+    assert coordinator.seconds == [0.0]  # how long a site trained tells of its patients
 
 
 def test_unapproved_code_never_reaches_the_node_and_the_coordinator_learns_why(tmp_path: Path) -> None:

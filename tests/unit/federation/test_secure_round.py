@@ -286,7 +286,7 @@ def test_an_update_beyond_the_range_leaves_the_round_and_is_never_clipped(tmp_pa
     secure_run(tmp_path, 3).start_or_resume()
     reason = told(tmp_path)["sites"]["site-1"]["reason"]
     assert "cannot be part of a secure sum" in reason
-    assert "the range is ±16" in reason
+    assert "finite numbers within ±16" in reason
 
 
 # --- at one site --------------------------------------------------------------------------------
@@ -453,6 +453,14 @@ def test_a_masked_step_is_answered_for_one_set_of_sites_and_one_weight(ward: War
     for other in (step, fewer):
         with pytest.raises(SiteRefused, match="answered before for another request"):
             site.masked(other, 3)
+
+
+def test_who_tries_weights_does_not_learn_how_many_patients_there_are(ward: Ward) -> None:
+    site, step = ward.sites["site-2"], ward.mask_steps()["site-2"]
+    for weight in range(2, 9):
+        with pytest.raises(SiteRefused, match="neither 1 nor the number of patients"):
+            site.masked(step.model_copy(update={"weight": weight}), None)
+    site.masked(step, None)
 
 
 def test_under_privacy_every_site_counts_one(ward: Ward) -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from cmrfed.sweep.results import run
-from cmrfed.sweep.summary import Level, curves, knee, over_seeds
+from cmrfed.sweep.summary import Level, _level, curves, knee, over_seeds
 from cmrfed.sweep.table import read_table
 from tests.sweep_world import give_orders, make_sweep, nothing_shared, stub
 
@@ -97,13 +97,14 @@ def test_the_page_is_one_file_and_names_figures_and_knees(table):
     assert "no point has a value" in page
 
 
-def test_of_leakage_the_attack_that_tells_most_is_named_and_folded():
-    from cmrfed.sweep.summary import _strongest
+def test_leakage_is_one_attack_at_all_points_and_chance_does_not_choose_it():
+    about = {"question": "leakage", "unavailable": None, "status": "finished", "reason": "", "noise_to_signal": None}
 
     def row(name, value):
-        ends = {"low": value - 0.1, "high": value + 0.1}
-        return {"question": "leakage", "metric": f"AUC, {name}", "value": value, "unavailable": None} | ends
+        return {**about, "metric": f"AUC, {name}", "value": value, "low": value - 0.1, "high": value + 0.1, "seed": 0}
 
-    name, (value, low, high) = _strongest([row("weak", 0.6), row("turned", 0.2), row("middle", 0.7)])
-    assert name == "turned"
-    assert (value, low, high) == (pytest.approx(0.8), pytest.approx(0.7), pytest.approx(0.9))
+    rows = [row("nearest neighbour (pixels)", 0.9), row("calibrated neighbour (pixels)", 0.4)]
+    level = _level("leakage", 2.0, [rows])
+    assert (level.value, level.low, level.high) == (0.4, pytest.approx(0.3), pytest.approx(0.5))
+    assert level.reference == 0.5
+    assert _level("leakage", 2.0, [rows[:1]]).reason == "membership was not attacked"
