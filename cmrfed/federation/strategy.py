@@ -38,6 +38,7 @@ class FedProxConfig(Section):
 
     name: Literal["fedprox"]
     proximal_mu: float = Field(0.01, gt=0)
+    """μ, the weight of the term."""
 
     def build(self) -> FedAvg:
         """Make Flower's strategy."""
@@ -49,7 +50,9 @@ class FedAvgMConfig(Section):
 
     name: Literal["fedavgm"]
     server_learning_rate: float = Field(1.0, gt=0)
+    """Share of the mean change that the server takes over; 1 is all of it."""
     server_momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last change that is kept in the next."""
 
     def build(self) -> FedAvg:
         """Make Flower's strategy."""
@@ -60,8 +63,11 @@ class FedAvgMConfig(Section):
 
 class _FedOptConfig(Section):
     server_learning_rate: float = Field(0.01, gt=0)
+    """Step of the server, about the change of each weight in a round."""
     beta_1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the running mean of the changes."""
     beta_2: float = Field(0.99, ge=0, lt=1)
+    """Decay of the running mean of their squares."""
     tau: float = Field(1e-3, gt=0)
     """Floor of the denominator: small values adapt strongly."""
 
@@ -164,14 +170,17 @@ class FederationConfig(Section):
     """Who takes part, how long to wait, and how replies are aggregated."""
 
     sites: int = Field(3, ge=1)
+    """Leave it out: data.partition.sites sets it."""
     strategy: StrategyConfig = FedAvgConfig()
+    """How replies become the next global weights."""
     fraction: float = Field(1.0, gt=0, le=1)
     """Share of the sites that is asked in a round, but never fewer than ``min_sites``."""
     min_sites: int = Field(2, ge=1)
     """Quorum: the fewest usable replies that make a round."""
     round_timeout_s: float = Field(3600.0, gt=0)
+    """Seconds that a round waits for replies."""
     connect_timeout_s: float = Field(60.0, gt=0)
-    """How long to wait for all sites before starting with those that are there."""
+    """Seconds to wait for all sites before starting with those that are there."""
     retries: int = Field(2, ge=0)
     """How often a site that did not answer is asked again when the quorum is missed."""
     weighting: Literal["patients", "equal"] = "patients"

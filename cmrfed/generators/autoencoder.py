@@ -25,8 +25,11 @@ class AutoencoderConfig(Section):
     channels: tuple[int, ...] = (32, 64)
     """Of each level; every level but the last halves the image."""
     layers_per_block: int = Field(1, ge=1)
+    """Residual blocks of each level of the encoder; the decoder has one more."""
     latent_channels: int = Field(4, ge=1)
+    """Channels of a latent."""
     norm_groups: int = Field(8, ge=1)
+    """Groups of each group normalisation."""
 
     @field_validator("channels")
     @classmethod

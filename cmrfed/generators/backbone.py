@@ -14,12 +14,15 @@ class BackboneConfig(Section):
     """Size of the U-Net."""
 
     channels: tuple[int, ...] = (32, 64, 96)
+    """Of each level, multiples of norm_groups; every level but the last halves the array."""
     layers_per_block: int = Field(1, ge=1)
+    """Residual blocks of each level on the way down; there is one more on the way up."""
     attention_levels: int = Field(0, ge=0)
     """How many of the deepest levels attend; the middle always does."""
     patch_px: int = Field(2, ge=1)
     """Pixel-unshuffle (arXiv 1609.05158): the U-Net runs at 1 / patch_px of the size."""
     norm_groups: int = Field(8, ge=1)
+    """Groups of each group normalisation."""
 
 
 class Backbone(nn.Module):

@@ -26,6 +26,7 @@ class GeneratorSettings(Section):
     """A generator as a recipe states it, without what follows from the data."""
 
     process: ProcessConfig = FlowConfig()
+    """How arrays are perturbed, and what the network learns to predict."""
     backbone: BackboneConfig = BackboneConfig()
     sampler: SamplerConfig = SamplerConfig()
     condition_dropout: float = Field(0.0, ge=0, lt=1)
@@ -33,7 +34,7 @@ class GeneratorSettings(Section):
     mask_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of condition masks forgotten in training."""
     autoencoder: AutoencoderConfig | None = Field(None, exclude_if=lambda value: value is None)
-    """The process works on the latents of this autoencoder (arXiv 2112.10752); None: on pixels."""
+    """Of images alone: the process works on the latents of this autoencoder (arXiv 2112.10752); None: on pixels."""
 
 
 class GeneratorConfig(GeneratorSettings):

@@ -25,9 +25,11 @@ class DDPMConfig(Section):
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
     """Noise ε, velocity v, or the clean array, which suits one-hot masks: a small network cannot carry their noise."""
     schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    """Growth of the noise, by diffusers' names: cosine, or betas (or their roots) that rise linearly."""
     weighting: Literal["plain", "velocity"] = "plain"
     """For the prediction of the clean array: its own squared error, or that of the velocity it implies."""
     time_law: TimeLaw = "uniform"
+    """Times in training: all alike, or mostly those of middle noise."""
 
     @model_validator(mode="after")
     def _weighs_the_clean_array(self) -> "DDPMConfig":
@@ -41,6 +43,7 @@ class FlowConfig(Section):
 
     kind: Literal["flow"] = "flow"
     time_law: TimeLaw = "logit_normal"
+    """Times in training: all alike, or mostly those of middle noise."""
 
 
 ProcessConfig = Annotated[DDPMConfig | FlowConfig, Field(discriminator="kind")]

@@ -19,6 +19,7 @@ class MayLeave(Section):
     """What of the site's patients may reach the server beside noised updates: each of it has no noise."""
 
     patient_count: bool = False
+    """How many patients the site has."""
     losses: bool = False
     """Losses, slices seen and seconds of training: each tells something of the patients in a step."""
     error_details: bool = False
@@ -31,11 +32,15 @@ class SitePolicy(Section):
     epsilon_cap: float | None = Field(gt=0)
     """Largest ε (PRV) over everything that the site's patients ever take part in; null is no cap, and no guarantee."""
     delta: float = Field(gt=0, lt=1)
+    """δ, the probability with which the promise may fail: clearly below 1 / number of patients."""
     smallest_cohort: int = Field(10, ge=1)
     """Patients; a site with fewer takes no part."""
     permitted_stages: tuple[str, ...] = ("mask", "image")
+    """What may be trained here: outlines of the heart (mask), pictures for outlines (image)."""
     permitted_units: tuple[Unit, ...] = ("patient",)
+    """Whose presence is hidden by what may be trained: a patient's, a single slice's, or nobody's."""
     may_leave: MayLeave = MayLeave()
+    """What else of the patients may reach the server."""
 
     @model_validator(mode="after")
     def _means_something(self) -> "SitePolicy":

@@ -25,9 +25,11 @@ class Subspace(Section):
     patients: int = Field(48, ge=2)
     """Simulated patients, one gradient of each; none of them is in ``pretrain`` or ``data.phantom``."""
     scanners: int = Field(24, ge=1)
+    """Simulated scanners, over which these patients are shared out."""
     draws: int = Field(16, ge=1)
     """Slices of each of them."""
     seed: int = 0
+    """Of these patients, and of the draws of their gradients."""
 
     @model_validator(mode="after")
     def _spans(self) -> "Subspace":
@@ -92,7 +94,9 @@ class PrivacyConfig(Section):
     """N: patients (or slices, where they are the unit) of each site as everyone may know it. It is the denominator of
     the update; it need not be exact, and it must not be looked up in the data."""
     mask: StagePlan = StagePlan()
+    """How the mask stage is trained privately."""
     image: StagePlan = StagePlan()
+    """How the image stage is trained privately."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> "PrivacyConfig":

@@ -39,6 +39,7 @@ class SweepFile(Section):
     """The content of SWEEP.yaml."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    """Lower-case letters, digits and hyphens, 41 at most."""
     recipe: str
     """Path of the base recipe, absolute or relative to the file."""
     set: dict[str, Any] = {}

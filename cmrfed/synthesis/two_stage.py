@@ -27,7 +27,9 @@ class SynthesisConfig(Section):
     """How patients are drawn. The range of slices is a public choice, never taken from patients."""
 
     patients: int = Field(40, ge=1)
+    """Synthetic patients, each at ED and ES."""
     seed: int = 0
+    """Same seed and generators, same patients."""
     slices: tuple[int, int] = (8, 10)
     """Fewest and most slices of a patient, each number equally likely."""
     slice_spacing_mm: float = Field(10.0, gt=0)
@@ -38,7 +40,9 @@ class SynthesisConfig(Section):
     shared_noise: float = Field(0.5, ge=0, le=1)
     """Share of an image's initial noise that all slices of its patient have in common."""
     batch_size: int = Field(64, ge=1)
+    """Slices that are drawn at a time."""
     precision: Precision = "bf16"
+    """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "SynthesisConfig":

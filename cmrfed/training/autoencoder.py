@@ -29,13 +29,19 @@ class AutoencoderTraining(Section):
     """How an autoencoder is trained."""
 
     steps: int = Field(3000, ge=1)
+    """Optimizer steps in all."""
     batch_size: int = Field(16, ge=1)
+    """Slices of a step."""
     learning_rate: float = Field(1e-3, gt=0)
+    """The largest, after the warm-up; a half cosine takes it to 1 %."""
     warmup_steps: int = Field(50, ge=0)
+    """Steps over which the learning rate rises."""
     kl_weight: float = Field(1e-4, ge=0)
     """Of the divergence from N(0, 1) per latent number, beside errors per pixel."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Norm to which the gradient of a batch is cut."""
     precision: Precision = "bf16"
+    """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""
     augment: AugmentConfig | None = AugmentConfig()
 
     def rate_at(self, step: int) -> float:
