@@ -40,12 +40,11 @@ _PHANTOM = {
 """Of `PhantomConfig`, whose own source names what is kept in caches: a docstring there would throw these away."""
 
 
-_ABOUT = " ".join(
-    """`cmrfed settings` made this page from the code itself: what is wrong here is corrected in the docstrings there.
-    `cmrfed settings WORD` shows the settings of a recipe whose names hold WORD. A misspelt key is refused, and the
-    nearest one named. Where a default is a *section*, the defaults of what is in it hold. `[]` stands for each item of
-    a list. For `cmrfed evaluate --set` leave `evaluation.` out.""".split()
-)
+_ABOUT = """\
+`cmrfed settings` made this page from the code itself: what is wrong here is corrected in the docstrings there.
+`cmrfed settings WORD` shows the settings of a recipe whose names hold WORD. A misspelt key is refused, and the nearest
+one named. Where a default is a *section*, the defaults of what is in it hold. `[]` stands for each item of a list. For
+`cmrfed evaluate --set` leave `evaluation.` out."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,22 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def consecutive_ports(count: int) -> int:
+    """The first of so many ports that are free now, one after another."""
+    for first in range(20_000 + os.getpid() % 500 * count, 32_000, count):
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for number, one in enumerate(sockets):
+                one.bind(("127.0.0.1", first + number))
+        except OSError:
+            continue
+        finally:
+            for one in sockets:
+                one.close()
+        return first
+    raise AssertionError(f"no {count} ports in a row are free")
+
+
 @contextmanager
 def flower_environment() -> Iterator[dict[str, str]]:
     """Yield an environment for `flwr`; afterwards end every process that was started with it."""
