@@ -34,7 +34,7 @@ class SiteSettings(Section):
     """One site."""
 
     name: str = Field(pattern=NAME)
-    """As that of the federation; each has its own, and none is called coordinator or authority."""
+    """Of the same characters as the federation's; each its own, and none coordinator or authority."""
     request: Path | None = None
     """Certificate request (CSR) of a site that keeps its own keys; relative to the federation's file."""
     node_key: Path | None = None

@@ -50,7 +50,7 @@ class FedAvgMConfig(Section):
 
     name: Literal["fedavgm"]
     server_learning_rate: float = Field(1.0, gt=0)
-    """Share of the mean change that the server takes over; 1 is all of it."""
+    """Factor of the mean change; 1 takes it over as it is."""
     server_momentum: float = Field(0.9, ge=0, lt=1)
     """Share of the last change that is kept in the next."""
 

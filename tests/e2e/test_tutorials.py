@@ -19,7 +19,7 @@ from tests.deployment_world import needs_nginx
 from tests.flower_process import REPOSITORY, consecutive_ports
 
 TUTORIALS = REPOSITORY / "docs" / "tutorials"
-LIMIT_S = 900
+LIMIT_S = 1200
 PORTS = 12
 """That the tutorial of a deployment uses, from $PORT on."""
 
