@@ -265,6 +265,7 @@ class Site:
             PrivacyError: The ledger is missing or damaged, or the round would exceed the cap.
             DataError: The site's cohort cannot be used for this stage.
         """
+        self.policy.check_sum(job.secure_threshold)
         state = _StateFolder(self.root / "state" / job.run / job.stage)
         stored = state.reply(job)
         return stored or self._pay_and_train(job, arrays, codec, state)
