@@ -82,21 +82,24 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _count_sites_once(cls, tree: Any) -> Any:
-        """``data.partition.sites`` also sets ``federation.sites``, where the recipe does not."""
+        """``data.partition`` also says how many sites there are, where ``federation`` does not."""
         if not isinstance(tree, dict):
             return tree
         data, federation = tree.get("data") or {}, tree.get("federation") or {}
         layout = (data.get("partition") or {}) if isinstance(data, dict) else None
         if isinstance(layout, dict) and isinstance(federation, dict):
-            sites = layout.get("sites", PartitionConfig().sites)
-            tree = tree | {"federation": {"sites": sites} | federation}
+            alone = layout.get("only") is not None
+            counts = {"sites": 1, "min_sites": 1} if alone else {"sites": layout.get("sites", PartitionConfig().sites)}
+            tree = tree | {"federation": counts | federation}
         return tree
 
     @model_validator(mode="after")
     def _fits(self) -> "Experiment":
-        if self.federation.sites != self.data.partition.sites:
+        if self.federation.sites != self.sites:
+            shared = self.data.partition
+            which = "sites" if shared.only is None else "only"
             raise ValueError(
-                f"federation.sites is {self.federation.sites}, data.partition.sites is {self.data.partition.sites}: "
+                f"federation.sites is {self.federation.sites}, data.partition.{which} is {getattr(shared, which)}: "
                 "set the latter alone"
             )
         for stage in STAGES:
@@ -135,8 +138,8 @@ class Experiment(Section):
 
     @property
     def sites(self) -> int:
-        """Number of sites, which is also the number of styles."""
-        return self.data.partition.sites
+        """Number of sites that train, which is also the number of styles."""
+        return len(self.data.partition.numbers)
 
     def generator(self, stage: Stage) -> GeneratorConfig:
         """The generator of a stage in full: the recipe's settings and what follows from the data."""

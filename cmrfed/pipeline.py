@@ -43,6 +43,7 @@ from cmrfed.training.loop import refuse_unlabelled
 class Data:
     """Cohorts of a run: what sites train on (one each), their union, and the patients no stage sees."""
 
+    names: list[str]
     sites: list[Cohort]
     train: Cohort
     holdout: Cohort
@@ -62,10 +63,11 @@ def open_data(experiment: Experiment, run_dir: Path) -> Data:
     _externals(experiment)
     split = _split(experiment, whole, run_dir)
     train, holdout = whole.select(split["train"]), whole.select(split["holdout"])
-    data = Data(partition(train, layout, experiment.seed), train, holdout, split)
-    for number, cohort in enumerate(data.sites):
-        refuse_unlabelled(cohort, f"site-{number}")
-    return data
+    names = [f"site-{number}" for number in layout.numbers]
+    sites = partition(train, layout, experiment.seed)
+    for name, cohort in zip(names, sites, strict=True):
+        refuse_unlabelled(cohort, name)
+    return Data(names, sites, train if layout.only is None else sites[0], holdout, split)
 
 
 def _split(experiment: Experiment, whole: Cohort, run_dir: Path) -> dict[str, Any]:
@@ -98,10 +100,10 @@ def _whole_cohort(experiment: Experiment, run_dir: Path) -> tuple[Cohort, Partit
         cohorts = [_open_sized(Path(path), config.size_px) for path in config.cohorts]
         if len(cohorts) == 1:
             return cohorts[0], config.partition
-        if len(cohorts) != experiment.sites:
+        if len(cohorts) != config.partition.sites:
             raise ConfigError(
                 "each of several cohorts is a site",
-                got=f"{len(cohorts)} cohorts, data.partition.sites = {experiment.sites}",
+                got=f"{len(cohorts)} cohorts, data.partition.sites = {config.partition.sites}",
                 expected="equal numbers",
                 do=f"--set data.partition.sites={len(cohorts)}",
             )
@@ -148,10 +150,10 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
     """Make the root folder of each simulated site; it refers to the cohort instead of copying it."""
     privacy, roots = experiment.privacy, []
     policy = SitePolicy.of_simulation(privacy.unit, privacy.epsilon, privacy.target_delta)
-    for number, cohort in enumerate(data.sites):
+    for number, (name, cohort) in enumerate(zip(data.names, data.sites, strict=True)):
         root = run_dir / "sites" / f"{number:02d}"
         site = SiteRecord(
-            name=f"site-{number}",
+            name=name,
             style=number,
             cohort=str(cohort.root),
             patients=cohort.patient_ids,
@@ -177,11 +179,11 @@ def stage_specs(experiment: Experiment, start: Path | None = None) -> list[Stage
 def describe_sites(data: Data) -> list[dict[str, Any]]:
     """Name, size and groups of each simulated site."""
     out = []
-    for number, cohort in enumerate(data.sites):
+    for name, cohort in zip(data.names, data.sites, strict=True):
         groups: dict[str, int] = {}
         for record in cohort.patients:
             groups[record.group or "unknown"] = groups.get(record.group or "unknown", 0) + 1
-        out.append({"name": f"site-{number}", "patients": len(cohort), "groups": dict(sorted(groups.items()))})
+        out.append({"name": name, "patients": len(cohort), "groups": dict(sorted(groups.items()))})
     return out
 
 
@@ -401,7 +403,7 @@ def _evaluation_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
         reconstructed=run_dir / "reconstructed" if experiment.image.generator.autoencoder else None,
         config=experiment.evaluation,
         out=run_dir / "evaluation",
-        sites={f"site-{number}": cohort for number, cohort in enumerate(data.sites)},
+        sites=dict(zip(data.names, data.sites, strict=True)),
         white_box=attacked,
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort, PatientRecord
@@ -25,13 +25,29 @@ class PartitionConfig(Section):
     scheme: Literal["iid", "group", "vendor", "centre", "dirichlet"] = "iid"
     """How patients are shared out: at random, by diagnosis, scanner vendor or hospital, or unevenly by diagnosis."""
     sites: int = Field(3, ge=1)
-    """Number of sites, which is also that of the styles."""
+    """Number of sites over which patients are shared out."""
     alpha: float = Field(0.5, gt=0)
     """Concentration of ``dirichlet``: small is uneven, large is even."""
+    only: int | None = Field(None, ge=0, exclude_if=lambda value: value is None)
+    """Number of the one site that trains, from 0: what it reaches alone. Patients are shared out as without this."""
+
+    @model_validator(mode="after")
+    def _is_there(self) -> "PartitionConfig":
+        if self.only is not None and self.only >= self.sites:
+            raise ValueError(f"only is {self.only}, but the {self.sites} site(s) are numbered from 0")
+        return self
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the sites that train."""
+        return tuple(range(self.sites)) if self.only is None else (self.only,)
 
 
 def partition(cohort: Cohort, config: PartitionConfig, seed: int) -> list[Cohort]:
     """Split a cohort into ``config.sites`` cohorts that are disjoint by patient, together whole, and not empty.
+
+    Returns:
+        The cohorts of the sites that train: all, or ``config.only``.
 
     Raises:
         DataError: There are more sites than patients, or the records lack what the scheme sorts by.
@@ -54,7 +70,7 @@ def partition(cohort: Cohort, config: PartitionConfig, seed: int) -> list[Cohort
         parts = _dirichlet(_by_field(cohort, "group", least=1), config, random)
     else:
         parts = _merged(_by_field(cohort, config.scheme, least=config.sites), config.sites)
-    return [cohort.select(sorted(part)) for part in parts]
+    return [cohort.select(sorted(parts[number])) for number in config.numbers]
 
 
 def _blocks(order: Sequence[str], sites: int) -> Parts:

@@ -142,7 +142,7 @@ def _answer(
         return act(site)
     except (SiteRefused, PrivacyError) as error:
         _note(root, "declined", why=str(error))
-        return refusal(name, str(error))
+        return refusal(name, _without_paths(error, root))
     except CmrfedError as error:
         _log.error("the site cannot train: %s", error)
         _note(root, "failed", why=str(error))
@@ -153,6 +153,11 @@ def _answer(
             raise
         _log.error("the site failed", exc_info=error)
         raise FederationError(_SEE_LOG) from None
+
+
+def _without_paths(error: CmrfedError, root: Path | None) -> str:
+    """The words of a refusal as they travel: where the site keeps its folder is nobody else's business."""
+    return str(error).replace(f"{root}/", "").replace(str(root), "the site's folder")
 
 
 def _note(root: Path | None, kind: str, /, **body: Any) -> None:
@@ -166,13 +171,15 @@ def _note(root: Path | None, kind: str, /, **body: Any) -> None:
 
 def answer_hello(context: Context) -> RecordDict:
     """Answer the question who this is."""
-    details = False
+    details, root = False, None
     try:
         site = open_site(context)
+        root = site.root
         details = site.policy.may_leave.error_details
         return encode_info(site.hello())
     except PrivacyError as error:
-        return encode_refusal(str(error))
+        _log.error("the site cannot take part: %s", error)
+        return encode_refusal(_without_paths(error, root))
     except CmrfedError as error:
         _log.error("the site cannot take part: %s", error)
         return encode_refusal(str(error) if details else _SEE_LOG)
@@ -258,6 +265,7 @@ class Site:
             PrivacyError: The ledger is missing or damaged, or the round would exceed the cap.
             DataError: The site's cohort cannot be used for this stage.
         """
+        self.policy.check_sum(job.secure_threshold)
         state = _StateFolder(self.root / "state" / job.run / job.stage)
         stored = state.reply(job)
         return stored or self._pay_and_train(job, arrays, codec, state)

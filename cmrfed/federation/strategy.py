@@ -170,7 +170,7 @@ class FederationConfig(Section):
     """Who takes part, how long to wait, and how replies are aggregated."""
 
     sites: int = Field(3, ge=1)
-    """Leave it out: data.partition.sites sets it."""
+    """Leave it out: data.partition sets it."""
     strategy: StrategyConfig = FedAvgConfig()
     """How replies become the next global weights."""
     fraction: float = Field(1.0, gt=0, le=1)

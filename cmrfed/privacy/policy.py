@@ -39,6 +39,8 @@ class SitePolicy(Section):
     """What may be trained here: outlines of the heart (mask), pictures for outlines (image)."""
     permitted_units: tuple[Unit, ...] = ("patient",)
     """Whose presence is hidden by what may be trained: a patient's, a single slice's, or nobody's."""
+    secure_threshold: int | None = Field(None, ge=2)
+    """Updates leave inside secure sums alone, whose masks so many sites or more take out together; null: either way."""
     may_leave: MayLeave = MayLeave()
     """What else of the patients may reach the server."""
 
@@ -106,6 +108,23 @@ class SitePolicy(Section):
                 do="go on with the other sites",
             )
         self._check_budget(event, history)
+
+    def check_sum(self, threshold: int | None) -> None:
+        """Refuse a request whose reply the server would see by itself, where the site wants none seen so.
+
+        Args:
+            threshold: Sites that can take out the masks of the sum; None: the reply travels as it is.
+
+        Raises:
+            SiteRefused: It is less than what the policy asks for.
+        """
+        if self.secure_threshold is not None and (threshold or 0) < self.secure_threshold:
+            raise SiteRefused(
+                "the site's policy lets updates leave inside secure sums alone",
+                got=f"a threshold of {threshold} sites" if threshold else "a request without secure aggregation",
+                expected=f"a threshold of at least {self.secure_threshold} sites",
+                do=f"set federation.secure_aggregation to {{threshold: {self.secure_threshold}}}",
+            )
 
     def _check_budget(self, event: PrivacyEvent, history: History) -> None:
         if self.epsilon_cap is None:

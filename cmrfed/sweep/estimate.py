@@ -6,22 +6,27 @@ from cmrfed.artifacts import digest_json
 from cmrfed.errors import CmrfedError
 from cmrfed.experiment import STAGES
 from cmrfed.guarantee import plan_privacy
-from cmrfed.pretrain import codec_origin, stage_origin
+from cmrfed.pretrain import CODEC, codec_origin, stage_origin
+from cmrfed.report.results import duration
 from cmrfed.sweep.paid import would_pay
 from cmrfed.sweep.points import Point, Sweep
+from cmrfed.sweep.timing import COVERS, Clock, drawing_seconds, public_seconds, segmenter_seconds, training_seconds
 from cmrfed.sweep.work import State
 
-HEADINGS = ("point", "state", "ε", "σ", "q", "steps at sites", "public", "segmenters", "slices drawn")
+HEADINGS = ("point", "state", "ε", "σ", "q", "steps at sites", "public", "segmenters", "slices drawn", "about")
 
 
 def dry_run(sweep: Sweep, standing: Iterable[State]) -> str:
-    """The points as a table, then what they cost together."""
-    status = {state.point.name: str(state.status) for state in standing}
+    """The points as a table, with what each would take on this machine, then what they cost together."""
+    clock = Clock(sweep.points[0].experiment.compute.threads, sweep.points[0].experiment.compute.device)
+    left, status = 0.0, {state.point.name: str(state.status) for state in standing}
     seen: set[str] = set()
     rows, problems = [list(HEADINGS)], []
     for point in sweep.points:
-        cells, problem = _cells(point, seen)
-        rows.append([point.title, status.get(point.name, "unfinished"), *cells])
+        cells, seconds, problem = _cells(point, seen, clock)
+        standing_now = status.get(point.name, "unfinished")
+        left += 0.0 if standing_now == "finished" else seconds
+        rows.append([point.title, standing_now, *cells])
         problems += [f"cannot be run: {point.title}: {problem}"] if problem else []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -29,11 +34,14 @@ def dry_run(sweep: Sweep, standing: Iterable[State]) -> str:
         "Steps of training: at all sites over all rounds; on the phantom, of public weights that no earlier point "
         "has; of segmenters, where those on real slices are trained once for all points."
     )
-    return "\n".join([f"sweep {sweep.name}: {len(sweep.points)} points", *lines, legend, *problems, *_paid(sweep)])
+    total = f"About {duration(left)} for what is not finished, one point after the other. {COVERS}"
+    return "\n".join(
+        [f"sweep {sweep.name}: {len(sweep.points)} points", *lines, legend, total, *problems, *_paid(sweep)]
+    )
 
 
-def _cells(point: Point, seen: set[str]) -> tuple[list[str], str]:
-    """ε, σ, q and steps of a point, and why it cannot be run, if it cannot."""
+def _cells(point: Point, seen: set[str], clock: Clock) -> tuple[list[str], float, str]:
+    """ε, σ, q and steps of a point, seconds, and why it cannot be run, if it cannot."""
     experiment, sigma, rate, problem = point.experiment, "–", "–", ""
     try:
         plan = plan_privacy(experiment)
@@ -45,8 +53,13 @@ def _cells(point: Point, seen: set[str]) -> tuple[list[str], str]:
     steps = sum(experiment.steps().values()) * experiment.sites
     epsilon = f"{point.epsilon:g}".replace("inf", "∞")
     drawn = round(experiment.synthesis.patients * sum(experiment.synthesis.slices))
-    cells = [epsilon, sigma, rate, str(steps), str(_public(point, seen)), str(_segmenters(point, seen)), f"≈ {drawn}"]
-    return cells, problem
+    (public, public_s), segmenters = _public(point, seen, clock), _segmenters(point, seen)
+    cells = [epsilon, sigma, rate, str(steps), str(public), str(segmenters), f"≈ {drawn}"]
+    if problem:
+        return [*cells, "–"], 0.0, problem
+    seconds = public_s + training_seconds(experiment, clock) + drawing_seconds(experiment, clock)
+    seconds += segmenter_seconds(experiment, segmenters, clock)
+    return [*cells, duration(seconds)], seconds, ""
 
 
 def _new(key: str, seen: set[str]) -> bool:
@@ -55,20 +68,22 @@ def _new(key: str, seen: set[str]) -> bool:
     return fresh
 
 
-def _public(point: Point, seen: set[str]) -> int:
-    """Steps on the phantom that no earlier point has made; what is in the user's cache costs nothing more."""
+def _public(point: Point, seen: set[str], clock: Clock) -> tuple[int, float]:
+    """Steps on the phantom that no earlier point has made, and seconds; what is in the user's cache costs nothing."""
     experiment = point.experiment
     if not experiment.pretrain:
-        return 0
-    total = 0
+        return 0, 0.0
+    steps, seconds = 0, 0.0
     for stage in STAGES:
         trained = experiment.pretrain.of(stage)
         if trained and _new(digest_json(stage_origin(experiment, stage)), seen):
-            total += trained.rounds * trained.local_steps
+            steps += trained.rounds * trained.local_steps
+            seconds += public_seconds(experiment, stage, clock)
     codec = experiment.pretrain.autoencoder
     if codec and _new(digest_json(codec_origin(experiment)), seen):
-        total += codec.steps
-    return total
+        steps += codec.steps
+        seconds += public_seconds(experiment, CODEC, clock)
+    return steps, seconds
 
 
 def _segmenters(point: Point, seen: set[str]) -> int:

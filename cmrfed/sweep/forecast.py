@@ -85,6 +85,7 @@ def _site(tree: dict[str, Any], patients: int, sites: int, epsilon: float, delta
         "privacy.epsilon": epsilon,
         "privacy.declared_patients": patients,
         "data.partition.sites": sites,
+        "data.partition.only": None,
         "federation.sites": sites,
         "federation.min_sites": min(least, sites),
     }

@@ -15,6 +15,7 @@ from cmrfed.data.synthetic import INTENDED_USE
 from cmrfed.progress import say
 from cmrfed.report.results import duration
 from cmrfed.sweep.figures import Drawn, against_epsilon, sample_grid
+from cmrfed.sweep.headline import HEADLINE, headline
 from cmrfed.sweep.paid import NOT_FOR_RELEASE, Paid, settle, warn
 from cmrfed.sweep.points import Sweep
 from cmrfed.sweep.summary import (
@@ -61,6 +62,7 @@ def _keep(sweep: Sweep, folder: Path, standing: Sequence[State]) -> tuple[list[R
     warn(paid, folder)
     table = rows(sweep, standing, paid)
     write_table(folder, table, costs(standing))
+    write_text(folder / HEADLINE, headline(sweep.name, table))
     return table, paid
 
 

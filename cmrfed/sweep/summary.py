@@ -96,7 +96,7 @@ def curves(table: Sequence[Row]) -> list[Curve]:
     """All curves of a table, in its order."""
     axes = [name.removeprefix(AXIS) for name in table[0] if name.startswith(AXIS)]
     cells: dict[tuple[str, str], dict[float, list[list[Row]]]] = {}
-    for rows in _by_point(table).values():
+    for rows in by_point(table).values():
         first = rows[0]
         panel = (first.get(AXIS + PANEL_AXIS) if PANEL_AXIS in axes else None) or ALL
         line = ", ".join(f"{a} {first[AXIS + a]}" for a in axes if a not in _NOT_LINES and first[AXIS + a] is not None)
@@ -109,7 +109,8 @@ def curves(table: Sequence[Row]) -> list[Curve]:
     return out
 
 
-def _by_point(table: Sequence[Row]) -> dict[str, list[Row]]:
+def by_point(table: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of each point, in order of the table."""
     out: dict[str, list[Row]] = {}
     for row in table:
         out.setdefault(row["point"], []).append(row)
@@ -170,7 +171,12 @@ def _value(question: Question, rows: Sequence[Row]) -> Interval | str:
 
 
 def _asks(question: Question, metric: str) -> bool:
-    return bool(_KID.match(metric)) if question == "fidelity" else metric == MEASURES[question]
+    return fidelity_metric(metric) if question == "fidelity" else metric == MEASURES[question]
+
+
+def fidelity_metric(name: str) -> bool:
+    """Whether this is KID of the synthetic set, by whatever features."""
+    return bool(_KID.match(name))
 
 
 def _silent(rows: Sequence[Row]) -> str:

@@ -83,6 +83,7 @@ def test_networks_of_the_families_see_arrays_of_one_size_and_are_alike_in_size()
         ("name=Bad Name", r"name: String should match"),
         ("data.size_px=50", r"size_px 50 must be a multiple of"),
         ("synthesis.slices=[5, 3]", r"fewest <= most"),
+        ("data.partition.only=3", r"only is 3, but the 3 site\(s\) are numbered from 0"),
         ("federation.sites=7", r"federation\.sites is 7, data\.partition\.sites is 3: set the latter alone"),
         ("image.generator.sampler.name=ddim", r"sampler ddim does not fit this process.*euler or heun"),
     ],
@@ -163,7 +164,14 @@ def test_sites_are_counted_once():
     assert experiment.sites == experiment.federation.sites == 5
 
 
+def test_a_site_that_trains_alone_is_the_whole_federation():
+    experiment = resolve(SMALL, ["data.partition.only=2"])
+    assert experiment.sites == experiment.federation.sites == experiment.federation.min_sites == 1
+    assert experiment.generator("image").styles == 1
+
+
 DECIDES = [
+    "data.partition.only=1",
     "seed=1",
     "name=other",
     "image.training.rounds=3",

@@ -178,6 +178,7 @@ PROVOCATIONS: dict[str, Callable[[Path], object]] = {
     "would exceed the site": lambda _: ask(),
     "does not permit": lambda _: ask(unit="none", sigma=0.0),
     "fewer patients than its policy": lambda _: ask(patients=9),
+    "inside secure sums alone": lambda _: SitePolicy(epsilon_cap=8, delta=0.001, secure_threshold=3).check_sum(None),
     "policy.yaml is missing": lambda folder: SitePolicy.load(folder / "policy.yaml"),
     "too few sites": few_sites,
     "misses its quorum": silent_sites,

@@ -63,6 +63,14 @@ def test_the_smallest_centres_are_merged(make):
     assert groups(sites, "centre") == [{"A": 3}, {"B": 4}, {"C": 1, "D": 1}]
 
 
+def test_one_site_alone_has_the_patients_that_it_has_among_the_others(make):
+    cohort = make(group=["A", "B", "C", "D"] * 5)
+    together = partition(cohort, PartitionConfig(scheme="group", sites=3), 0)
+    for number in range(3):
+        (alone,) = partition(cohort, PartitionConfig(scheme="group", sites=3, only=number), 0)
+        assert alone.patient_ids == together[number].patient_ids
+
+
 def test_errors(make):
     cohort = make(group=["A", None, "A"], vendor=["V", "V", "W"], centre=["1", "1", "1"])
     with pytest.raises(DataError, match=r"fewer patients than sites\. Got: 3 patient\(s\), 4 sites"):

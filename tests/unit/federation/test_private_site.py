@@ -201,6 +201,22 @@ def test_the_policy_beats_the_request_in_a_normal_reply(
     assert paid(site) == [], "a refusal costs nothing"
 
 
+def test_a_site_that_wants_secure_sums_alone_answers_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(tmp_path, CLOSED)
+    assert answer(site, *request()).status == "ok"
+    CLOSED.model_copy(update={"secure_threshold": 3}).save(site.root / "policy.yaml")
+    forbid_training(monkeypatch)
+    for threshold, got in ((None, "without secure aggregation"), (2, "a threshold of 2 sites")):
+        reply = answer(Site.open(site.root), *request(secure_threshold=threshold))
+        assert (reply.status, reply.arrays) == ("refused", None), "not even what it answered before"
+        assert got in reply.reason
+        assert "at least 3 sites" in reply.reason
+    assert paid(site) == [True]
+    SitePolicy.load(site.root / "policy.yaml").check_sum(3)
+
+
 def test_it_stops_at_the_cap_and_never_beyond(tmp_path: Path) -> None:
     site = make_site(tmp_path, CLOSED.model_copy(update={"epsilon_cap": 2.5}))
     replies = [answer(site, *request(number)) for number in range(1, 10)]
@@ -213,14 +229,18 @@ def test_it_stops_at_the_cap_and_never_beyond(tmp_path: Path) -> None:
 
 def test_a_site_without_a_policy_takes_no_part(site: Site) -> None:
     (site.root / "policy.yaml").unlink()
-    assert "policy.yaml is missing" in answer(Site.open(site.root), *request()).reason
+    reason = answer(Site.open(site.root), *request()).reason
+    assert reason.startswith("policy.yaml is missing"), "without the path of the site's folder"
+    assert str(site.root) not in reason
 
 
 def test_a_site_whose_ledger_is_gone_refuses_and_cannot_be_registered_again(site: Site) -> None:
     site.train_round(*request())
     for name in ("ledger.jsonl", "ledger.head"):
         (site.root / name).unlink()
-    assert "no privacy ledger" in answer(Site.open(site.root), *request(2)).reason
+    reason = answer(Site.open(site.root), *request(2)).reason
+    assert "no privacy ledger" in reason
+    assert str(site.root) not in reason
     with pytest.raises(PrivacyError, match=r"its privacy ledger is gone.*restore it from a backup"):
         Site.register(site.root, site.record, CLOSED)
 

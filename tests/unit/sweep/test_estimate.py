@@ -1,4 +1,10 @@
+import re
+
+import pytest
+
+from cmrfed.report.results import duration
 from cmrfed.sweep.estimate import dry_run
+from cmrfed.sweep.timing import DRAWN, Clock
 from cmrfed.sweep.work import states
 from tests.sweep_world import BASE, make_sweep
 
@@ -6,8 +12,13 @@ TINY = "{rounds: 2, local_steps: 5}"
 SMALL = "name: s\nrecipe: base.yaml\ngrid: {epsilon: [inf, 8, 2]}"
 
 
-def cells(text):
-    return [line.split() for line in text.splitlines() if line.startswith("epsilon")]
+@pytest.fixture(autouse=True)
+def every_step_takes_a_minute(monkeypatch):
+    monkeypatch.setattr(Clock, "_timed", lambda *_: 60.0)
+
+
+def cells(text, axis="epsilon"):
+    return [re.split("  +", line) for line in text.splitlines() if line.startswith(axis)]
 
 
 def test_points_steps_and_the_epsilon_of_all(tmp_path):
@@ -15,9 +26,12 @@ def test_points_steps_and_the_epsilon_of_all(tmp_path):
     sweep = make_sweep(tmp_path, SMALL, base)
     text = dry_run(sweep, states(sweep, tmp_path / "run"))
     first, second, third = cells(text)
-    assert first[2:9] == ["unfinished", "∞", "–", "–", "36", "20", "16000"]
-    assert second[-4:-2] == ["0", "9000"], "what the first has made is not made again"
-    assert float(second[4].rstrip(",")) < float(third[4].rstrip(","))
+    assert first[1:8] == ["unfinished", "∞", "–", "–", "36", "20", "16000"]
+    assert second[6:8] == ["0", "9000"], "what the first has made is not made again"
+    assert float(second[3].split(",")[0]) < float(third[3].split(",")[0])
+    minutes = 36 + 20 + 16000 + 2 * int(first[8].removeprefix("≈ ")) / DRAWN  # drawing is for each slice of a batch
+    assert first[9] == duration(60 * minutes)
+    assert f"About {duration(60 * minutes)}" not in text, "the other points take time as well"
     assert "Over the 2 private points together the phantom patients would pay at most ε = " in text
     assert not (tmp_path / "run").exists()
 
@@ -27,10 +41,11 @@ def test_a_point_that_cannot_be_run_is_said_to(tmp_path):
     text = dry_run(sweep, states(sweep, tmp_path / "run"))
     assert "cannot be run: epsilon 1e-06: ε = 1e-06" in text
     assert "Over the 1 private points" in text
+    assert cells(text)[1][-1] == "–"
 
 
 def test_families_share_the_public_masks(tmp_path):
     base = BASE + f"pretrain: {{patients: 2, scanners: 1, mask: {TINY}, image: {TINY}}}\n"
     text = "name: s\nrecipe: base.yaml\ngrid: {image.generator.mask_dropout: [0.1, 0.2]}"
-    rows = [line.split() for line in dry_run(make_sweep(tmp_path, text, base), []).splitlines() if "dropout" in line]
-    assert [row[-4] for row in rows] == ["20", "10"]
+    rows = cells(dry_run(make_sweep(tmp_path, text, base), []), "image")
+    assert [row[6] for row in rows] == ["20", "10"]

@@ -1,0 +1,93 @@
+"""The main numbers of a sweep as one Markdown table, for papers: a row for each choice of all axes but the seed."""
+
+from collections.abc import Sequence
+
+from cmrfed.sweep.paid import NOT_FOR_RELEASE
+from cmrfed.sweep.summary import MEASURES, Level, by_point, epsilon_text, fidelity_metric, over_seeds
+from cmrfed.sweep.table import AXIS, Row
+
+HEADLINE = "headline.md"
+SYNTHETIC = "Dice, trained on synthetic only, tested on "
+REAL = "Dice, trained on real only, tested on hold-out"
+RATIO = "Dice ratio synthetic / real, hold-out"
+_SHOWN_DIGEST = 12
+
+LEGEND = (
+    "Dice is that of segmenters on hold-out patients, trained on the real slices that the point itself trained on, or "
+    "on synthetic slices alone; of other data sets, of synthetic slices alone. Value and 95 % interval: of one seed "
+    "over patients, of several their mean and Student's t over seeds. ε is what the sites' ledgers let each point "
+    "claim by itself. Each digest is the one in a point's run.json."
+)
+
+
+def headline(sweep: str, table: Sequence[Row]) -> str:
+    """The main numbers of a sweep's table in Markdown.
+
+    Args:
+        sweep: Its name.
+        table: Rows as `table.rows` makes them.
+
+    Returns:
+        Title, who may see it, table, and how to read it. What has no value is "unavailable", with the reason below.
+    """
+    axes = [name for name in table[0] if name.startswith(AXIS) and name != f"{AXIS}seed"]
+    metrics = _metrics(table)
+    groups: dict[tuple[str, ...], list[list[Row]]] = {}
+    for rows in by_point(table).values():
+        groups.setdefault(tuple(str(rows[0][axis] or "–") for axis in axes), []).append(rows)
+    heads = [*(axis.removeprefix(AXIS) for axis in axes), "seeds", "ε claimed", *metrics, "digests"]
+    lines, reasons = [_line(heads), _line(["---"] * len(heads))], dict[str, None]()
+    for labels, points in groups.items():
+        cells = []
+        for name in metrics.values():
+            level = _cell(name, points)
+            cells.append(level.words)
+            reasons |= dict.fromkeys([f"{', '.join(labels)}: {level.reason}"] if level.reason else [])
+        digests = ", ".join(rows[0]["recipe_digest"][:_SHOWN_DIGEST] for rows in points)
+        lines.append(_line([*labels, str(len(points)), _claimed(points), *cells, digests]))
+    notes = ["", *(f"- {reason}" for reason in reasons)] if reasons else []
+    return "\n".join([f"# {sweep}", "", f"{NOT_FOR_RELEASE}.", "", *lines, *notes, "", LEGEND, ""])
+
+
+def _metrics(table: Sequence[Row]) -> dict[str, str]:
+    """Heading → name of the measure in the table."""
+    names = [*dict.fromkeys(str(row["metric"]) for row in table if row["metric"])]
+    tests = [name.removeprefix(SYNTHETIC) for name in names if name.startswith(SYNTHETIC)]
+    others = {f"Dice, {test}": SYNTHETIC + test for test in tests if test != "hold-out" and ": " not in test}
+    kid = next((name for name in names if fidelity_metric(name)), MEASURES["fidelity"])
+    return {
+        "Dice, real only": REAL,
+        "Dice, synthetic only": f"{SYNTHETIC}hold-out",
+        "ratio": RATIO,
+        **others,
+        kid: kid,
+        MEASURES["leakage"]: MEASURES["leakage"],
+    }
+
+
+def _cell(metric: str, points: Sequence[list[Row]]) -> Level:
+    found, reasons = [], []
+    for rows in points:
+        row = next((row for row in rows if row["metric"] == metric), None)
+        if rows[0]["status"] != "finished":
+            reasons.append(f"a point is {rows[0]['status']}" + (f": {rows[0]['reason']}" if rows[0]["reason"] else ""))
+        elif row is None:
+            reasons.append(f"{metric} was not measured")
+        elif row["value"] is None:
+            reasons.append(f"{metric}: {row['unavailable']}")
+        else:
+            found.append((row["value"], row["low"], row["high"]))
+    value, low, high = over_seeds(found) if found else (None, None, None)
+    return Level(points[0][0]["epsilon"], value, low, high, len(found), "; ".join(dict.fromkeys(reasons)))
+
+
+def _claimed(points: Sequence[list[Row]]) -> str:
+    """The largest claim of the points; "none" where nothing is promised."""
+    if points[0][0]["epsilon"] == 0:
+        return "0: no patient took part"
+    claims = [rows[0]["epsilon_claimed"] for rows in points]
+    return "none" if any(claim is None for claim in claims) else epsilon_text(max(claims))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"

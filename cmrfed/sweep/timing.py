@@ -1,0 +1,185 @@
+"""How long a point will take on this machine, from a few steps of each kind that are timed when it is asked."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from cmrfed.artifacts import digest_json
+from cmrfed.data.labels import Label, Phase
+from cmrfed.evaluation.segmenter import SegmenterConfig, build_segmenter
+from cmrfed.experiment import STAGES, Experiment
+from cmrfed.federation.run import StageSpec
+from cmrfed.generators.autoencoder import AutoencoderConfig, autoencoder_loss, build_autoencoder
+from cmrfed.generators.condition import Condition
+from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.pipeline import stage_specs
+from cmrfed.precision import arithmetic
+
+REPEATS = 2
+"""Timed steps of each kind, after one that is not; their median counts."""
+DRAWN = 16
+"""Slices of the draw that is timed."""
+COVERS = (
+    "Times are estimates for this machine as it is now, from a few steps of each kind: training, drawing and "
+    "segmenters, without start-ups, reading, and the rest of the evaluation."
+)
+
+
+class Clock:
+    """Seconds of one step of each kind; each kind is timed once."""
+
+    def __init__(self, threads: int, device: str = "cpu") -> None:
+        self.threads, self.device = threads, device
+        self._known: dict[str, float] = {}
+
+    def _timed(self, key: object, make: Callable[[], Callable[[], object]]) -> float:
+        name = digest_json(key)
+        if name not in self._known:
+            torch.set_num_threads(self.threads)
+            step = make()
+            self._known[name] = statistics.median([_seconds(step, self.device) for _ in range(1 + REPEATS)][1:])
+        return self._known[name]
+
+    def training_step(self, config: GeneratorConfig, batch: int, precision: str) -> float:
+        """One optimizer step of a generator on ``batch`` slices, in seconds."""
+
+        def make() -> Callable[[], None]:
+            generator = _generator(config).to(self.device)
+            optimizer = torch.optim.AdamW(generator.network.parameters(), fused=True)
+            raw, cond = _slices(config, batch)
+            raw, cond, rng = raw.to(self.device), cond.to(self.device), torch.Generator()
+            dtype = arithmetic(precision, self.device)  # type: ignore[arg-type]
+
+            def step() -> None:
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast(self.device, dtype, enabled=dtype != torch.float32):
+                    loss = generator.loss(raw, cond, rng).mean()
+                loss.backward()
+                optimizer.step()
+
+            return step
+
+        return self._timed(["train", _plain(config), batch, precision], make)
+
+    def drawing(self, config: GeneratorConfig, precision: str) -> float:
+        """Drawing one slice of a batch with the configured sampler, in seconds."""
+
+        def make() -> Callable[[], object]:
+            generator = _generator(config).to(self.device).eval()
+            _, cond = _slices(config, DRAWN)
+            dtype = arithmetic(precision, self.device)  # type: ignore[arg-type]
+            return lambda: generator.sample(cond, range(DRAWN), precision=dtype)
+
+        return self._timed(["draw", config.model_dump(mode="json"), precision], make) / DRAWN
+
+    def autoencoder_step(self, config: AutoencoderConfig, size_px: int, batch: int) -> float:
+        """One optimizer step of an autoencoder on ``batch`` images, in seconds."""
+
+        def make() -> Callable[[], None]:
+            network = build_autoencoder(config).to(self.device)
+            optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+            images, rng = torch.rand(batch, 1, size_px, size_px, device=self.device) * 2 - 1, torch.Generator()
+
+            def step() -> None:
+                optimizer.zero_grad(set_to_none=True)
+                autoencoder_loss(network, images, rng, 1e-4).backward()
+                optimizer.step()
+
+            return step
+
+        return self._timed(["autoencoder", config.model_dump(mode="json"), size_px, batch], make)
+
+    def segmenter_step(self, config: SegmenterConfig, size_px: int) -> float:
+        """One optimizer step of a segmenter, in seconds; segmenters are trained on the CPU."""
+
+        def make() -> Callable[[], None]:
+            model = build_segmenter(config, 0)
+            optimizer = torch.optim.AdamW(model.parameters())
+            images = torch.rand(config.batch_size, 1, size_px, size_px) * 2 - 1
+            labels = torch.randint(len(Label), (config.batch_size, size_px, size_px))
+            dtype = arithmetic(config.precision, "cpu")
+
+            def step() -> None:
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                    loss = F.cross_entropy(model(images).float(), labels)
+                loss.backward()
+                optimizer.step()
+
+            return step
+
+        return self._timed(["segmenter", config.model_dump(mode="json"), size_px], make)
+
+
+def _seconds(step: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _plain(config: GeneratorConfig) -> dict[str, object]:
+    return config.model_dump(mode="json", exclude={"sampler"})
+
+
+def _generator(config: GeneratorConfig) -> Generator:
+    size = config.autoencoder
+    return Generator(config, 0, dict(build_autoencoder(size).state_dict()) if size else None)
+
+
+def _slices(config: GeneratorConfig, count: int) -> tuple[torch.Tensor, Condition]:
+    """Made-up slices and conditions: how long a step takes depends on their number and size alone."""
+    size = config.size_px
+    labels = torch.randint(len(Label), (count, config.condition_masks, size, size))
+    cond = Condition(labels, torch.full((count,), int(Phase.ED)), torch.rand(count), torch.zeros(count).long())
+    return (labels[:, 0] if config.codec == "mask" else torch.rand(count, 1, size, size) * 2 - 1), cond
+
+
+# --- a point ------------------------------------------------------------------------------------
+def training_seconds(experiment: Experiment, clock: Clock) -> float:
+    """Training at all sites, one after the other."""
+    return sum(_stage(experiment, spec, clock) for spec in stage_specs(experiment) if spec.training.rounds)
+
+
+def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:
+    training, private = spec.training, spec.privacy
+    steps = experiment.sites * training.rounds * training.local_steps
+    if private is None:
+        return steps * clock.training_step(spec.generator, training.batch_size, training.precision)
+    one = clock.training_step(spec.generator, private.draws, training.precision)  # one patient's gradient
+    seconds = steps * private.sampling_rate * private.declared_patients * one
+    if private.subspace:  # gradients of simulated patients, anew in every round at every site
+        simulated = clock.training_step(spec.generator, private.subspace.draws, training.precision)
+        seconds += experiment.sites * training.rounds * private.subspace.patients * simulated
+    return seconds
+
+
+def public_seconds(experiment: Experiment, stage: str, clock: Clock) -> float:
+    """Pre-training of one stage on the phantom, or of the autoencoder ("autoencoder")."""
+    if experiment.pretrain is None:
+        return 0.0
+    codec, size = experiment.pretrain.autoencoder, experiment.image.generator.autoencoder
+    if stage not in STAGES:
+        step = clock.autoencoder_step(size, experiment.data.size_px, codec.batch_size) if codec and size else 0.0
+        return codec.steps * step if codec else 0.0
+    training = experiment.pretrain.of(stage)
+    if training is None:
+        return 0.0
+    step = clock.training_step(experiment.generator(stage), training.batch_size, training.precision)
+    return training.rounds * training.local_steps * step
+
+
+def drawing_seconds(experiment: Experiment, clock: Clock) -> float:
+    """Drawing the synthetic set: masks and images of all slices of ED and ES."""
+    config = experiment.synthesis
+    slices = config.patients * sum(config.slices)  # two phases of the mean depth
+    return slices * sum(clock.drawing(experiment.generator(stage), config.precision) for stage in STAGES)
+
+
+def segmenter_seconds(experiment: Experiment, steps: int, clock: Clock) -> float:
+    """``steps`` steps of segmenters."""
+    return steps * clock.segmenter_step(experiment.evaluation.segmenter, experiment.data.size_px) if steps else 0.0
