@@ -23,7 +23,10 @@ LIMIT_S = 1200
 PORTS = 12
 """That the tutorial of a deployment uses, from $PORT on."""
 
-pytestmark = [pytest.mark.timeout(LIMIT_S + 100)]
+pytestmark = [
+    pytest.mark.timeout(LIMIT_S + 100),
+    pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed"),
+]
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,6 @@ def test_a_tutorial_runs_as_it_is_written(name, folder):
 
 @pytest.mark.slow
 @needs_nginx
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_the_tutorial_of_a_deployment_runs_as_it_is_written(folder):
     check("deploy.md", folder)
 
