@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cmrfed.deploy.supervisor import end_with_parent
 from tests.deployment_world import needs_nginx
 from tests.flower_process import REPOSITORY, consecutive_ports
 
@@ -22,6 +23,9 @@ TUTORIALS = REPOSITORY / "docs" / "tutorials"
 LIMIT_S = 1200
 PORTS = 12
 """That the tutorial of a deployment uses, from $PORT on."""
+
+STARTED = "from cmrfed.deploy.supervisor import end_with_parent as e; e(); from cmrfed.cli import main; main()"
+"""The command, which ends with the shell that started it, as the shell does with the tests."""
 
 pytestmark = [
     pytest.mark.timeout(LIMIT_S + 100),
@@ -70,7 +74,7 @@ def run_blocks(blocks: list[Block], folder: Path) -> list[str]:
     """Run all blocks in one shell, as a reader would, and return what each printed; a failing command ends it."""
     (folder / "bin").mkdir()
     command = folder / "bin" / "cmrfed"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cmrfed "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{STARTED}" "$@"\n')
     command.chmod(0o755)
     (folder / "work").mkdir()
     script = "".join(f"echo '@@ {number}'\n{block.commands}\n" for number, block in enumerate(blocks))
@@ -88,6 +92,7 @@ def run_blocks(blocks: list[Block], folder: Path) -> list[str]:
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=end_with_parent,
         )
         try:
             status = shell.wait(LIMIT_S)
