@@ -164,15 +164,26 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
     return roots
 
 
-def stage_specs(experiment: Experiment, start: Path | None = None) -> list[StageSpec]:
-    """Both stages as the federation takes them; ``start`` is a folder with what the recipe has of public weights."""
-    training = {"mask": experiment.mask.training, "image": experiment.image.training}
-    private, out = requests(experiment), []
-    for stage in STAGES:
-        generator = experiment.generator(stage)
+def stage_specs(experiment: Experiment, start: Path | None = None, generators: Path | None = None) -> list[StageSpec]:
+    """The stages as the federation takes them.
+
+    Args:
+        experiment: What to do.
+        start: Folder with what the recipe has of public weights.
+        generators: Folder where each stage leaves what it has trained: images go by the autoencoder there, if it is
+            trained too.
+    """
+    private, public, out = requests(experiment), start / CODEC if start else None, []
+    codec = generators / "autoencoder" if generators and experiment.autoencoder else public
+    for stage in experiment.stages:
+        generator, training = experiment.generator(stage), experiment.training(stage)
+        if stage == "autoencoder":
+            out.append(StageSpec(stage, generator, training, private[stage], public))
+            continue
         first = start / stage if start and experiment.starts_publicly(stage) else None
-        codec = start / CODEC if start and generator.autoencoder else None
-        out.append(StageSpec(stage, generator, training[stage], private[stage], first, codec))
+        out.append(
+            StageSpec(stage, generator, training, private[stage], first, codec if generator.autoencoder else None)
+        )
     return out
 
 
@@ -253,9 +264,9 @@ def run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[
 
 
 def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> None:
-    """Train both stages over a grid of sites: in this process, under Ray or over a network."""
+    """Train all stages over a grid of sites: in this process, under Ray or over a network."""
     start = _public_start(experiment, run_dir, record) if experiment.pretrain else None
-    for spec in stage_specs(experiment, start):
+    for spec in stage_specs(experiment, start, run_dir / "generators"):
         with record.timed(spec.name):
             FederatedRun(
                 grid,
