@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,7 @@ class FederatedRun:
         federation: Who takes part and how replies are aggregated.
         stages: In order.
         threads: Threads at each site; the same number everywhere gives the same bits everywhere.
+        on_round: Called when a round is saved.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class FederatedRun:
         federation: FederationConfig,
         stages: Sequence[StageSpec],
         threads: int = 1,
+        on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self.grid, self.run_dir, self.run_id, self.seed = grid, run_dir, run_id, seed
         self.digest, self.federation, self.stages, self.threads = digest, federation, tuple(stages), threads
-        self.roster = Roster(grid, federation)
+        self.roster, self.on_round = Roster(grid, federation), on_round
 
     def start_or_resume(self) -> RunResult:
         """Train what is not trained yet.
@@ -128,6 +130,7 @@ class FederatedRun:
                 store.save(number, state, self._metrics(stage.name, number, seconds, outcome))
                 shutil.rmtree(self._pending(stage.name, number), ignore_errors=True)
                 loss = outcome.mean_loss
+                self.on_round()
                 progress.advance(1, "losses stay at the sites" if loss is None else f"loss {loss:.4f}")
         return state
 
