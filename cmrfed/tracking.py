@@ -1,8 +1,8 @@
 """Experiment tracking: rounds, losses, ε and the evaluation of a run, for TensorBoard or MLflow.
 
 A tracker is told what lies in the run folder and writes what it does not have yet: after every round, at the end, and
-again when a killed run is carried on. So nothing is written twice and nothing is lost. It never stops a run: a full disk
-or a server that is away is said once, and the run goes on; `cmrfed track RUN` sends the rest later.
+again when a killed run is carried on. So nothing is written twice and nothing is lost. It never stops a run: a full
+disk or a server that is away is said once, and the run goes on; `cmrfed track RUN` sends the rest later.
 """
 
 import math
