@@ -32,6 +32,10 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+TensorBoardFolder = Annotated[
+    Path | None, typer.Option(help="Tell TensorBoard: the folder that `tensorboard --logdir` is given.")
+]
+MlflowUri = Annotated[str | None, typer.Option(help="Tell MLflow: the URI of the tracking server, or sqlite:///FILE.")]
 
 
 def _free(out: Path, force: bool) -> None:
@@ -105,11 +109,14 @@ def run(
     run_dir: Annotated[Path, typer.Option(help="Where results go; the same command resumes.")],
     data: Annotated[list[Path] | None, typer.Option(help="Cohort folder; several make a site each.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+    tensorboard: TensorBoardFolder = None,
+    mlflow: MlflowUri = None,
     dry_run: Annotated[bool, typer.Option(help="Print settings and plan, and stop.")] = False,
 ) -> None:
     """Train both stages over the sites, synthesise, evaluate, report."""
     from cmrfed import pipeline
     from cmrfed.experiment import resolve
+    from cmrfed.tracking import trackers
 
     overrides = list(assign or [])
     if data:
@@ -119,8 +126,22 @@ def run(
         tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.plan(experiment)}
         print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200))
         return
-    report = pipeline.run(experiment, run_dir)
+    report = pipeline.run(experiment, run_dir, trackers(tensorboard, mlflow))
     print(report)
+
+
+@app.command(epilog="Example: cmrfed track runs/demo --tensorboard runs/tensorboard")
+def track(
+    run: Annotated[list[Path], typer.Argument(help="Folders made by `cmrfed run`, finished or not.")],
+    tensorboard: TensorBoardFolder = None,
+    mlflow: MlflowUri = None,
+) -> None:
+    """Send numbers of runs to TensorBoard or MLflow; what is there already is not sent again."""
+    from cmrfed.tracking import track_run, trackers
+
+    asked = trackers(tensorboard, mlflow)
+    for folder in run:
+        say(f"{folder}: {track_run(folder.absolute(), asked)} numbers are there")
 
 
 @app.command(epilog="Example: cmrfed sweep configs/sweeps/quick.yaml --run-dir runs/quick --jobs 2")
@@ -130,12 +151,15 @@ def sweep(
     data: Annotated[list[Path] | None, typer.Option(help="Cohort folder of all points, as for run.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's, for all.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Points at a time, each a process with its share of cores.")] = 1,
-    dry_run: Annotated[bool, typer.Option(help="Print the points, their steps and the ε of all, and stop.")] = False,
+    tensorboard: TensorBoardFolder = None,
+    mlflow: MlflowUri = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the points, their times and the ε of all, and stop.")] = False,
 ) -> None:
     """Run one recipe at many settings and lay utility, fidelity and leakage out against ε. Not for release."""
     from cmrfed.sweep import estimate, points, work
     from cmrfed.sweep.results import REPORT
     from cmrfed.sweep.results import run as run_sweep
+    from cmrfed.tracking import trackers
 
     overrides = list(assign or [])
     if data:
@@ -144,7 +168,10 @@ def sweep(
     if dry_run:
         print(estimate.dry_run(asked, work.states(asked, run_dir)))
         return
-    standing = run_sweep(asked, run_dir.absolute(), jobs)
+    trackers(tensorboard, mlflow)  # what is not installed shows before anything runs
+    told = [*(["--tensorboard", str(tensorboard.absolute())] if tensorboard else [])]
+    told += ["--mlflow", mlflow] if mlflow else []
+    standing = run_sweep(asked, run_dir.absolute(), jobs, command=work.tracked_point(*told))
     print(run_dir.absolute() / REPORT)
     failed = [state for state in standing if state.status != "finished"]
     if failed:

@@ -22,6 +22,9 @@ from cmrfed.training.loop import Stage, TrainingConfig
 from cmrfed.training.public import PretrainConfig
 
 STAGES: tuple[Stage, ...] = ("mask", "image")
+"""Those that draw."""
+ALL_STAGES: tuple[Stage, ...] = get_args(Stage)
+"""In the order in which they are trained."""
 
 
 class DataConfig(Section):
@@ -50,6 +53,12 @@ class StageConfig(Section):
     """How it is trained at the sites."""
 
 
+class AutoencoderStage(Section):
+    """Training of the image generator's autoencoder at the sites, from its public weights, before the two stages."""
+
+    training: TrainingConfig = TrainingConfig()
+
+
 class ComputeConfig(Section):
     """Speed alone: nothing here changes a guarantee, and it is outside the digest."""
 
@@ -67,6 +76,8 @@ class Experiment(Section):
     seed: int = 0
     """Of who is held out, who is at which site, first weights, and all draws of training without privacy."""
     data: DataConfig
+    autoencoder: AutoencoderStage | None = Field(None, exclude_if=lambda value: value is None)
+    """None: the autoencoder of the images, if there is one, stays as the phantom taught it."""
     mask: StageConfig = StageConfig()
     """The stage that draws masks."""
     image: StageConfig = StageConfig()
@@ -124,6 +135,10 @@ class Experiment(Section):
             )
         if trained and not self.image.generator.autoencoder:
             raise ValueError("pretrain.autoencoder is set without image.generator.autoencoder: nothing would use it")
+        if self.autoencoder and not self.image.generator.autoencoder:
+            raise ValueError("autoencoder is set without image.generator.autoencoder: nothing would use it")
+        if self.autoencoder and not self.autoencoder.training.rounds:
+            raise ValueError("autoencoder.training.rounds is 0: leave the section out, and it stays as it is")
 
     def _trains_something(self) -> None:
         asked = self.steps()
@@ -142,10 +157,14 @@ class Experiment(Section):
         return len(self.data.partition.numbers)
 
     def generator(self, stage: Stage) -> GeneratorConfig:
-        """The generator of a stage in full: the recipe's settings and what follows from the data."""
+        """The generator of a stage in full: the recipe's settings and what follows from the data.
+
+        The autoencoder's is that of the images, which has it.
+        """
         settings = (self.mask if stage == "mask" else self.image).generator
         return GeneratorConfig(
             **settings.model_dump(),
+            finetuned_autoencoder=stage != "mask" and self.autoencoder is not None,
             codec="mask" if stage == "mask" else "latent" if settings.autoencoder else "pixel",
             condition_masks=2 if stage == "mask" else 1,
             size_px=self.data.size_px,
@@ -158,8 +177,25 @@ class Experiment(Section):
 
     def steps(self) -> dict[str, int]:
         """Steps of one site by stage, over all rounds; a stage without rounds is left out."""
-        training = {"mask": self.mask.training, "image": self.image.training}
+        training = {stage: self.training(stage) for stage in self.stages}
         return {stage: t.rounds * t.local_steps for stage, t in training.items() if t.rounds}
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What the recipe trains, or leaves as it starts, in order."""
+        return ALL_STAGES if self.autoencoder else STAGES
+
+    def training(self, stage: Stage) -> TrainingConfig:
+        """How a stage is trained.
+
+        Raises:
+            ConfigError: It is that of an autoencoder that stays as it is.
+        """
+        if stage != "autoencoder":
+            return (self.mask if stage == "mask" else self.image).training
+        if self.autoencoder is None:
+            raise ConfigError("the recipe does not train an autoencoder at the sites", do="set autoencoder: {}")
+        return self.autoencoder.training
 
     @property
     def digest(self) -> str:
@@ -169,6 +205,7 @@ class Experiment(Section):
         """
         parts = {"name", "seed", "data", "mask", "image", "federation", "privacy"}
         parts |= {"pretrain"} if self.pretrain else set()
+        parts |= {"autoencoder"} if self.autoencoder else set()
         tree = self.model_dump(mode="json", include=parts)
         for place in ("cohorts", "external"):
             del tree["data"][place]

@@ -8,16 +8,17 @@ from typing import Any
 from cmrfed.artifacts import read_json
 from cmrfed.data.synthetic import NOT_PRIVATE, PrivacyStatement
 from cmrfed.errors import ConfigError
-from cmrfed.experiment import STAGES, Experiment
+from cmrfed.experiment import ALL_STAGES, STAGES, Experiment
 from cmrfed.federation.messages import Spent
 from cmrfed.federation.rounds import RoundStore
-from cmrfed.generators.generator import Generator
+from cmrfed.generators.trainable import make_trainable
 from cmrfed.precision import arithmetic
 from cmrfed.privacy.audit import audit
 from cmrfed.privacy.budget import Plan, noise_to_signal
 from cmrfed.privacy.event import ADJACENCY
 from cmrfed.privacy.mechanism import MechanismConfig
 from cmrfed.privacy.settings import STRICT_DELTA, PrivateTraining
+from cmrfed.training.loop import Stage
 from cmrfed.training.private import train_only
 
 SIMULATED = (
@@ -51,11 +52,11 @@ def plan_privacy(experiment: Experiment) -> Plan | None:
     return experiment.privacy.plan(experiment.steps()) if experiment.privacy.private else None
 
 
-def requests(experiment: Experiment) -> dict[str, PrivateTraining | None]:
+def requests(experiment: Experiment) -> dict[Stage, PrivateTraining | None]:
     """What the requests of each stage say of privacy."""
     plan = plan_privacy(experiment)
     private = {s.stage: experiment.privacy.request(s.stage, s.noise_multiplier) for s in (plan.stages if plan else ())}
-    return {stage: private.get(stage) for stage in STAGES}
+    return {stage: private.get(stage) for stage in experiment.stages}
 
 
 def plan_rows(experiment: Experiment) -> list[dict[str, Any]]:
@@ -63,7 +64,8 @@ def plan_rows(experiment: Experiment) -> list[dict[str, Any]]:
     plan, rows = plan_privacy(experiment), []
     for stage in plan.stages if plan else ():
         settings = experiment.privacy.stage(stage.stage)
-        network = Generator(experiment.generator("mask" if stage.stage == "mask" else "image")).network
+        name: Stage = next(each for each in ALL_STAGES if each == stage.stage)
+        network = make_trainable(name, experiment.generator(name)).network
         trained = sum(p.numel() for p in train_only(network, settings.trained))
         patients = experiment.privacy.declared_patients or 1
         released = settings.dimensions(trained)
@@ -90,7 +92,7 @@ def plan_rows(experiment: Experiment) -> list[dict[str, Any]]:
 def plan_text(experiment: Experiment) -> str:
     """The plan in words, for the terminal."""
     plan, config = plan_privacy(experiment), experiment.privacy
-    start = [experiment.pretrain.in_words] if experiment.pretrain else []
+    start = [_public_words(experiment)] if experiment.pretrain else []
     idle = [f"  {s}: stays at its public start; no site is asked." for s in STAGES if s not in experiment.steps()]
     if plan is None:
         return "\n".join(["Privacy: none. Nothing is promised to the patients.", *idle, *start])
@@ -100,6 +102,12 @@ def plan_text(experiment: Experiment) -> str:
         f"{plan.total.rdp:.3f}) at δ = {plan.total.delta:.2g} for the whole data set, target {config.epsilon:g}"
     )
     return "\n".join([first, *(_row_text(row) for row in plan_rows(experiment)), *idle, *start])
+
+
+def _public_words(experiment: Experiment) -> str:
+    if experiment.pretrain is None:
+        return ""
+    return experiment.pretrain.in_words(finetuned=experiment.autoencoder is not None)
 
 
 def _row_text(row: dict[str, Any]) -> str:
@@ -133,8 +141,8 @@ def audit_experiment(experiment: Experiment) -> list[dict[str, Any]]:
     return [_audited(experiment, stage, request) for stage, request in asked.items() if request]
 
 
-def _audited(experiment: Experiment, stage: str, request: PrivateTraining) -> dict[str, Any]:
-    training = experiment.mask.training if stage == "mask" else experiment.image.training
+def _audited(experiment: Experiment, stage: Stage, request: PrivateTraining) -> dict[str, Any]:
+    training = experiment.training(stage)
     half = arithmetic(training.precision, experiment.compute.device).itemsize < 4
     config = MechanismConfig(
         clip_norm=request.clip_norm,
@@ -166,7 +174,7 @@ def measured_mu(row: dict[str, Any]) -> str:
 def spent_by_site(run_dir: Path, digest: str) -> dict[str, Spent | None]:
     """What each site said with the last reply of it that was used; None where one reply said nothing."""
     told: dict[str, Spent | None] = {}
-    for stage in STAGES:
+    for stage in ALL_STAGES:
         for metrics in RoundStore(run_dir / stage, digest).metrics():
             for site, row in metrics["sites"].items():
                 if row["status"] == "ok" and told.get(site, True):
@@ -197,7 +205,7 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
     loose, delta = max((s.at[0].rdp or 0.0) for s in known), max(s.at[0].delta for s in known)
     weaker = " This is weaker than hiding a patient, who has many slices." if unit == "slice" else ""
     simulated = f" {SIMULATED}" if (run_dir / "sites").is_dir() else ""
-    start = f" {experiment.pretrain.in_words}" if experiment.pretrain else ""
+    start = f" {_public_words(experiment)}" if experiment.pretrain else ""
     return PrivacyStatement(
         differentially_private=True,
         unit=unit,

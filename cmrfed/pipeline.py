@@ -4,7 +4,7 @@ Every step leaves its result in the run folder, and is skipped when it is there:
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from cmrfed.record import Record, versions
 from cmrfed.report.html import write_report
 from cmrfed.synthesis.two_stage import pair_with, reconstruct, synthesize
 from cmrfed.synthesis.write import write_dataset
+from cmrfed.tracking import Tracker, teller
 from cmrfed.training.loop import refuse_unlabelled
 
 
@@ -164,15 +165,26 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
     return roots
 
 
-def stage_specs(experiment: Experiment, start: Path | None = None) -> list[StageSpec]:
-    """Both stages as the federation takes them; ``start`` is a folder with what the recipe has of public weights."""
-    training = {"mask": experiment.mask.training, "image": experiment.image.training}
-    private, out = requests(experiment), []
-    for stage in STAGES:
-        generator = experiment.generator(stage)
+def stage_specs(experiment: Experiment, start: Path | None = None, generators: Path | None = None) -> list[StageSpec]:
+    """The stages as the federation takes them.
+
+    Args:
+        experiment: What to do.
+        start: Folder with what the recipe has of public weights.
+        generators: Folder where each stage leaves what it has trained: images go by the autoencoder there, if it is
+            trained too.
+    """
+    private, public, out = requests(experiment), start / CODEC if start else None, []
+    codec = generators / "autoencoder" if generators and experiment.autoencoder else public
+    for stage in experiment.stages:
+        generator, training = experiment.generator(stage), experiment.training(stage)
+        if stage == "autoencoder":
+            out.append(StageSpec(stage, generator, training, private[stage], public))
+            continue
         first = start / stage if start and experiment.starts_publicly(stage) else None
-        codec = start / CODEC if start and generator.autoencoder else None
-        out.append(StageSpec(stage, generator, training[stage], private[stage], first, codec))
+        out.append(
+            StageSpec(stage, generator, training, private[stage], first, codec if generator.autoencoder else None)
+        )
     return out
 
 
@@ -188,16 +200,18 @@ def describe_sites(data: Data) -> list[dict[str, Any]]:
 
 
 # --- steps --------------------------------------------------------------------------------------
-def run(experiment: Experiment, run_dir: Path) -> Path:
+def run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker] = ()) -> Path:
     """Do the whole job in one process and return the path of the report.
 
     Args:
         experiment: What to do.
         run_dir: Where results go; a folder with the beginnings of the same run is carried on.
+        trackers: Who is told of every round and of the end.
     """
     run_dir = run_dir.absolute()
+    tell = teller(run_dir, trackers)
     data, roots, record = begin(experiment, run_dir)
-    train(experiment, run_dir, LocalGrid(roots), record)
+    train(experiment, run_dir, LocalGrid(roots), record, tell)
     drawn = digest_json([experiment.digest, experiment.synthesis.model_dump(mode="json")])
     if not record.done("synthesis", drawn):
         with record.timed("synthesis"):
@@ -210,6 +224,7 @@ def run(experiment: Experiment, run_dir: Path) -> Path:
         record.mark("evaluation", judged)
     record.set(finished=datetime.now(UTC).isoformat(timespec="seconds"))
     report = write_report(run_dir)
+    tell()
     say(f"report: {report}")
     return report
 
@@ -252,10 +267,12 @@ def run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[
     record.set(finished=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> None:
-    """Train both stages over a grid of sites: in this process, under Ray or over a network."""
+def train(
+    experiment: Experiment, run_dir: Path, grid: Grid, record: Record, on_round: Callable[[], None] = lambda: None
+) -> None:
+    """Train all stages over a grid of sites: in this process, under Ray or over a network."""
     start = _public_start(experiment, run_dir, record) if experiment.pretrain else None
-    for spec in stage_specs(experiment, start):
+    for spec in stage_specs(experiment, start, run_dir / "generators"):
         with record.timed(spec.name):
             FederatedRun(
                 grid,
@@ -266,6 +283,7 @@ def train(experiment: Experiment, run_dir: Path, grid: Grid, record: Record) -> 
                 federation=experiment.federation,
                 stages=[spec],
                 threads=experiment.compute.threads,
+                on_round=on_round,
             ).start_or_resume()
     if experiment.privacy.private:
         with record.timed("audit"):

@@ -12,7 +12,7 @@ from cmrfed.data.public import cache_folder, phantom_code, public_patients
 from cmrfed.errors import CmrfedError, ConfigError, DataError
 from cmrfed.experiment import STAGES, Experiment
 from cmrfed.generators.autoencoder import load_autoencoder
-from cmrfed.generators.generator import Generator
+from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.rng import fold
 from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.loop import Stage
@@ -34,7 +34,7 @@ def origin(experiment: Experiment) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "pretrain": _config(experiment).model_dump(mode="json"),
-        "generators": {s: experiment.generator(s).model_dump(mode="json", exclude={"sampler"}) for s in stages},
+        "generators": {s: _public(experiment, s).model_dump(mode="json", exclude={"sampler"}) for s in stages},
         "phantom_code": phantom_code(),
         **codec,
     }
@@ -46,10 +46,15 @@ def stage_origin(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "pretrain": _config(experiment).model_copy(update=others).model_dump(mode="json"),
-        "generator": experiment.generator(stage).model_dump(mode="json", exclude={"sampler"}),
+        "generator": _public(experiment, stage).model_dump(mode="json", exclude={"sampler"}),
         "phantom_code": phantom_code(),
         CODEC: codec_origin(experiment) if experiment.generator(stage).autoencoder else None,
     }
+
+
+def _public(experiment: Experiment, stage: Stage) -> GeneratorConfig:
+    """A generator as the phantom teaches it, whatever is done with its autoencoder later."""
+    return experiment.generator(stage).model_copy(update={"finetuned_autoencoder": False})
 
 
 def codec_origin(experiment: Experiment) -> dict[str, Any]:
@@ -167,7 +172,7 @@ def _cohort(experiment: Experiment, cache: Path) -> Cohort:
 def _train(experiment: Experiment, stage: Stage, cohort: Cohort, out: Path) -> str:
     """Pre-train one stage, save it beside the autoencoder and return the digest of its weights."""
     config = _config(experiment)
-    training, settings = config.of(stage), experiment.generator(stage)
+    training, settings = config.of(stage), _public(experiment, stage)
     if training is None:
         raise AssertionError(f"the recipe does not pre-train the {stage} stage")
     torch.set_num_threads(experiment.compute.threads)

@@ -25,13 +25,13 @@ from cmrfed.deploy.node import flower_environment
 from cmrfed.deploy.provision import EVERYWHERE, LOOPBACK
 from cmrfed.deploy.supervisor import Supervisor, Worker
 from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
-from cmrfed.experiment import STAGES, Experiment, resolve
+from cmrfed.experiment import ALL_STAGES, Experiment, resolve
 from cmrfed.federation.messages import Spent
 from cmrfed.federation.rounds import RoundStore
 from cmrfed.progress import say
 
 CONNECTION = "coordinator"
-FETCHED = ("run.json", "audit.json", "generators", "start", *STAGES)
+FETCHED = ("run.json", "audit.json", "generators", "start", *ALL_STAGES)
 LOOK_EVERY_S = 30.0
 RESUMES = 5
 _PATIENCE_S = 120
@@ -176,7 +176,7 @@ def interrupted(kit_folder: Path) -> list[str]:
 
 def _count_resume(folder: Path, about: dict[str, Any]) -> bool:
     """Whether a run may be resumed once more."""
-    rounds = sum(RoundStore(folder / stage, about["digest"]).latest() for stage in STAGES)
+    rounds = sum(RoundStore(folder / stage, about["digest"]).latest() for stage in ALL_STAGES)
     count = about.get("resumes", 0) + 1 if about.get("resumed_at") == rounds else 1
     write_json(folder / "submission.json", about | {"resumes": count, "resumed_at": rounds})
     return bool(count <= RESUMES)
@@ -262,8 +262,8 @@ def _run_lines(folder: Path, about: dict[str, Any], running: str) -> Iterator[st
     if problem := _problem(folder):
         yield f"  STOPPED: {problem}"
     experiment = Experiment.model_validate(yaml.safe_load((folder / "recipe.yaml").read_text()))
-    for stage in STAGES:
-        total = (experiment.mask if stage == "mask" else experiment.image).training.rounds
+    for stage in experiment.stages:
+        total = experiment.training(stage).rounds
         rows = RoundStore(folder / stage, experiment.digest).metrics()
         yield f"  {stage}: round {len(rows)} of {total}"
         if rows:

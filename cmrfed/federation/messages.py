@@ -60,7 +60,8 @@ class StageJob(Section):
 
     @model_validator(mode="after")
     def _sends_its_codec(self) -> "StageJob":
-        if (self.generator.autoencoder is None) != (self.codec_digest is None):
+        uses_one = self.generator.autoencoder is not None and self.stage != "autoencoder"
+        if uses_one != (self.codec_digest is not None):
             raise ValueError("codec_digest belongs to a generator with an autoencoder, and to no other")
         return self
 

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,25 +20,32 @@ from cmrfed.federation.secure_round import SecureRound
 from cmrfed.federation.strategy import Aggregator, FederationConfig, choose
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.progress import track
 from cmrfed.rng import fold
 from cmrfed.training.loop import Stage, TrainingConfig
 
-CHANGEABLE = {"sampler", "condition_dropout", "mask_dropout"}
+TITLES: dict[Stage, str] = {
+    "autoencoder": "autoencoder",
+    "mask": "mask generator",
+    "image": "image generator",
+}
+"""What each stage trains."""
+CHANGEABLE = {"sampler", "condition_dropout", "mask_dropout", "finetuned_autoencoder"}
 """Settings in which a generator may differ from the one that it starts from; so may the law of times in training."""
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One generator to train."""
+    """One generator, or the autoencoder of one, to train."""
 
     name: Stage
     generator: GeneratorConfig
     training: TrainingConfig
     privacy: PrivateTraining | None = None
     start: Path | None = None
-    """Folder of a generator to start from; None: random weights."""
+    """Folder of a generator (or of an autoencoder) to start from; None: random weights."""
     codec: Path | None = None
     """Folder of the autoencoder, of a generator that has one."""
 
@@ -63,6 +70,7 @@ class FederatedRun:
         federation: Who takes part and how replies are aggregated.
         stages: In order.
         threads: Threads at each site; the same number everywhere gives the same bits everywhere.
+        on_round: Called when a round is saved.
     """
 
     def __init__(
@@ -76,10 +84,11 @@ class FederatedRun:
         federation: FederationConfig,
         stages: Sequence[StageSpec],
         threads: int = 1,
+        on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self.grid, self.run_dir, self.run_id, self.seed = grid, run_dir, run_id, seed
         self.digest, self.federation, self.stages, self.threads = digest, federation, tuple(stages), threads
-        self.roster = Roster(grid, federation)
+        self.roster, self.on_round = Roster(grid, federation), on_round
 
     def start_or_resume(self) -> RunResult:
         """Train what is not trained yet.
@@ -95,7 +104,7 @@ class FederatedRun:
             for name, weights in averages(stage, state["ema"]).items():
                 folder = self.run_dir / "generators" / name
                 if not folder.is_dir():
-                    generator = Generator(stage.generator, autoencoder=codec)
+                    generator = make_trainable(stage.name, stage.generator, autoencoder=codec)
                     generator.network.load_state_dict(dict(weights))
                     generator.save(folder)
             result.generators[stage.name] = self.run_dir / "generators" / stage.name
@@ -112,7 +121,7 @@ class FederatedRun:
         self.roster.wait()
         aggregator = Aggregator(self.federation.strategy)
         aggregator.load_state_dict(state["strategy"])
-        with track(f"Training the {stage.name} generator", total) as progress:
+        with track(f"Training the {TITLES[stage.name]}", total) as progress:
             progress.advance(done)
             for number in range(done + 1, total + 1):
                 start = time.monotonic()
@@ -121,15 +130,17 @@ class FederatedRun:
                 store.save(number, state, self._metrics(stage.name, number, seconds, outcome))
                 shutil.rmtree(self._pending(stage.name, number), ignore_errors=True)
                 loss = outcome.mean_loss
+                self.on_round()
                 progress.advance(1, "losses stay at the sites" if loss is None else f"loss {loss:.4f}")
         return state
 
     def _initial(self, stage: StageSpec) -> ServerState:
-        if stage.start:
-            generator = _read_start(stage.start, stage.generator)
+        if stage.start and stage.name == "autoencoder":
+            weights = load_autoencoder(stage.start)
+        elif stage.start:
+            weights = _read_start(stage.start, stage.generator).network.state_dict()
         else:
-            generator = Generator(stage.generator, fold(self.seed, "init", stage.name))
-        weights = generator.network.state_dict()
+            weights = Generator(stage.generator, fold(self.seed, "init", stage.name)).network.state_dict()
         whole = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
         if whole:
             raise FederationError("averaging needs floating-point weights", got=f"integers in {whole[0]}")

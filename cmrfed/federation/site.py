@@ -43,6 +43,7 @@ from cmrfed.federation.messages import (
     encode_reply,
 )
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.trainable import TrainableAutoencoder, make_trainable
 from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.ledger import History, PrivacyLedger
 from cmrfed.privacy.noise import entropy_generator
@@ -258,7 +259,7 @@ class Site:
         Args:
             job: What to do; its digests have been checked.
             arrays: Global weights, by name in ``generator.network``.
-            codec: Weights of the autoencoder, where the generator has one; the site never trains them.
+            codec: Weights of the autoencoder, where the generator has one; they stay as they are.
 
         Raises:
             SiteRefused: The site's policy does not permit it.
@@ -304,7 +305,7 @@ class Site:
             self.policy.check(job.event, history, patients)
 
         check(ledger.history())  # the policy has the first word; it is asked again where the ledger is locked
-        generator = Generator(job.generator, autoencoder=codec)
+        generator = make_trainable(job.stage, job.generator, autoencoder=codec)
         previous = state.optimizer_before(job.round)
         train = self._ready(job, generator, arrays, previous)  # what cannot be trained costs nobody
         ticket = ledger.reserve(job.event, check=check)
@@ -319,7 +320,7 @@ class Site:
         return reply
 
     def _ready(
-        self, job: StageJob, generator: Generator, arrays: State, previous: State | None
+        self, job: StageJob, generator: Generator | TrainableAutoencoder, arrays: State, previous: State | None
     ) -> Callable[[], tuple[LocalResult, TrainReply, State]]:
         """Get ready to train, without looking at a pixel; the function that is returned trains."""
         generator.network.load_state_dict(dict(arrays))

@@ -1,11 +1,11 @@
-"""A KL autoencoder (Rombach et al., arXiv 2112.10752): images ⇄ small arrays. It is public and stays as it is.
+"""A KL autoencoder (Rombach et al., arXiv 2112.10752): images ⇄ small arrays. Public, unless a recipe trains it on.
 
 Its latents have mean 0 and standard deviation 1 in each channel over the public images that it learned from: this fixed
 scale is part of its weights (`standardise`), so it needs no further number to travel or to be forgotten.
 """
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +13,6 @@ from diffusers import AutoencoderKL
 from pydantic import Field, field_validator, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cmrfed.config import Section
 from cmrfed.errors import ConfigError, DataError
@@ -164,7 +163,12 @@ class LatentCodec(nn.Module):
 
 
 def autoencoder_loss(network: AutoencoderKL, images: Tensor, rng: torch.Generator, kl_weight: float) -> Tensor:
-    """Mean absolute error over pixels, of the image and of its differences, and a little KL to N(0, 1), one number.
+    """The mean of `autoencoder_losses` over the batch, one number."""
+    return _loss(network, images, rng, kl_weight, torch.mean)
+
+
+def autoencoder_losses(network: AutoencoderKL, images: Tensor, rng: torch.Generator, kl_weight: float) -> Tensor:
+    """Mean absolute error over pixels, of the image and its differences, and a little KL to N(0, 1): one value an item.
 
     There is no adversarial and no perceptual part: nothing is invented that the latent does not hold.
 
@@ -173,18 +177,22 @@ def autoencoder_loss(network: AutoencoderKL, images: Tensor, rng: torch.Generato
         images: Float (B, 1, H, W) in [-1, 1].
         rng: Source of the posterior's noise; a CPU generator.
         kl_weight: Per latent number.
+
+    Returns:
+        (B,).
     """
+    return _loss(network, images, rng, kl_weight, lambda errors: errors.flatten(1).mean(1))
+
+
+def _loss(
+    network: AutoencoderKL, images: Tensor, rng: torch.Generator, kl_weight: float, mean: Callable[[Tensor], Tensor]
+) -> Tensor:
     posterior = network.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=rng).to(images)
     made = network.decode(posterior.mean + posterior.std * noise).sample.float()
-    kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
-    return functional.l1_loss(made, images) + _edges(made, images) + kl_weight * kl
-
-
-def _edges(made: Tensor, images: Tensor) -> Tensor:
-    """Mean absolute error of the differences between neighbours, down and across."""
-    down, across = (torch.diff(made - images, dim=dim).abs().mean() for dim in (-2, -1))
-    return down + across
+    kl = 0.5 * mean((posterior.mean.square() + posterior.var - 1 - posterior.logvar).float())
+    down, across = (mean(torch.diff(made - images, dim=dim).abs()) for dim in (-2, -1))  # between neighbours
+    return mean((made - images).abs()) + (down + across) + kl_weight * kl
 
 
 # --- files --------------------------------------------------------------------------------------

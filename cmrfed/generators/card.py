@@ -64,8 +64,13 @@ for time in sampler.timesteps:
 _LATENT_WORDS = """
 
 Images are drawn as latents of {channels} channels, {shrink} times smaller, and decoded by the `AutoencoderKL` in `vae/`
-(arXiv 2112.10752). It was trained on a phantom alone, so no patient is in it, and it stays as it is; it bounds how much
-detail an image can have."""
+(arXiv 2112.10752). {origin}; it bounds how much detail an image can have."""
+
+_PUBLIC = "It was trained on a phantom alone, so no patient is in it, and it stays as it is"
+_FINETUNED = (
+    "It was trained on a phantom first and at the sites then, so what is said of the privacy of these weights holds "
+    "for it too"
+)
 
 _DECODE = {
     "mask": "drawn = array.argmax(1)  # labels",
@@ -121,7 +126,8 @@ def model_card(generator: "Generator") -> str:
     family, words = _FAMILIES[config.process.kind]
     area, latent = config.backbone.patch_px**2, ""
     if config.autoencoder:
-        latent = _LATENT_WORDS.format(channels=generator.codec.channels, shrink=generator.codec.shrink)
+        origin = _FINETUNED if config.finetuned_autoencoder else _PUBLIC
+        latent = _LATENT_WORDS.format(channels=generator.codec.channels, shrink=generator.codec.shrink, origin=origin)
     return _CARD.format(
         family=family,
         what="masks" if masked else "images for masks",

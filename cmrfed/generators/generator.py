@@ -42,6 +42,8 @@ class GeneratorConfig(GeneratorSettings):
 
     codec: CodecName
     size_px: int = Field(64, ge=16)
+    finetuned_autoencoder: bool = Field(False, exclude_if=lambda value: not value)
+    """Whether the autoencoder has learned from patients too; if not, it has seen a phantom alone."""
     condition_masks: int = Field(1, ge=0)
     """1 for the image stage (its own mask); 2 for the mask stage (basal neighbour, ED)."""
     styles: int = Field(1, ge=1)

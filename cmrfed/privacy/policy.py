@@ -58,6 +58,7 @@ class SitePolicy(Section):
             epsilon_cap=epsilon * ROOM_FOR_RETRIES if epsilon else None,
             delta=delta,
             smallest_cohort=1,
+            permitted_stages=("autoencoder", "mask", "image"),
             permitted_units=(unit,),
             may_leave=MayLeave(patient_count=all_may, losses=all_may, error_details=True),
         )

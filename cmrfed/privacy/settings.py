@@ -93,6 +93,8 @@ class PrivacyConfig(Section):
     declared_patients: int | None = Field(None, ge=1)
     """N: patients (or slices, where they are the unit) of each site as everyone may know it. It is the denominator of
     the update; it need not be exact, and it must not be looked up in the data."""
+    autoencoder: StagePlan = Field(StagePlan(), exclude_if=lambda value: value == StagePlan())
+    """Of the stage that trains the autoencoder at the sites, where a recipe has one."""
     mask: StagePlan = StagePlan()
     """How the mask stage is trained privately."""
     image: StagePlan = StagePlan()
@@ -120,7 +122,7 @@ class PrivacyConfig(Section):
 
     def stage(self, name: str) -> StagePlan:
         """Settings of a stage, by name."""
-        return self.mask if name == "mask" else self.image
+        return {"autoencoder": self.autoencoder, "mask": self.mask, "image": self.image}[name]
 
     def plan(self, steps: Mapping[str, int]) -> Plan:
         """Calibrate the noise of all stages together.

@@ -10,7 +10,7 @@ from cmrfed.data.synthetic import Manifest
 from cmrfed.errors import DataError
 from cmrfed.evaluation.result import EvaluationReport
 
-STAGES = ("mask", "image")
+STAGES = ("autoencoder", "mask", "image")
 PREVIEWS_SHOWN = 4
 
 

@@ -143,19 +143,28 @@ def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
     name = experiment["federation"]["strategy"]["name"]
     words, source = _STRATEGIES.get(name, (name, None))
     training = {stage: experiment[stage]["training"] for stage in ("mask", "image")}
+    finetuned = _finetuned(experiment)
     rounds = [f"{t['rounds']} rounds of {t['local_steps']} local steps for the {s}s" for s, t in training.items()]
     done = [text for text, t in zip(rounds, training.values(), strict=True) if t["rounds"]]
-    if not done:
+    if not done and not finetuned:
         return Paragraph("No site was asked to train: both generators are public, as they were pre-trained.", ())
-    who = "generators were" if len(done) == 2 else "generator of one stage was"
+    who = ["autoencoder was", "generator of one stage was", "generators were"][len(done)]
     text = (
         f"The {who} trained at {sites} sites over Flower. Scans stayed at their site; weights travelled. "
-        f"The server combined them by {words}: {', '.join(done)}."
+        f"The server combined them by {words}: {', '.join([*finetuned, *done])}."
     )
     return Paragraph(text, ("flower", *([source] if source else [])))
 
 
-def _start(pretrain: dict[str, Any]) -> Paragraph:
+def _finetuned(experiment: dict[str, Any]) -> list[str]:
+    """How the autoencoder was trained at the sites, where it was."""
+    if not experiment.get("autoencoder"):
+        return []
+    training = experiment["autoencoder"]["training"]
+    return [f"{training['rounds']} rounds of {training['local_steps']} local steps for the autoencoder"]
+
+
+def _start(pretrain: dict[str, Any], *, finetuned: bool) -> Paragraph:
     phantom = (
         f"on a phantom alone ({pretrain['patients']} simulated patients on {pretrain['scanners']} simulated scanners)"
     )
@@ -164,7 +173,8 @@ def _start(pretrain: dict[str, Any]) -> Paragraph:
         who, they = ("Both generators were", "they") if len(started) == 2 else (f"The {started[0]} generator was", "it")
         parts.append(f"{who} first trained {phantom}; so {they} began with public weights.")
     if pretrain.get("autoencoder"):
-        parts.append(f"The autoencoder was trained {phantom}, and then left as it was: it has learned from no patient.")
+        then = "at the sites after that" if finetuned else "then left as it was: it has learned from no patient"
+        parts.append(f"The autoencoder was trained {phantom}, and {then}.")
     return Paragraph(" ".join(parts), ())
 
 
@@ -216,7 +226,11 @@ def paragraphs(run: dict[str, Any] | None, metric_names: Iterable[str]) -> list[
     if run is not None:
         experiment = run["experiment"]
         out += [_generator(experiment, "mask"), _generator(experiment, "image")]
-        out += [_start(experiment["pretrain"])] if experiment.get("pretrain") else []
+        out += (
+            [_start(experiment["pretrain"], finetuned=bool(_finetuned(experiment)))]
+            if experiment.get("pretrain")
+            else []
+        )
         out += [_federation(experiment, len(run.get("sites") or []))]
     return [*out, *_metrics(metric_names)]
 

@@ -146,15 +146,20 @@ def training_seconds(experiment: Experiment, clock: Clock) -> float:
 
 
 def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:
-    training, private = spec.training, spec.privacy
+    training, private, size = spec.training, spec.privacy, spec.generator.autoencoder
     steps = experiment.sites * training.rounds * training.local_steps
+
+    def step(slices: int) -> float:
+        if spec.name == "autoencoder" and size:
+            return clock.autoencoder_step(size, spec.generator.size_px, slices)
+        return clock.training_step(spec.generator, slices, training.precision)
+
     if private is None:
-        return steps * clock.training_step(spec.generator, training.batch_size, training.precision)
-    one = clock.training_step(spec.generator, private.draws, training.precision)  # one patient's gradient
+        return steps * step(training.batch_size)
+    one = step(private.draws)  # one patient's gradient
     seconds = steps * private.sampling_rate * private.declared_patients * one
     if private.subspace:  # gradients of simulated patients, anew in every round at every site
-        simulated = clock.training_step(spec.generator, private.subspace.draws, training.precision)
-        seconds += experiment.sites * training.rounds * private.subspace.patients * simulated
+        seconds += experiment.sites * training.rounds * private.subspace.patients * step(private.subspace.draws)
     return seconds
 
 

@@ -59,6 +59,11 @@ def run_point(recipe: Path) -> list[str]:
     return [sys.executable, "-m", "cmrfed", "run", str(recipe), "--run-dir", str(recipe.parent)]
 
 
+def tracked_point(*options: str) -> Callable[[Path], list[str]]:
+    """The same with more options, such as those of trackers."""
+    return lambda recipe: [*run_point(recipe), *options]
+
+
 def pretrain_point(recipe: Path) -> list[str]:
     """The command that fills the cache of public weights."""
     return [sys.executable, "-m", "cmrfed", "pretrain", str(recipe)]

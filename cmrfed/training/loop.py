@@ -18,12 +18,13 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import SliceBatch, draw_rows, gather
 from cmrfed.errors import DataError
 from cmrfed.generators.condition import Condition
-from cmrfed.generators.generator import Generator
+from cmrfed.generators.trainable import Trainable
 from cmrfed.precision import Precision, arithmetic
 from cmrfed.rng import numpy_generator, torch_generator
 from cmrfed.training.augment import AugmentConfig, augment
 
-Stage = Literal["mask", "image"]
+Stage = Literal["autoencoder", "mask", "image"]
+"""In the order in which they are trained; the first only where a recipe asks for it."""
 
 
 class TrainingConfig(Section):
@@ -84,7 +85,7 @@ def stage_inputs(batch: SliceBatch, stage: Stage, style: int) -> tuple[Tensor, C
     """What the stage generates, and what it is told.
 
     The mask stage learns a slice from its basal neighbour and, for ES, from the ED mask; the image stage learns an
-    image from its mask.
+    image from its mask, and an autoencoder an image alone.
     """
     masks = torch.stack([batch.basal, batch.ed], 1) if stage == "mask" else batch.mask[:, None]
     raw = batch.mask if stage == "mask" else batch.image
@@ -97,7 +98,7 @@ class LocalTrainer:
     Args:
         generator: Trained in place.
         cohort: The site's patients.
-        stage: "mask" or "image".
+        stage: What is trained.
         style: Number of the site's style.
         config: How to train.
         seed: Of the experiment.
@@ -108,7 +109,7 @@ class LocalTrainer:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Trainable,
         cohort: Cohort,
         stage: Stage,
         style: int,
@@ -152,7 +153,7 @@ class LocalTrainer:
         draws = numpy_generator(self.seed, "rows", self.stage, self.style, step)
         batch = gather(self.cohort, draw_rows(self.cohort, self.config.batch_size, 1, draws))
         if self.config.augment:
-            batch = augment(batch, self.config.augment, rng, with_images=self.stage == "image")
+            batch = augment(batch, self.config.augment, rng, with_images=self.stage != "mask")
         raw, cond = stage_inputs(batch, self.stage, self.style)
         return raw.to(self.generator.device), cond.to(self.generator.device)
 
@@ -193,7 +194,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tens
 
 
 # --- what fits ----------------------------------------------------------------------------------
-def check_fit(generator: Generator, cohort: Cohort) -> None:
+def check_fit(generator: Trainable, cohort: Cohort) -> None:
     """Raise a DataError if the cohort is empty, of another size, or lacks masks."""
     if not len(cohort):
         raise DataError(f"cohort {cohort.name} is empty", expected="at least one patient", do="add patients")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import NO_SLICE, gather
 from cmrfed.errors import ConfigError
-from cmrfed.generators.generator import Generator
+from cmrfed.generators.trainable import Trainable
 from cmrfed.precision import arithmetic
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD, StepNotes
@@ -47,7 +47,7 @@ class PrivateTrainer:
     Args:
         generator: Trained in place.
         cohort: The site's patients.
-        stage: "mask" or "image".
+        stage: What is trained.
         style: Number of the site's style.
         config: How to train; ``batch_size`` and ``max_grad_norm`` have no part in it.
         privacy: What was asked for.
@@ -60,7 +60,7 @@ class PrivateTrainer:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Trainable,
         cohort: Cohort,
         stage: Stage,
         style: int,
@@ -123,7 +123,7 @@ class PrivateTrainer:
             nothing = torch.full_like(batch.mask, NO_SLICE)
             batch = replace(batch, basal=nothing, ed=nothing)
         if self.config.augment:
-            batch = augment(batch, self.config.augment, self._random, with_images=self.stage == "image")
+            batch = augment(batch, self.config.augment, self._random, with_images=self.stage != "mask")
         raw, cond = stage_inputs(batch, self.stage, self.style)
         device = self.generator.device
         return self.generator.loss(raw.to(device), cond.to(device), self._random)

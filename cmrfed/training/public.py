@@ -36,13 +36,14 @@ class PretrainConfig(PublicPatients):
         """How a stage is pre-trained, if it is."""
         return self.mask if stage == "mask" else self.image
 
-    @property
-    def in_words(self) -> str:
-        """What may be said of what is public, for plans and manifests."""
+    def in_words(self, *, finetuned: bool) -> str:
+        """What may be said of what is public, for plans and manifests; ``finetuned``: sites train the autoencoder."""
         started = [stage for stage, training in (("mask", self.mask), ("image", self.image)) if training]
         first = "The generators start" if len(started) == 2 else f"The {''.join(started)} generator starts"
         parts = [f"{first} from public weights"] if started else []
-        parts += ["the autoencoder of the images is public and stays as it is"] if self.autoencoder else []
+        stays = "the autoencoder of the images is public and stays as it is"
+        learns = "the autoencoder of the images, which then learns at the sites, starts from public weights"
+        parts += [learns if finetuned else stays] if self.autoencoder else []
         text = "; ".join(parts)
         return (
             f"{text[:1].upper()}{text[1:]}, trained on a phantom alone ({self.patients} simulated patients, no real "

@@ -16,7 +16,7 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.public import PublicPatients, public_patients
 from cmrfed.generators.condition import UNKNOWN
-from cmrfed.generators.generator import Generator
+from cmrfed.generators.trainable import Trainable
 from cmrfed.precision import arithmetic
 from cmrfed.privacy.clipping import BufferGuard, check_module, record_gradient
 from cmrfed.privacy.settings import Subspace
@@ -67,14 +67,14 @@ class Coordinates(nn.Module):
             parameter.copy_(start + part.view_as(start))
 
 
-def public_directions(generator: Generator, stage: Stage, config: Subspace, training: TrainingConfig) -> Tensor:
+def public_directions(generator: Trainable, stage: Stage, config: Subspace, training: TrainingConfig) -> Tensor:
     """The directions in which gradients of simulated patients differ most from nothing, at the generator's weights.
 
     Sites that hold the same weights find the same ones. The simulated patients are kept in the user's cache.
 
     Args:
         generator: Its parameters that require a gradient are looked at.
-        stage: "mask" or "image".
+        stage: What is trained.
         config: How many directions, of how many patients.
         training: Augmentation, as in training.
 
@@ -101,7 +101,7 @@ def _cohort(config: Subspace, size_px: int) -> Cohort:
 
 
 def _gradients(
-    generator: Generator, cohort: Cohort, stage: Stage, config: Subspace, training: TrainingConfig
+    generator: Trainable, cohort: Cohort, stage: Stage, config: Subspace, training: TrainingConfig
 ) -> Tensor:
     """One gradient of each simulated patient, (patients, d)."""
     rng, rows = torch_generator(config.seed, "directions"), numpy_generator(config.seed, "direction rows")
@@ -111,7 +111,7 @@ def _gradients(
     for own in cohort.rows_of:
         batch = gather(cohort, rows.choice(np.asarray(own), size=config.draws))
         if training.augment:
-            batch = augment(batch, training.augment, rng, with_images=stage == "image")
+            batch = augment(batch, training.augment, rng, with_images=stage != "mask")
         raw, cond = stage_inputs(batch, stage, UNKNOWN)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             losses = generator.loss(raw.to(device), cond.to(device), rng)

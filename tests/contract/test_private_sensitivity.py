@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cmrfed.generators.process import DDPMConfig, FlowConfig
+from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
-from tests.generator_world import random_condition, tiny_generator
+from tests.generator_world import random_condition, tiny_config, tiny_generator
 
 EVENT = PrivacyEvent(noise_multiplier=1.0, sampling_rate=1.0, steps=1, run="r", stage="s", round=1, digest="d")
 ROUNDING = 1e-4
@@ -86,3 +87,27 @@ def test_one_patient_moves_the_sum_of_a_latent_generator_by_at_most_the_bound(pr
     for left_out in range(patients):
         without = clipped_sum(generator.network, config, [p for p in range(patients) if p != left_out], losses)
         assert float((everyone - without).norm()) <= 0.1 * (1 + ROUNDING * patients)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_one_patient_moves_the_sum_of_an_autoencoder_by_at_most_the_bound(scale):
+    """All its weights are trained, and each image goes through them by itself."""
+    model, patients = make_trainable("autoencoder", tiny_config("latent")), 3
+    images = torch.rand(patients, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def losses(patient):
+        return model.loss(images[patient], random_condition(2), torch.Generator().manual_seed(patient)) * scale
+
+    config = MechanismConfig(clip_norm=0.1, declared_patients=3, precision="fp32")
+    everyone = clipped_sum(model.network, config, list(range(patients)), losses)
+    slow = sum(clipped_by_hand(model.network, losses(patient), 0.1) for patient in range(patients))
+    assert torch.allclose(everyone, slow, atol=1e-6)
+    for left_out in range(patients):
+        without = clipped_sum(model.network, config, [p for p in range(patients) if p != left_out], losses)
+        assert float((everyone - without).norm()) <= 0.1 * (1 + ROUNDING * patients)
+
+
+def clipped_by_hand(network, losses, bound):
+    gradients = torch.autograd.grad(losses.mean(), [p for p in network.parameters() if p.requires_grad])
+    flat = torch.cat([g.flatten() for g in gradients]).double()
+    return flat * min(1.0, bound / float(flat.norm()))

@@ -291,7 +291,7 @@ def test_a_latent_run_trains_draws_and_is_judged_and_needs_no_cache(
 
 
 def test_what_is_said_of_a_start_names_what_is_public() -> None:
-    both, latent = experiment().pretrain.in_words, experiment(*LATENT).pretrain.in_words
+    both, latent = (experiment(*more).pretrain.in_words(finetuned=False) for more in ((), LATENT))
     assert both == (
         "The generators start from public weights, trained on a phantom alone (2 simulated patients, no real one), "
         "which costs no ε."
@@ -300,7 +300,7 @@ def test_what_is_said_of_a_start_names_what_is_public() -> None:
         "The autoencoder of the images is public and stays as it is, trained on a phantom alone (2 simulated patients, "
         "no real one), which costs no ε."
     )
-    alone = experiment("pretrain.mask=null", "pretrain.image.rounds=1").pretrain.in_words
+    alone = experiment("pretrain.mask=null", "pretrain.image.rounds=1").pretrain.in_words(finetuned=False)
     assert alone.startswith("The image generator starts from public weights, trained on a phantom alone")
 
 

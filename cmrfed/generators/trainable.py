@@ -1,0 +1,93 @@
+"""What a stage trains: a generator, or the autoencoder whose latents the image generator works on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cmrfed.artifacts import new_folder
+from cmrfed.generators.autoencoder import autoencoder_losses, build_autoencoder, save_autoencoder
+from cmrfed.generators.condition import Condition
+from cmrfed.generators.generator import Generator, GeneratorConfig
+
+KL_WEIGHT = 1e-4
+"""Of the divergence per latent number where an autoencoder learns at the sites; public training has its own setting."""
+
+
+class Trainable(Protocol):
+    """What a trainer needs to know of what it trains."""
+
+    config: GeneratorConfig
+
+    @property
+    def network(self) -> nn.Module:
+        """Its parameters are trained, and its weights travel."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    def loss(self, raw: Tensor, cond: Condition, rng: torch.Generator) -> Tensor:
+        """One value per item (B,)."""
+
+    def save(self, folder: Path) -> None:
+        """Write a folder."""
+
+
+class TrainableAutoencoder(nn.Module):
+    """The autoencoder of an image generator, to be trained at the sites: all its weights, from public ones.
+
+    Its latents had mean 0 and standard deviation 1 on the phantom before. They are not measured again afterwards: a
+    scale taken from patients would tell of them without noise.
+
+    Args:
+        config: Of the image generator, with its autoencoder.
+        seed: Of the initial weights.
+    """
+
+    def __init__(self, config: GeneratorConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        if config.autoencoder is None:
+            raise AssertionError("the generator has no autoencoder")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = build_autoencoder(config.autoencoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def loss(self, raw: Tensor, cond: Condition, rng: torch.Generator) -> Tensor:
+        """How far images are from what the autoencoder leaves of them, one value per item (B,).
+
+        Args:
+            raw: Images float (B, 1, H, W) in [-1, 1].
+            cond: Not used: an autoencoder knows of no condition.
+            rng: Source of the posterior's noise; a CPU generator.
+        """
+        return autoencoder_losses(self.network, raw, rng, KL_WEIGHT)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that diffusers opens as an `AutoencoderKL`."""
+        with new_folder(folder) as part:
+            save_autoencoder(part, self.network)
+
+
+def make_trainable(
+    stage: str, config: GeneratorConfig, seed: int = 0, autoencoder: Mapping[str, Tensor] | None = None
+) -> Generator | TrainableAutoencoder:
+    """What a stage trains, with random weights.
+
+    Args:
+        stage: "autoencoder", "mask" or "image".
+        config: Of the generator; for the autoencoder that of the image generator.
+        seed: Of the initial weights.
+        autoencoder: Weights of the autoencoder of a generator that has one; it stays as it is.
+    """
+    if stage == "autoencoder":
+        return TrainableAutoencoder(config, seed)
+    return Generator(config, seed, autoencoder)

@@ -1,0 +1,262 @@
+"""Experiment tracking: rounds, losses, ε and the evaluation of a run, for TensorBoard or MLflow.
+
+A tracker is told what lies in the run folder and writes what it does not have yet: after every round, at the end, and
+again when a killed run is carried on. So nothing is written twice and nothing is lost. It never stops a run: a full
+disk or a server that is away is said once, and the run goes on; `cmrfed track RUN` sends the rest later.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cmrfed.artifacts import read_json
+from cmrfed.errors import ConfigError, DataError
+from cmrfed.progress import say
+
+FINAL = 0
+"""Step of what is measured once, at the end."""
+PICTURE = ("evaluation", "pictures", "synthetic.png")
+ARTIFACTS = ("report.html", "evaluation/evaluation.json")
+_INSTALL = "pip install 'cmrfed[tracking]'"
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One number of a run."""
+
+    tag: str
+    step: int
+    """Round of the stage, from 1; `FINAL` for the evaluation."""
+    value: float
+
+
+class Tracker(Protocol):
+    """A place that keeps numbers of runs."""
+
+    name: str
+
+    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> None:
+        """Write those of a run's numbers that are not there yet, and at its end its settings and pictures."""
+
+
+# --- what a run folder holds ------------------------------------------------------------------------
+def scalars_of(run_dir: Path) -> list[Scalar]:
+    """All numbers that a run has so far: of each round what the sites let leave, and the evaluation's.
+
+    Args:
+        run_dir: A folder made by `cmrfed run`.
+
+    Raises:
+        DataError: It is not one.
+    """
+    if not (run_dir / "run.json").exists():
+        raise DataError(f"{run_dir} is not a run", expected="a folder made by `cmrfed run`", do="give its folder")
+    found = [scalar for path in sorted(run_dir.glob("*/round-*/metrics.json")) for scalar in _round(read_json(path))]
+    judged = run_dir / "evaluation" / "evaluation.json"
+    metrics = read_json(judged)["metrics"] if judged.exists() else []
+    values = [Scalar(f"{m['axis']}/{m['name']}", FINAL, m["value"]) for m in metrics if m.get("value") is not None]
+    return [*found, *values]
+
+
+def _round(metrics: Mapping[str, Any]) -> Iterator[Scalar]:
+    stage, step, sites = metrics["stage"], metrics["round"], metrics["sites"].values()
+    answered = [site for site in sites if site["status"] == "ok"]
+    yield Scalar(f"{stage}/sites that answered", step, float(len(answered)))
+    losses = [site["loss"] for site in answered if site.get("loss") is not None]
+    if losses:
+        yield Scalar(f"{stage}/loss", step, sum(losses) / len(losses))
+    if metrics.get("seconds") is not None:
+        yield Scalar(f"{stage}/seconds", step, metrics["seconds"])
+    spent = [site["spent"]["at"][0]["prv"] for site in answered if site.get("spent")]
+    if spent and len(spent) == len(answered) and all(epsilon is not None for epsilon in spent):
+        yield Scalar(f"{stage}/epsilon, largest of the sites so far", step, max(spent))
+
+
+def _finite(scalars: Sequence[Scalar]) -> list[Scalar]:
+    return [scalar for scalar in scalars if math.isfinite(scalar.value)]
+
+
+# --- TensorBoard --------------------------------------------------------------------------------
+class TensorBoard:
+    """Event files below ``folder``, a subfolder for each run.
+
+    Args:
+        folder: What `tensorboard --logdir` is given.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+
+    name = "TensorBoard"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError:
+            raise ConfigError("TensorBoard is not installed", do=_INSTALL) from None
+
+    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> None:
+        """See `Tracker`; the event files themselves say what is there already."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        place = self.folder / run_dir.name
+        known, pictures = _events(place)
+        new = [scalar for scalar in _finite(scalars) if (scalar.tag, scalar.step) not in known]
+        picture = run_dir.joinpath(*PICTURE)
+        drawn = picture.exists() and picture.stem not in pictures
+        if not (new or drawn):
+            return
+        with SummaryWriter(str(place)) as writer:
+            for scalar in new:
+                writer.add_scalar(scalar.tag, scalar.value, scalar.step)
+            if drawn:
+                writer.add_image(picture.stem, _pixels(picture), FINAL, dataformats="HWC")
+
+
+def _events(place: Path) -> tuple[set[tuple[str, int]], set[str]]:
+    """Tags and steps of the numbers, and names of the pictures, in event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not place.is_dir():
+        return set(), set()
+    read = EventAccumulator(str(place), size_guidance={"scalars": 0})
+    read.Reload()
+    tags = read.Tags()
+    return {(tag, event.step) for tag in tags["scalars"] for event in read.Scalars(tag)}, set(tags["images"])
+
+
+def _pixels(path: Path) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+# --- MLflow -------------------------------------------------------------------------------------
+class MLflow:
+    """A run of MLflow for each run folder, in the experiment of the recipe's name.
+
+    Args:
+        uri: Of the tracking server, or ``sqlite:///FILE``.
+
+    Raises:
+        ConfigError: MLflow is not installed.
+    """
+
+    name = "MLflow"
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        try:
+            import mlflow  # noqa: F401
+        except ImportError:
+            raise ConfigError("MLflow is not installed", do=_INSTALL) from None
+
+    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> None:
+        """See `Tracker`; what the server has of the run says what is there already."""
+        from mlflow.entities import Metric, Param
+        from mlflow.tracking import MlflowClient
+
+        client, record = MlflowClient(tracking_uri=self.uri), read_json(run_dir / "run.json")
+        run = self._run(client, run_dir, record)
+        names = {scalar.tag: _mlflow_name(scalar.tag) for scalar in scalars}
+        known = {
+            (tag, point.step)
+            for tag, name in names.items()
+            if name in run.data.metrics
+            for point in client.get_metric_history(run.info.run_id, name)
+        }
+        new = [s for s in _finite(scalars) if (s.tag, s.step) not in known]
+        metrics = [Metric(names[s.tag], s.value, run.info.start_time, s.step) for s in new]
+        settings = {} if run.data.params else dict(_flat(record["experiment"]))
+        client.log_batch(run.info.run_id, params=[Param(name, text) for name, text in settings.items()][:100])
+        for start in range(0, len(metrics), 500):
+            client.log_batch(run.info.run_id, metrics=metrics[start : start + 500])
+        if record.get("finished"):
+            self._finish(client, run, run_dir)
+
+    def _run(self, client: Any, run_dir: Path, record: Mapping[str, Any]) -> Any:
+        """The run of a folder, found again by its tag or made."""
+        name = record["experiment"]["name"]
+        experiment = client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment else client.create_experiment(name)
+        tag = f"{record['digest'][:16]} {run_dir.name}"
+        found = client.search_runs([number], filter_string=f"tags.cmrfed = '{tag}'", max_results=1)
+        return found[0] if found else client.create_run(number, tags={"cmrfed": tag}, run_name=run_dir.name)
+
+    def _finish(self, client: Any, run: Any, run_dir: Path) -> None:
+        wanted = (*ARTIFACTS, "/".join(PICTURE))
+        places = {path.rpartition("/")[0] or None for path in wanted}
+        there = {item.path for place in places for item in client.list_artifacts(run.info.run_id, place)}
+        for path in wanted:
+            inside = path.rpartition("/")[0] or None
+            if path not in there and (run_dir / path).exists():
+                client.log_artifact(run.info.run_id, str(run_dir / path), inside)
+        if run.info.status != "FINISHED":
+            client.set_terminated(run.info.run_id)
+
+
+def _mlflow_name(tag: str) -> str:
+    """MLflow takes letters, digits and a few signs."""
+    return "".join(sign if sign.isalnum() or sign in "_-. /:" else "_" for sign in tag)
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Full names of settings and their values as text."""
+    if isinstance(tree, Mapping) and tree:
+        for name, value in tree.items():
+            yield from _flat(value, f"{prefix}{name}.")
+    else:
+        yield prefix.removesuffix("."), str(tree)[:500]
+
+
+# --- telling them -------------------------------------------------------------------------------
+def trackers(tensorboard: Path | None, mlflow: str | None) -> list[Tracker]:
+    """Those that were asked for.
+
+    Raises:
+        ConfigError: One is not installed.
+    """
+    return [
+        *([TensorBoard(tensorboard)] if tensorboard else []),
+        *([MLflow(mlflow)] if mlflow else []),
+    ]
+
+
+def teller(run_dir: Path, asked: Sequence[Tracker]) -> Callable[[], None]:
+    """What to call after every round and at the end of a run: it tells all trackers, and never fails."""
+    silent: set[str] = set()
+
+    def tell() -> None:
+        for tracker in asked:
+            try:
+                tracker.write(run_dir, scalars_of(run_dir))
+            except Exception as error:  # whatever it is: what was trained matters more than who is told of it
+                if tracker.name not in silent:
+                    why = f"{type(error).__name__}: {error}".splitlines()[0]
+                    say(f"{tracker.name} cannot be told: {why}. The run goes on; `cmrfed track` sends what is missing.")
+                silent.add(tracker.name)
+
+    return tell if asked else lambda: None
+
+
+def track_run(run_dir: Path, asked: Sequence[Tracker]) -> int:
+    """Send what trackers do not have of a run; the number of its numbers.
+
+    Raises:
+        ConfigError: No tracker was named, or one cannot be reached.
+        DataError: The folder is not a run.
+    """
+    if not asked:
+        raise ConfigError("there is no tracker to tell", do="give --tensorboard DIR or --mlflow URI")
+    scalars = scalars_of(run_dir)
+    for tracker in asked:
+        try:
+            tracker.write(run_dir.absolute(), scalars)
+        except Exception as error:
+            raise ConfigError(f"{tracker.name} cannot be told", got=error, do="see that it can be reached") from error
+    return len(scalars)
