@@ -36,7 +36,8 @@ class SitePolicy(Section):
     smallest_cohort: int = Field(10, ge=1)
     """Patients; a site with fewer takes no part."""
     permitted_stages: tuple[str, ...] = ("mask", "image")
-    """What may be trained here: outlines of the heart (mask), pictures for outlines (image)."""
+    """What may be trained here: outlines of the heart (mask), pictures for them (image), what pictures look like
+    (autoencoder)."""
     permitted_units: tuple[Unit, ...] = ("patient",)
     """Whose presence is hidden by what may be trained: a patient's, a single slice's, or nobody's."""
     secure_threshold: int | None = Field(None, ge=2)

@@ -35,7 +35,7 @@ class TrainingConfig(Section):
     local_steps: int = Field(20, ge=1)
     """Optimizer steps of each site in each round."""
     batch_size: int = Field(32, ge=1)
-    """Slices of a step; without a part in private training, where patients are drawn by a coin each."""
+    """Slices of a step; without effect in private training, where patients are drawn by a coin each."""
     learning_rate: float = Field(5e-4, gt=0)
     """The largest, after the warm-up; a half cosine takes it to 1 % at the last step of the last round."""
     warmup_steps: int = Field(20, ge=0)
@@ -45,7 +45,7 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     """Of the optimizer: apart from the gradient in adamw (arXiv 1711.05101), as a part of it in sgd."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Norm to which the gradient of a batch is cut; without a part in private training, which has clip_norm."""
+    """Norm to which the gradient of a batch is cut; without effect in private training, which has clip_norm."""
     ema_decay: float = Field(0.9, ge=0, lt=1)
     """Of the global weights, per round; the generator that is saved has the averaged weights."""
     ema_others: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((), exclude_if=lambda value: not value)
