@@ -82,7 +82,8 @@ def denoising(folder: Path, runs: Sequence[Run]) -> str:
         rows.append((run.label, case.mask[middle], states, at_stride(list(states))))
     with rc_context(STYLE):
         columns = 1 + max(len(times) for *_, times in rows)
-        figure = Figure(figsize=(0.7 + columns * 0.94, 0.4 + 1.12 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(0.8 + columns * 0.94, 0.4 + 1.12 * len(rows)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.06)  # type: ignore[union-attr]
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for (label, mask, states, times), line in zip(rows, axes, strict=True):
             _label(line[0], label)
@@ -91,7 +92,7 @@ def denoising(folder: Path, runs: Sequence[Run]) -> str:
                 ax.set_axis_off()
                 if time is not None:
                     _picture(ax, grey(states[time]), f"t = {time:.0f}")
-        _foot(figure, footer(runs))
+        _foot(figure, f"noise beyond the range of images is clipped; {footer(runs)}")
         write_figure(folder, "denoising", figure)
     return "denoising"
 
@@ -173,7 +174,7 @@ def _grid_figure(
     widths = [w for count in counts for w in [1.0] * count + [0.12]][:-1]
     places = [i for i, width in enumerate(widths) if width == 1.0]
     figure = Figure(figsize=(0.9 + 0.66 * len(places), 0.55 + 0.68 * len(rows)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[union-attr]
+    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr]
     axes = figure.subplots(len(rows), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
     for ax in axes.flat:
         ax.set_axis_off()

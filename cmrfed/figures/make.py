@@ -26,16 +26,23 @@ def make_figures(folders: Sequence[Path], out: Path, cohort: Path | None, *, sho
         CmrfedError: A folder is no finished run, or the cohort is not that of the runs.
     """
     runs = read_runs(folders)
-    real = _holdout(runs, cohort) if cohort else None
+    unsplit = next((run.folder for run in runs if not (run.folder / "split.json").is_file()), None)
+    real = _holdout(runs, cohort) if cohort and unsplit is None else None
     if show_real and real is None:
-        raise ConfigError("there is no real patient to show", got="--show-real alone", do="give --cohort DIR")
+        raise ConfigError(
+            "there is no real patient to show", got=_why(unsplit), do="give --cohort DIR, the cohort of the runs"
+        )
     made = tables(out, runs) + pipelines(out, runs)
     made += [denoising(out, runs), grid(out, runs, real if show_real else None)]
     if real is None:
-        say("shapes: left out. They need the real masks: give --cohort DIR, the cohort of the runs.")
+        say(f"shapes: left out. They need the real masks of a hold-out. Got: {_why(unsplit)}.")
     else:
         made.append(shapes(out, runs, real))
     return made
+
+
+def _why(unsplit: Path | None) -> str:
+    return f"no split.json in {unsplit}" if unsplit else "no --cohort DIR, the cohort of the runs"
 
 
 def _holdout(runs: Sequence[Run], folder: Path) -> Cohort:

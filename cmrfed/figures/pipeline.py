@@ -11,6 +11,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from cmrfed.figures.study import FAMILIES, Run, family_of, footer
 from cmrfed.report.figure import ALARM, COLOURS, INK, SOFT, STYLE, write_figure
+from cmrfed.report.methods import STRATEGIES
 
 MOST_SITES = 4
 """Sites that are drawn one by one."""
@@ -47,22 +48,25 @@ def facts_of(run: Run) -> Facts:
         count = None if privacy.differentially_private else site.get("patients")
         sites.append(site["name"] + (f" · {count} patients" if count is not None else ""))
     rounds = " + ".join(f"{recipe[stage]['training']['rounds']}" for stage in ("mask", "image"))
-    tested = [
-        f"{n} {name} patients"
-        for name, n in run.evaluation.sizes.items()
-        if name not in ("training", "train", "synthetic")
-    ]
+    held, others = run.evaluation.sizes.get("hold-out", 0), ("training", "train", "synthetic", "hold-out", "holdout")
+    tested = [f"{held} hold-out patients"]
+    tested += [f"and {count} of {name}" for name, count in run.evaluation.sizes.items() if name not in others]
     asked = {metric.axis for metric in run.evaluation.metrics}
     return Facts(
         sites=tuple(sites),
         rounds=f"{rounds} rounds (masks + images)",
-        strategy=str(recipe["federation"]["strategy"]["name"]),
+        strategy=_strategy(recipe["federation"]["strategy"]["name"]),
         privacy=_privacy(run),
         private=privacy.differentially_private,
         synthetic=run.synthetic.manifest.patients,
         tested="\n".join(tested),
         questions=tuple(word for axis, word in QUESTIONS.items() if axis in asked),
     )
+
+
+def _strategy(name: str) -> str:
+    """How it is called in the report, its abbreviation on a line of its own."""
+    return STRATEGIES[name][0].replace(" (", "\n(") if name in STRATEGIES else name
 
 
 def _privacy(run: Run) -> str:
@@ -97,13 +101,13 @@ def _draw(facts: Facts, runs: Sequence[Run]) -> Figure:
     ax.set(xlim=(0, 72), ylim=(0, 31))
     ax.set_axis_off()
     for y in _sites(ax, facts):
-        _arrow(ax, (25.2, y), (30.2, 16.5), both=True)
+        _arrow(ax, (25.2, y), (30.2, 16.5 + 0.35 * (y - 16.5)), both=True)
     ax.text(27.8, 28.2, "weights,\nno scans", ha="center", va="center", fontsize=7, color=SOFT)
     _box(
         ax,
         (30.4, 9.5, 11.6, 14),
         "Server",
-        f"aggregation\n({facts.strategy})\n\n{facts.rounds.replace(' (', chr(10) + '(')}",
+        f"aggregation:\n{facts.strategy}\n\n{facts.rounds.replace(' (', chr(10) + '(')}",
     )
     _arrow(ax, (42.2, 16.5), (45.2, 16.5))
     _box(

@@ -56,7 +56,7 @@ def minimum_area(runs: Sequence[Run]) -> int:
 
 
 def groups(runs: Sequence[Run], real: Cohort) -> list[Group]:
-    """The hold-out first, then each run; runs whose masks are the same, for having the same mask stage, are one."""
+    """The hold-out first, then each run; runs that drew the same masks, as one mask stage does, are one."""
     least = minimum_area(runs)
     masked = real.select([record.patient_id for record in real.patients if record.has_mask])
     out = [Group("Real", patient_shapes(slices_of_cohort(masked), least))]
@@ -83,7 +83,7 @@ def shapes(folder: Path, runs: Sequence[Run], real: Cohort) -> str:
                 _panel(ax, [(g.label, g.shapes.get((structure, shape), np.zeros(0))) for g in found])
                 ax.set_title(f"{NAMES[structure]}: {UNITS.get(shape, shape)}", fontsize=8.5)
         shared = "; ".join(g.label for g in found[1:] if "," in g.label)
-        note = f" · {shared}: one mask stage, the same masks" if shared else ""
+        note = f" · {shared} drew the same masks" if shared else ""
         about = "mean of each patient; W₁ to the real hold-out patients, in their standard deviations"
         figure.supxlabel(f"{about}{note}\n{footer(runs)}", fontsize=6.5, color=SOFT, ha="left", x=0.01)
         write_figure(folder, "shapes", figure)

@@ -59,7 +59,15 @@ class Run:
     @cached_property
     def synthesis(self) -> SynthesisConfig:
         """How the data set was drawn."""
-        return SynthesisConfig.model_validate(self.recipe.get("synthesis") or {})
+        try:
+            return SynthesisConfig.model_validate(self.recipe["synthesis"])
+        except (KeyError, ValidationError) as error:
+            raise DataError(
+                f"{self.folder}/run.json does not say how its data set was drawn",
+                got=error,
+                expected="the section synthesis of the recipe",
+                do="make the run again with this version",
+            ) from None
 
     def first_patient(self) -> list[Case]:
         """ED and ES of the first patient of the data set: none is chosen by hand."""

@@ -10,11 +10,10 @@ from pathlib import Path
 from cmrfed.artifacts import write_text
 from cmrfed.evaluation.result import Axis, EvaluationReport, Metric
 from cmrfed.figures.study import Run
-from cmrfed.report.plots import number
 
 IMAGE_MEASURES = ("PSNR", "SSIM", "MS-SSIM", "LPIPS", "FID", "KID")
 ABSENT = "–"
-AGAIN = "Do: evaluate the run again with this version"
+AGAIN = "Do: evaluate the run again with this version and what it needs (docs/judging.md)"
 _DICE = re.compile(r"Dice, trained on (?P<trained>.+), tested on (?P<tested>[^:]+)(: (?P<structure>\w+))?$")
 
 
@@ -46,6 +45,11 @@ def _membership(report: EvaluationReport) -> list[Metric]:
     return found or [_missing("leakage", "AUC of membership attacks")]
 
 
+def number(value: float) -> str:
+    """Three significant digits, trailing zeros included."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
 def _missing(axis: Axis, name: str) -> Metric:
     return Metric(axis=axis, name=name, unavailable=f"evaluation.json holds no such number. {AGAIN}")
 
@@ -62,7 +66,7 @@ class Table:
 TABLES = (
     Table("fidelity", "Fidelity", _fidelity),
     Table(
-        "segmentation", "Segmentation: Dice of a segmenter trained on real, on synthetic, and on both", _segmentation
+        "segmentation", "Segmentation: Dice of a segmenter trained on real or synthetic slices, or both", _segmentation
     ),
     Table("neighbours", "Nearest neighbours", _neighbours),
     Table("membership", "Membership attacks by patient", _membership),
@@ -87,8 +91,8 @@ def markdown(runs: Sequence[Run]) -> str:
     lines = [
         "# Tables",
         "",
-        "Value [95 % interval], n; ↑: higher is better, ↓: lower is better. *Reference*: the same number of a perfect "
-        "set (of real images against real ones, or where there is no effect). Numbers in full, with what each is over: "
+        "Value [95 % interval], n; ↑: higher is better, ↓: lower is better. *Reference*: the same number for "
+        "real images, or where there is no effect. Numbers in full, with what each is over: "
         "`tables.csv`.",
         "",
         "| run | recipe | digest | patients: training, hold-out, synthetic |",
@@ -120,12 +124,15 @@ def _title(metrics: Sequence[Metric | None], name: str) -> str:
     direction = next((m.higher_is_better for m in metrics if m and m.higher_is_better is not None), None)
     unit = next((m.unit for m in metrics if m and m.unit), "")
     arrow = "" if direction is None else " ↑" if direction else " ↓"
-    return f"{name}{arrow}" + (f" ({unit})" if unit else "")
+    dice = _DICE.match(name)
+    if dice:
+        return f"{dice['tested']}, {dice['structure'] or 'mean'}: trained on {dice['trained']}{arrow}"
+    return name + (f", {unit}" if unit else "") + arrow
 
 
 def _cell(metric: Metric | None, notes: list[str]) -> str:
     """A number as text; "unavailable" refers to a note with the reason."""
-    reason = metric.unavailable if metric else f"evaluation.json of this run holds no such number. {AGAIN}"
+    reason = metric.unavailable if metric else "evaluation.json of this run holds no such number"
     if metric is None or metric.value is None:
         reason = str(reason).rstrip(".") + "."
         if reason not in notes:
