@@ -335,6 +335,22 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run or o
     print(write_report(folder))
 
 
+@app.command(epilog="Example: cmrfed figures runs/ddpm runs/fm runs/ldm --out out/figures --cohort data/acdc")
+def figures(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, such as one of each family.")],
+    out: Annotated[Path, typer.Option(help="Folder for figures (SVG and PDF) and tables (Markdown and CSV).")],
+    cohort: Annotated[Path | None, typer.Option(help="The runs' cohort, for the shapes of real masks.")] = None,
+    show_real: Annotated[
+        bool, typer.Option("--show-real", help="Show a hold-out patient too. Not for release.")
+    ] = False,
+) -> None:
+    """Draw and tabulate runs side by side: pipeline, denoising, one patient in every family, shapes, numbers."""
+    from cmrfed.figures.make import make_figures
+
+    made = make_figures(runs, out, cohort, show_real=show_real)
+    say(f"{', '.join(made)}: {out}")
+
+
 @app.command(epilog="Example: cmrfed ledger runs/demo/sites/00")
 def ledger(
     site_root: Annotated[Path, typer.Argument(help="The site's folder, which holds ledger.jsonl and policy.yaml.")],

@@ -18,7 +18,7 @@ from cmrfed.generators.backbone import Backbone, BackboneConfig
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import CodecName, make_codec
 from cmrfed.generators.condition import Condition
-from cmrfed.generators.process import FlowConfig, ProcessConfig, make_process
+from cmrfed.generators.process import DDPMConfig, FlowConfig, ProcessConfig, make_process
 from cmrfed.generators.samplers import SamplerConfig, make_sampler
 
 
@@ -120,6 +120,7 @@ class Generator(nn.Module):
         batch_size: int = 64,
         precision: torch.dtype = torch.float32,
         on_batch: Callable[[int], None] | None = None,
+        on_state: Callable[[float, Tensor], None] | None = None,
     ) -> Tensor:
         """Draw one sample per condition; sample i depends on ``seeds[i]`` (and ``shared_seeds[i]``) only.
 
@@ -132,6 +133,9 @@ class Generator(nn.Module):
             batch_size: Items at a time.
             precision: torch.bfloat16 for autocast, where the processor has it.
             on_batch: Called with the number of items done.
+            on_state: Called with the time that is left, from 1000 to 0, and each batch as it stands then, decoded:
+                before every evaluation of the network, and at 0. A sampler that corrects a step comes twice to a
+                time; the later state is the corrected one.
 
         Returns:
             Images float32 (B, 1, H, W) in [-1, 1], or labels int64 (B, H, W).
@@ -150,7 +154,7 @@ class Generator(nn.Module):
             part = slice(start, start + batch_size)
             noise = self._noise(seeds[part], None if shared_seeds is None else shared_seeds[part], shared)
             with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-                array = self._integrate(noise, cond[part].to(self.device), seeds[part], config)
+                array = self._integrate(noise, cond[part].to(self.device), seeds[part], config, on_state)
             parts.append(self.codec.decode(array).cpu())
             if on_batch:
                 on_batch(len(parts[-1]))
@@ -171,21 +175,38 @@ class Generator(nn.Module):
         draws = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(draws).to(self.device)
 
-    def _integrate(self, noise: Tensor, cond: Condition, seeds: Sequence[int], config: SamplerConfig) -> Tensor:
+    def _integrate(
+        self,
+        noise: Tensor,
+        cond: Condition,
+        seeds: Sequence[int],
+        config: SamplerConfig,
+        on_state: Callable[[float, Tensor], None] | None = None,
+    ) -> Tensor:
         scheduler = self.sampler(config)
         planes = self.network.condition_planes(cond)
         null = self.network.condition_planes(cond.null()) if config.guidance_scale != 1 else None
         # a stream of its own for the noise that ancestral sampling adds, apart from the initial noise
         streams = [torch.Generator().manual_seed(seed ^ 0x5DEECE66D) for seed in seeds]
         array = noise
+        first = 1 if isinstance(self.config.process, DDPMConfig) else 0  # its time 0 already has a little noise
         for time in scheduler.timesteps:
+            if on_state:
+                on_state(float(time) + first, self._shown(array))
             times = time.expand(len(array)).to(array.device)
             out = self.network(array, times, planes)
             if null is not None:
                 free = self.network(array, times, null)
                 out = free + config.guidance_scale * (out - free)
             array = scheduler.step(out, time, array, generator=streams, return_dict=False)[0]
+        if on_state:
+            on_state(0.0, self._shown(array))
         return array
+
+    def _shown(self, array: Tensor) -> Tensor:
+        """A state, decoded just as a sample is: outside of autocast, on the CPU."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.codec.decode(array).cpu()
 
     def sampler(self, config: SamplerConfig | None = None) -> SchedulerMixin:
         """The configured sampler, or another one, with its timesteps set."""

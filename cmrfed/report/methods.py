@@ -80,7 +80,7 @@ _FAMILIES = {
     "flow": "flow matching on straight paths",
 }
 _LATENT = " on the latents of an autoencoder"
-_STRATEGIES = {
+STRATEGIES = {
     "fedavg": ("federated averaging (FedAvg)", "fedavg"),
     "fedprox": ("FedProx", "fedprox"),
     "fedavgm": ("FedAvg with server momentum", "fedavgm"),
@@ -141,7 +141,7 @@ def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
 
 def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
     name = experiment["federation"]["strategy"]["name"]
-    words, source = _STRATEGIES.get(name, (name, None))
+    words, source = STRATEGIES.get(name, (name, None))
     training = {stage: experiment[stage]["training"] for stage in ("mask", "image")}
     finetuned = _finetuned(experiment)
     rounds = [f"{t['rounds']} rounds of {t['local_steps']} local steps for the {s}s" for s, t in training.items()]

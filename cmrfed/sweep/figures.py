@@ -1,7 +1,6 @@
 """Figures of a sweep, each as SVG and PDF: questions against ε in small multiples, and drawn slices down the ε axis."""
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +10,17 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from cmrfed.artifacts import write_bytes
 from cmrfed.data.pictures import outlined
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.errors import CmrfedError
+from cmrfed.report.figure import COLOURS, STYLE, write_figure
 from cmrfed.sweep.paid import NOT_FOR_RELEASE
 from cmrfed.sweep.points import Point
 from cmrfed.sweep.summary import ALL, MEASURES, Curve, Question, epsilon_text
 
-COLOURS = ("#0b6e99", "#b4530a", "#2e7d4f", "#8a3ea8", "#a3262a", "#5b6470")
-"""Those of the report; lines differ in their marks as well."""
 MARKS = ("o", "s", "^", "D", "v", "P")
 COLUMNS = 8
 """Drawn slices of each point."""
-_STYLE: Any = {
-    "svg.hashsalt": "cmrfed",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -
     panels = list(dict.fromkeys(curve.panel for curve in mine))
     lines = list(dict.fromkeys(curve.line for curve in mine))
     places = {eps: i for i, eps in enumerate(sorted({level.epsilon for curve in mine for level in curve.levels}))}
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 2.6 * len(panels), 3.0), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for panel, ax in zip(panels, axes, strict=True):
@@ -117,7 +107,7 @@ def sample_grid(folder: Path, title: str, points: Sequence[tuple[Point, Path]]) 
         rows.append((f"ε = {epsilon_text(point.epsilon)}{seed}", found))
     if not rows:
         return None
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(1.1 + COLUMNS * 0.9, 0.3 + 0.9 * len(rows)), layout="constrained")
         axes = figure.subplots(len(rows), COLUMNS, squeeze=False)
         for (label, slices), line in zip(rows, axes, strict=True):
@@ -148,11 +138,7 @@ def _slices(synthetic: Path) -> list[np.ndarray]:
 
 
 def _saved(folder: Path, name: str, title: str, alt: str, figure: Figure) -> Drawn:
-    """Write SVG and PDF without a date: the same numbers give the same files."""
-    for kind in ("svg", "pdf"):
-        out = io.BytesIO()
-        dates = {"Date": None} if kind == "svg" else {"CreationDate": None}
-        figure.savefig(out, format=kind, metadata=dates, dpi=150)
-        write_bytes(folder / f"{name}.{kind}", out.getvalue())
+    """Write both files; the page embeds the SVG."""
+    write_figure(folder, name, figure)
     data = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode("ascii")
     return Drawn(name, title, alt, f"data:image/svg+xml;base64,{data}")

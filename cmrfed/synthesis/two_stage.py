@@ -102,6 +102,40 @@ def _context(masks: Sequence[np.ndarray | None], size: int) -> Tensor:
     return torch.from_numpy(np.stack([unknown if m is None else m.astype(np.int64) for m in masks]))
 
 
+@dataclass(frozen=True)
+class Request:
+    """What an image generator is asked for, slice by slice: conditions, own seeds, and seeds shared by a patient."""
+
+    cond: Condition
+    own: list[int]
+    common: list[int]
+
+    def __getitem__(self, part: slice) -> "Request":
+        return Request(self.cond[part], self.own[part], self.common[part])
+
+
+def image_seed(seed: int, number: int) -> int:
+    """Seed of the volumes of synthetic patient ``number``, from 0, in the data set of that seed."""
+    return fold(seed, "image", number)
+
+
+def image_request(
+    masks: Sequence[np.ndarray], phases: Sequence[Phase], styles: Sequence[int], seeds: Sequence[int]
+) -> Request:
+    """The request for all slices of volumes: masks uint8 (Z, H, W) each; one phase, style and seed for each volume."""
+    counts = [len(mask) for mask in masks]
+    place = np.concatenate([np.arange(n) / max(n - 1, 1) for n in counts]).astype(np.float32)
+    cond = Condition(
+        torch.from_numpy(np.concatenate(masks).astype(np.int64))[:, None],
+        torch.tensor(np.repeat([int(p) for p in phases], counts)),
+        torch.from_numpy(place),
+        torch.tensor(np.repeat(list(styles), counts)),
+    )
+    own = [fold(s, "slice", int(p), z) for s, p, n in zip(seeds, phases, counts, strict=True) for z in range(n)]
+    common = [fold(s, "patient") for s, n in zip(seeds, counts, strict=True) for _ in range(n)]
+    return Request(cond, own, common)
+
+
 def draw_images(
     generator: Generator,
     masks: Sequence[np.ndarray],
@@ -115,26 +149,17 @@ def draw_images(
 
     ``seeds`` holds one seed per *patient volume*; volumes with the same one share part of their noise.
     """
-    counts = [len(mask) for mask in masks]
-    place = np.concatenate([np.arange(n) / max(n - 1, 1) for n in counts]).astype(np.float32)
-    cond = Condition(
-        torch.from_numpy(np.concatenate(masks).astype(np.int64))[:, None],
-        torch.tensor(np.repeat([int(p) for p in phases], counts)),
-        torch.from_numpy(place),
-        torch.tensor(np.repeat(list(styles), counts)),
-    )
-    own = [fold(s, "slice", int(p), z) for s, p, n in zip(seeds, phases, counts, strict=True) for z in range(n)]
-    common = [fold(s, "patient") for s, n in zip(seeds, counts, strict=True) for _ in range(n)]
+    request = image_request(masks, phases, styles, seeds)
     flat = generator.sample(
-        cond,
-        own,
-        shared_seeds=common,
+        request.cond,
+        request.own,
+        shared_seeds=request.common,
         shared=config.shared_noise,
         batch_size=config.batch_size,
         precision=arithmetic(config.precision, generator.device.type),
         on_batch=on_slices,
     )[:, 0].numpy()
-    return [part.astype(np.float32) for part in np.split(flat, np.cumsum(counts)[:-1])]
+    return [part.astype(np.float32) for part in np.split(flat, np.cumsum([len(mask) for mask in masks])[:-1])]
 
 
 def synthesize(
@@ -173,7 +198,7 @@ def synthesize(
             [phase for _, phase, _ in volumes],
             [plan.style for plan, _, _ in volumes],
             config,
-            [fold(seed, "image", plan.number) for plan, _, _ in volumes],
+            [image_seed(seed, plan.number) for plan, _, _ in volumes],
             on_slices,
         )
         for (plan, phase, mask), image in zip(volumes, images, strict=True):

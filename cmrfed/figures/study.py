@@ -1,0 +1,165 @@
+"""The runs of a study, read from their folders: what each is called, and what it left."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cmrfed.artifacts import read_json
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.synthetic import Case, SyntheticDataset
+from cmrfed.errors import DataError
+from cmrfed.evaluation.result import EvaluationReport
+from cmrfed.generators.generator import Generator
+from cmrfed.synthesis.two_stage import SynthesisConfig
+
+FAMILIES = {
+    "DDPM": "denoising diffusion",
+    "FM": "flow matching",
+    "LDM": "latent diffusion",
+    "LFM": "latent flow matching",
+}
+"""Label of a family → its name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run with an evaluation; the rest is read when it is asked for."""
+
+    folder: Path
+    record: dict[str, Any]
+    """The content of run.json."""
+    label: str
+    evaluation: EvaluationReport
+
+    @property
+    def digest(self) -> str:
+        """Short name of the experiment, as in run.json."""
+        return str(self.record["digest"])[:12]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The experiment, as run.json has it."""
+        return dict(self.record["experiment"])
+
+    @cached_property
+    def synthetic(self) -> SyntheticDataset:
+        """The data set that the run drew."""
+        return SyntheticDataset.open(self.folder / "synthetic")
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The image generator."""
+        return Generator.load(self.folder / "generators" / "image")
+
+    @cached_property
+    def synthesis(self) -> SynthesisConfig:
+        """How the data set was drawn."""
+        try:
+            return SynthesisConfig.model_validate(self.recipe["synthesis"])
+        except (KeyError, ValidationError) as error:
+            raise DataError(
+                f"{self.folder}/run.json does not say how its data set was drawn",
+                got=error,
+                expected="the section synthesis of the recipe",
+                do="make the run again with this version",
+            ) from None
+
+    def first_patient(self) -> list[Case]:
+        """ED and ES of the first patient of the data set: none is chosen by hand."""
+        name = self.synthetic.rows[0]["patient"]
+        rows = [row for row in self.synthetic.rows if row["patient"] == name]
+        return list(SyntheticDataset(self.synthetic.root, self.synthetic.manifest, rows).cases())
+
+    def holdout(self, whole: Cohort) -> Cohort:
+        """The patients of a cohort that no stage of the run has seen, as its split.json has them.
+
+        Raises:
+            DataError: The run was made on other patients.
+        """
+        split = read_json(self.folder / "split.json")
+        if split["cohort"] != whole.digest:
+            raise DataError(
+                f"{self.folder} was made on other patients than those of {whole.root}",
+                got=f"cohort {whole.digest[:12]}",
+                expected=f"cohort {split['cohort'][:12]}",
+                do="give the cohort of the run with --cohort, or leave it out",
+            )
+        return whole.select(split["holdout"])
+
+
+def family_of(recipe: dict[str, Any], folder: Path) -> str:
+    """The label of the image stage's family: a key of `FAMILIES`."""
+    try:
+        generator = recipe["image"]["generator"]
+        kind, latent = generator["process"]["kind"], bool(generator.get("autoencoder"))
+        return {("ddpm", False): "DDPM", ("flow", False): "FM", ("ddpm", True): "LDM", ("flow", True): "LFM"}[
+            kind, latent
+        ]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder}/run.json does not say which family its images are of",
+            got=f"no {error}",
+            expected="image.generator.process.kind, ddpm or flow",
+            do="make the run again with this version",
+        ) from None
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run, labelled with its family.
+
+    Raises:
+        DataError: The folder is no run, is not finished, or has no evaluation.
+    """
+    if not (folder / "run.json").is_file():
+        raise DataError(
+            f"{folder} is not a run",
+            got="no run.json" if folder.is_dir() else "no such folder",
+            expected="a folder made by `cmrfed run`",
+            do="cmrfed run RECIPE --run-dir DIR",
+        )
+    record = read_json(folder / "run.json")
+    path = folder / "evaluation" / "evaluation.json"
+    if not path.is_file():
+        raise DataError(
+            f"{folder} has no evaluation",
+            got="no evaluation/evaluation.json",
+            expected="a finished run",
+            do="finish it: the same `cmrfed run` command resumes it",
+        )
+    if not record.get("finished"):
+        raise DataError(
+            f"{folder} is not finished",
+            got="a run that was stopped, or still goes on",
+            expected="a finished run",
+            do="finish it: the same `cmrfed run` command resumes it",
+        )
+    try:
+        evaluation = EvaluationReport.model_validate(read_json(path))
+    except ValidationError as error:
+        raise DataError(f"{path} cannot be used", got=error, do="evaluate the run again with this version") from None
+    return Run(folder, record, family_of(record["experiment"], folder), evaluation)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read runs in the order given; a family that comes twice is labelled with the name of the recipe as well.
+
+    Raises:
+        DataError: A folder cannot be used, or one is given twice.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise DataError("a run is given twice", got=", ".join(map(str, folders)), do="name each run once")
+    runs = [read_run(folder) for folder in folders]
+    for way in (lambda run: str(run.recipe["name"]), lambda run: f"{run.recipe['name']} {run.folder.name}"):
+        seen = Counter(run.label for run in runs)
+        runs = [run if seen[run.label] == 1 else replace(run, label=way(run)) for run in runs]
+    return runs
+
+
+def footer(runs: Sequence[Run]) -> str:
+    """Which runs a figure is of."""
+    return "runs: " + ", ".join(f"{run.label} {run.digest}" for run in runs)
