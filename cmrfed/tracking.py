@@ -172,8 +172,9 @@ class MLflow:
         }
         new = [s for s in _finite(scalars) if (s.tag, s.step) not in known]
         metrics = [Metric(names[s.tag], s.value, run.info.start_time, s.step) for s in new]
-        settings = {} if run.data.params else dict(_flat(record["experiment"]))
-        client.log_batch(run.info.run_id, params=[Param(name, text) for name, text in settings.items()][:100])
+        params = [Param(name, text) for name, text in _flat(record["experiment"]) if name not in run.data.params]
+        for start in range(0, len(params), 100):  # MLflow takes no more at a time
+            client.log_batch(run.info.run_id, params=params[start : start + 100])
         for start in range(0, len(metrics), 500):
             client.log_batch(run.info.run_id, metrics=metrics[start : start + 500])
         if record.get("finished"):

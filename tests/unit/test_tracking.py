@@ -89,7 +89,9 @@ def test_mlflow_has_settings_numbers_and_files_once(run_dir: Path, tmp_path: Pat
     from mlflow.tracking import MlflowClient
 
     monkeypatch.chdir(tmp_path)
-    write_json(run_dir / "run.json", read_json(run_dir / "run.json") | {"finished": "2026-01-01T00:00:00+00:00"})
+    record = read_json(run_dir / "run.json")
+    record["experiment"]["many"] = {f"setting-{number}": number for number in range(150)}
+    write_json(run_dir / "run.json", record | {"finished": "2026-01-01T00:00:00+00:00"})
     (run_dir / "report.html").write_text("<html></html>")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for _ in range(2):
@@ -101,6 +103,7 @@ def test_mlflow_has_settings_numbers_and_files_once(run_dir: Path, tmp_path: Pat
     history = client.get_metric_history(run.info.run_id, "image/loss")
     assert [point.step for point in history] == list(range(1, 13))
     assert run.data.params["seed"] == str(record["experiment"]["seed"])
+    assert run.data.params["many.setting-149"] == "149", "none is cut off"
     assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"report.html", "evaluation"}
 
 
