@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cmrfed.evaluation.anatomy import shape_of
-from cmrfed.figures.shapes import distance, groups
+from cmrfed.figures.shapes import distance, groups, ks
 from cmrfed.figures.study import read_runs
 from tests.generator_world import blob_cohort
 from tests.unit.figures.study_world import write_run
@@ -30,6 +30,13 @@ def test_the_distance_is_in_standard_deviations_of_the_real_patients():
     assert distance(real, real) == 0
     assert distance(real + 5, real) == pytest.approx(5)
     assert np.isnan(distance(real, np.ones(3)))
+
+
+def test_the_largest_gap_between_two_distributions():
+    real = np.array([1.0, 2.0, 3.0, 4.0])
+    assert ks(real, real) == 0
+    assert ks(real + 10, real) == 1
+    assert ks(real + 2, real) == pytest.approx(0.5)
 
 
 def test_runs_that_drew_the_same_masks_are_one_set(tmp_path):
