@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import Phase
@@ -82,8 +83,8 @@ def denoising(folder: Path, runs: Sequence[Run]) -> str:
         rows.append((run.label, case.mask[middle], states, at_stride(list(states))))
     with rc_context(STYLE):
         columns = 1 + max(len(times) for *_, times in rows)
-        figure = Figure(figsize=(0.8 + columns * 0.94, 0.4 + 1.12 * len(rows)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.06)  # type: ignore[union-attr]
+        size = (0.8 + columns * 0.94, 0.4 + 1.12 * len(rows))
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06))
         axes = figure.subplots(len(rows), columns, squeeze=False)
         for (label, mask, states, times), line in zip(rows, axes, strict=True):
             _label(line[0], label)
@@ -173,8 +174,8 @@ def _grid_figure(
     """Rows of slices; a narrow gap stands between the phases."""
     widths = [w for count in counts for w in [1.0] * count + [0.12]][:-1]
     places = [i for i, width in enumerate(widths) if width == 1.0]
-    figure = Figure(figsize=(0.9 + 0.66 * len(places), 0.55 + 0.68 * len(rows)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr]
+    spacing = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(0.9 + 0.66 * len(places), 0.55 + 0.68 * len(rows)), layout=spacing)
     axes = figure.subplots(len(rows), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
     for ax in axes.flat:
         ax.set_axis_off()
