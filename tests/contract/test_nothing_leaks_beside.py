@@ -261,7 +261,7 @@ def ward(folder: Path) -> Site:
 
 
 def test_a_network_with_batchnorm_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cmrfed.federation.site.Generator", WithBatchNorm)
+    monkeypatch.setattr("cmrfed.generators.trainable.Generator", WithBatchNorm)
     stage = private_stage()
     site = ward(tmp_path)
     reply = answer(site, stage, dict(WithBatchNorm(stage.generator).network.state_dict()))
