@@ -46,6 +46,8 @@ class EvaluationConfig(Section):
     """Beside the reference segmenter train nnU-Net v2 on the same arms; None: do not."""
     site_seeds: int = Field(1, ge=0)
     """Segmenters of each site's own patients, without the synthetic set and with it; 0 leaves the sites out."""
+    mixed_arm: bool = True
+    """Train a segmenter on real and synthetic slices together too: what does the set add to all real slices?"""
     control_seeds: int = Field(1, ge=0)
     """Segmenters of real slices alone without augmentation, the control; 0 leaves them out."""
     mixed_shares: tuple[float, ...] = ()
@@ -170,7 +172,14 @@ def _utility(
     examination: Examination,
 ) -> Findings:
     slices = synthetic.labelled()
-    found = utility(train, slices, examination, control_seeds=config.control_seeds, mixed_shares=config.mixed_shares)
+    found = utility(
+        train,
+        slices,
+        examination,
+        mixed_arm=config.mixed_arm,
+        control_seeds=config.control_seeds,
+        mixed_shares=config.mixed_shares,
+    )
     if len(sites) > 1 and config.site_seeds:
         each = config.segmenter.model_copy(update={"seeds": config.site_seeds})
         found += site_utility(sites, slices, replace(examination, config=each))

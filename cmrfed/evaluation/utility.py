@@ -159,14 +159,14 @@ def _arm_metrics(words: str, test: str, runs: Runs, real: float | None) -> list[
 
 
 def _patients_by_seed(scores: Mapping[str, Runs]) -> np.ndarray:
-    """Mean Dice (P, 3 arms, S seeds) of the patients that have one in every run."""
-    runs = [[patient_dice([run]) for run in scores[arm]] for arm in ARMS]
+    """Mean Dice (P, arms, S seeds) of the patients that have one in every run; arms in the order of `ARMS`."""
+    runs = [[patient_dice([run]) for run in scores[arm]] for arm in ARMS if arm in scores]
     common = set.intersection(*(set(dice) for arm in runs for dice in arm))
     return np.stack([[_mean_per_patient({p: d[p] for p in common}) for d in arm] for arm in runs]).transpose(2, 0, 1)
 
 
 def _over_seeds(drawn: np.ndarray) -> np.ndarray:
-    """Mean Dice (draws, 3) of resampled patients (draws, P, 3, S), over seeds resampled for each arm on its own."""
+    """Mean Dice (draws, A) of resampled patients (draws, P, A, S), over seeds resampled for each arm on its own."""
     means = drawn.mean(1)
     chosen = np.random.default_rng(0).integers(means.shape[-1], size=means.shape)
     return np.take_along_axis(means, chosen, -1).mean(-1)
@@ -175,7 +175,7 @@ def _over_seeds(drawn: np.ndarray) -> np.ndarray:
 def _comparisons(test: str, scores: Mapping[str, Runs]) -> list[Metric]:
     """Paired over patients: synthetic only as a ratio to real only, and both minus real only."""
     table = _patients_by_seed(scores)
-    real, synthetic, both = table.mean((0, 2))
+    real, synthetic, *both = table.mean((0, 2))
 
     def ratio_of(drawn: np.ndarray) -> np.ndarray:
         arms = _over_seeds(drawn)
@@ -185,7 +185,7 @@ def _comparisons(test: str, scores: Mapping[str, Runs]) -> list[Metric]:
         arms = _over_seeds(drawn)
         return arms[:, 2] - arms[:, 0]
 
-    ratio, gain = bootstrap(table, ratio_of), bootstrap(table, gain_of)
+    ratio = bootstrap(table, ratio_of)
     detail = f"paired over patients; interval over patients and {table.shape[2]} seeds"
     common = {"axis": "utility", "n": len(table), "higher_is_better": True, "detail": detail}
     if not real:
@@ -199,9 +199,13 @@ def _comparisons(test: str, scores: Mapping[str, Runs]) -> list[Metric]:
             unit="ratio",
             **common,
         )
+    name = f"Dice gain of adding synthetic, {test}"
+    if not both:
+        reason = "no segmenter was trained on both. Do: set evaluation.mixed_arm=true"
+        return [first, Metric(axis="utility", name=name, unavailable=reason)]
     second = Metric(
-        name=f"Dice gain of adding synthetic, {test}",
-        **Estimate(float(both - real), *gain)._asdict(),
+        name=name,
+        **Estimate(float(both[0] - real), *bootstrap(table, gain_of))._asdict(),
         reference=0.0,
         unit="Dice",
         **common,
@@ -271,20 +275,23 @@ def utility(
     synthetic: LabelledSlices,
     examination: Examination,
     *,
+    mixed_arm: bool = True,
     control_seeds: int = 0,
     mixed_shares: Sequence[float] = (),
 ) -> Findings:
-    """Train the three arms and score them on the hold-out and on every external cohort.
+    """Train the arms and score them on the hold-out and on every external cohort.
 
     Args:
         real: Patients that the generators learned from.
         synthetic: All synthetic slices.
         examination: Test sets and segmenter; the same for all arms.
+        mixed_arm: Train on real and synthetic slices together too.
         control_seeds: Segmenters of real slices alone without augmentation; 0 leaves them out.
         mixed_shares: Further parts of a batch that are synthetic, beside real slices.
     """
     arms = _arms(labelled_slices(real), synthetic)
-    scores = examination.of("utility", arms, real.labels)
+    main = arms if mixed_arm else {arm: arms[arm] for arm in arms if arm != "both"}
+    scores = examination.of("utility", main, real.labels)
     further = _further(arms, examination, real.labels, control_seeds, mixed_shares)
     found = Findings()
     for test, by_arm in scores.items():
@@ -330,7 +337,7 @@ def _further(
 
 
 def arms_findings(test: str, by_arm: Mapping[str, Runs], further: Mapping[str, Runs]) -> Findings:
-    """Dice of all arms, their comparison, and the distances and clinical errors of the three main ones."""
+    """Dice of all arms, their comparison, and the distances and clinical errors of the main ones."""
     metrics: list[Metric] = []
     series = {}
     reference = float(_mean_per_patient(patient_dice(by_arm["real"])).mean())
@@ -347,7 +354,7 @@ def arms_findings(test: str, by_arm: Mapping[str, Runs], further: Mapping[str, R
 
 
 def _clinical(test: str, by_arm: Mapping[str, Runs]) -> Findings:
-    """Clinical errors of the three arms, in one series for one plot."""
+    """Clinical errors of the arms, in one series for one plot."""
     each = [clinical_findings(ARMS[arm], test, runs) for arm, runs in by_arm.items()]
     series: dict[str, dict[str, tuple[float, ...]]] = {}
     for found in each:

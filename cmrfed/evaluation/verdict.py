@@ -114,21 +114,27 @@ def _scores(found: Findings, attack: str) -> Scores:
     return Scores(np.array(groups["members"]), np.array(groups["others"]))
 
 
+def _added(gain: Metric | None) -> str:
+    """What the synthetic set adds to all real slices, where that was measured."""
+    if gain is None or gain.value is None:
+        return ""
+    low, high = gain.low, gain.high
+    where = "holds 0"
+    if low is not None and high is not None and (low > 0 or high < 0):
+        where = "lies above 0" if low > 0 else "lies below 0"
+    return f"; adding synthetic to real slices changes Dice by {gain.value:+.3f} (the interval over patients {where})"
+
+
 def _utility(found: Findings) -> str:
     ratio = found.find("Dice ratio synthetic / real, hold-out")
     gain = found.find("Dice gain of adding synthetic, hold-out")
-    if ratio is None or gain is None or ratio.value is None or gain.value is None:
+    if ratio is None or ratio.value is None:
         return "Not measured: no segmenter was trained, or the real one found nothing."
     word = "Good" if ratio.value >= UTILITY_GOOD else "Fair" if ratio.value >= UTILITY_FAIR else "Poor"
-    low, high = gain.low, gain.high
-    adds = "the interval over patients holds 0"
-    if low is not None and high is not None and (low > 0 or high < 0):
-        adds = "the interval over patients lies above 0" if low > 0 else "the interval over patients lies below 0"
     site = found.find("Dice gain of adding synthetic to the patients of one site, hold-out")
     alone = f"; for a site with its own patients alone by {site.value:+.3f}" if site and site.value is not None else ""
     return (
         f"{word}: a segmenter trained on synthetic slices alone reaches {ratio.value:.3f} of the Dice of one trained "
-        f"on real slices; adding synthetic to real slices changes Dice by {gain.value:+.3f} ({adds})"
-        f"{alone}. "
+        f"on real slices{_added(gain)}{alone}. "
         f"Rule: good from {UTILITY_GOOD}, fair from {UTILITY_FAIR}, else poor."
     )

@@ -92,7 +92,7 @@ def _segmenters(point: Point, seen: set[str]) -> int:
     if not config.utility:
         return 0
     site_arms = point.experiment.sites * config.site_seeds if point.experiment.sites > 1 else 0
-    own = (2 + len(config.mixed_shares)) * config.segmenter.seeds + site_arms
+    own = (1 + config.mixed_arm + len(config.mixed_shares)) * config.segmenter.seeds + site_arms
     real = config.segmenter.seeds + config.control_seeds + site_arms
     data = point.experiment.data.model_dump(mode="json", exclude={"external"})
     key = digest_json([data, point.experiment.seed, config.segmenter.model_dump(mode="json"), config.seed, "real"])

@@ -3,7 +3,7 @@
 name: quick
 recipe: ../recipes/demo.yaml        # beside this file
 set: {synthesis.patients: 12}       # over the recipe's, for all points
-grid:                               # every combination; or points: [...], each listed
+grid:                               # every combination; several grids: a list; or points: [...], each listed
   family:                           # labels: each stands for several settings
     ddpm: {image.generator.process.kind: ddpm}
     fm: {image.generator.process: {kind: flow}, image.generator.sampler: {name: euler, steps: 20}}
@@ -29,6 +29,8 @@ from cmrfed.experiment import Experiment, override, put, read_recipe, resolve
 
 LONGEST_NAME = 80
 """Characters of a point's folder before its digest."""
+Grid = dict[str, list[Any] | dict[str, dict[str, Any]]]
+"""Axis → values of the setting of that name, or label → settings."""
 UNUSABLE = "the recipe cannot be used"
 """How `resolve` begins."""
 _SHOWN_PROBLEMS = 5
@@ -44,8 +46,9 @@ class SweepFile(Section):
     """Path of the base recipe, absolute or relative to the file."""
     set: dict[str, Any] = {}
     """Setting → value over the recipe's, the same for all points."""
-    grid: dict[str, list[Any] | dict[str, dict[str, Any]]] | None = None
-    """Axis → values of the setting of that name, or label → settings; points are all combinations."""
+    grid: Grid | list[Grid] | None = None
+    """Axis → values of the setting of that name, or label → settings; points are all combinations. Of a list, those of
+    each grid."""
     points: list[dict[str, Any]] | None = None
     """Each: setting → value; ``name`` is its label."""
 
@@ -55,10 +58,17 @@ class SweepFile(Section):
             raise ValueError("needs either grid or points")
         if not (self.grid or self.points):
             raise ValueError("has no point")
-        empty = [axis for axis, values in (self.grid or {}).items() if not values]
+        empty = [axis for grid in self.grids for axis, values in grid.items() if not values]
         if empty:
             raise ValueError(f"grid.{empty[0]} has no value")
+        if not all(self.grids):
+            raise ValueError("a grid of the list has no axis")
         return self
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The grid, or all of them."""
+        return self.grid if isinstance(self.grid, list) else [self.grid] if self.grid else []
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ def read_sweep(path: Path, assignments: list[str] | None = None) -> Sweep:
     file = _read_file(path)
     base = put(read_recipe(_recipe_path(path, file.recipe)), {k: _plain(v) for k, v in file.set.items()})
     base = override(base, assignments or [])
-    combinations = [*(_combined(file.grid) if file.grid else _listed(file.points or []))]
+    combinations = [values for grid in file.grids for values in _combined(grid)] or [*_listed(file.points or [])]
     _check_assignments(assignments or [], combinations)
     points, problems = [], []
     for values in combinations:
@@ -152,11 +162,10 @@ def _read_file(path: Path) -> SweepFile:
         tree = read_recipe(path)
     except ConfigError as error:
         raise ConfigError(error.what.replace("recipe", "sweep"), got=error.got, expected=error.expected) from None
-    for axis, values in (tree.get("grid") or {}).items() if isinstance(tree.get("grid"), dict) else ():
-        if isinstance(axis, bool) or (isinstance(values, dict) and any(isinstance(label, bool) for label in values)):
-            raise ConfigError(f"{path}: grid.{axis} has a label that is no text", got="true or false", do=_BOOLEAN)
-        if isinstance(values, dict):
-            tree["grid"][axis] = {str(label): settings or {} for label, settings in values.items()}
+    grids = tree.get("grid")
+    for grid in grids if isinstance(grids, list) else [grids]:
+        if isinstance(grid, dict):
+            _name_labels(path, grid)
     try:
         return SweepFile.model_validate(tree)
     except ValidationError as error:
@@ -171,6 +180,15 @@ def _read_file(path: Path) -> SweepFile:
             expected="name, recipe, and either grid (axis: [values] or axis: {label: {setting: value}}) or points",
             do="correct it; configs/sweeps has examples",
         ) from None
+
+
+def _name_labels(path: Path, grid: dict[Any, Any]) -> None:
+    """Make all labels of a grid text: YAML reads some as numbers."""
+    for axis, values in grid.items():
+        if isinstance(axis, bool) or (isinstance(values, dict) and any(isinstance(label, bool) for label in values)):
+            raise ConfigError(f"{path}: grid.{axis} has a label that is no text", got="true or false", do=_BOOLEAN)
+        if isinstance(values, dict):
+            grid[axis] = {str(label): settings or {} for label, settings in values.items()}
 
 
 def _recipe_path(path: Path, recipe: str) -> Path:

@@ -158,8 +158,8 @@ def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:
         return steps * step(training.batch_size)
     one = step(private.draws)  # one patient's gradient
     seconds = steps * private.sampling_rate * private.declared_patients * one
-    if private.subspace:  # gradients of simulated patients, anew in every round at every site
-        seconds += experiment.sites * training.rounds * private.subspace.patients * step(private.subspace.draws)
+    if private.subspace:  # gradients of simulated patients, anew in every round, once for all sites of a process
+        seconds += training.rounds * private.subspace.patients * step(private.subspace.draws)
     return seconds
 
 

@@ -56,6 +56,15 @@ def test_a_segmenter_that_finds_nothing_has_no_ratio():
     assert "finds nothing" in _comparisons("x", scores)[0].unavailable
 
 
+def test_what_was_not_trained_together_has_no_gain_and_the_ratio_stays():
+    scores = {arm: [[volume(p, (d, d)) for p in "ab"]] for arm, d in (("real", 0.8), ("synthetic", 0.6), ("both", 0.9))}
+    ratio, _ = _comparisons("x", scores)
+    alone, gain = _comparisons("x", {arm: scores[arm] for arm in ("real", "synthetic")})
+    assert alone == ratio
+    assert gain.value is None
+    assert "set evaluation.mixed_arm=true" in gain.unavailable
+
+
 @pytest.fixture
 def sets(tmp_path):
     real, made, held = (cohort(tmp_path / n, range(a, a + 4), prefix=n) for n, a in (("r", 0), ("s", 10), ("h", 20)))

@@ -71,5 +71,11 @@ def test_utility(ratio, word):
     assert "+0.020 (the interval over patients lies above 0)" in text
 
 
+def test_usefulness_is_judged_without_an_arm_of_both():
+    text = verdict(Findings(metrics=(metric("utility", "Dice ratio synthetic / real, hold-out", 0.98),)))["utility"]
+    assert text.startswith("Good: a segmenter trained on synthetic slices alone reaches 0.980")
+    assert "adding synthetic" not in text
+
+
 def test_nothing_measured_is_said():
     assert all(text.startswith("Not measured") for text in verdict(Findings()).values())

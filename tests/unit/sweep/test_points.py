@@ -24,6 +24,15 @@ def test_a_grid_is_all_combinations_in_order(tmp_path):
     assert all(re.fullmatch(r"[a-z0-9.-]+", p.name) for p in sweep.points)
 
 
+def test_several_grids_are_the_points_of_each_in_order(tmp_path):
+    both = "grid:\n  - {epsilon: {inf: {}}, seed: [0, 1]}\n  - {epsilon: {8: {epsilon: 8, synthesis.patients: 3}}}\n"
+    sweep = make_sweep(tmp_path, HEAD + both)
+    assert [p.title for p in sweep.points] == ["epsilon inf, seed 0", "epsilon inf, seed 1", "epsilon 8"]
+    assert sweep.axes == ("epsilon", "seed")
+    assert sweep.points[2].epsilon == 8
+    assert sweep.points[2].experiment.synthesis.patients == 3
+
+
 def test_an_infinite_epsilon_is_the_recipe_without_privacy(tmp_path):
     point = make_sweep(tmp_path, HEAD + "grid: {epsilon: [.inf]}").points[0]
     assert point.experiment.digest == resolve(tmp_path / "base.yaml").digest
@@ -71,6 +80,11 @@ def test_a_recipe_that_is_written_for_a_point_is_the_same_experiment(tmp_path):
         ("grid: {seed: [0]}\npoints: [{seed: 0}]", "needs either grid or points"),
         ("grid: {}", "has no point"),
         ("grid: {seed: []}", r"grid\.seed has no value"),
+        ("grid: []", "has no point"),
+        ("grid: [{seed: [0]}, {}]", "a grid of the list has no axis"),
+        ("grid: [{seed: [0]}, {seed: []}]", r"grid\.seed has no value"),
+        ("grid: [{seed: [0]}, {seed: [1, 0]}]", "the same experiment"),
+        ("grid: [{pretrain: {on: {seed: 1}}}]", "quote such a label"),
         ("grids: {seed: [0]}", "grids: no such key"),
         ("grid: {sed: [0]}", r"sed: no such setting \(did you mean seed\?\)"),
         ("grid: {seed: [0, 0]}", "the same experiment"),

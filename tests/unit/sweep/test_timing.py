@@ -42,7 +42,7 @@ def test_a_private_step_is_one_gradient_for_each_patient_who_is_expected_in_it(c
     tree = TREE | {"privacy": privacy | stages, "federation": {"weighting": "equal"}}
     assert training_seconds(resolve(tree), clock) == pytest.approx(3 * (10 * 0.5 * 10 + 15 * 0.2 * 10))
     few = put(tree, {"privacy.image.subspace": {"rank": 2, "patients": 6, "scanners": 3, "draws": 2}})
-    assert training_seconds(resolve(few), clock) == pytest.approx(3 * (10 * 0.5 * 10 + 15 * 0.2 * 10 + 3 * 6))
+    assert training_seconds(resolve(few), clock) == pytest.approx(3 * (10 * 0.5 * 10 + 15 * 0.2 * 10) + 3 * 6)
 
 
 def test_drawing_segmenters_and_public_weights(clock):
