@@ -61,7 +61,7 @@ def _keep(sweep: Sweep, folder: Path, standing: Sequence[State]) -> tuple[list[R
     paid = settle(sweep.points, folder)
     warn(paid, folder)
     table = rows(sweep, standing, paid)
-    write_table(folder, table, costs(standing))
+    write_table(folder, table, standing)
     write_text(folder / HEADLINE, headline(sweep.name, table))
     return table, paid
 

@@ -1,4 +1,4 @@
-"""The numbers of a sweep as one tidy table (CSV and Parquet): a row for each measure of each point; and the costs."""
+"""The numbers of a sweep as one tidy table (CSV and Parquet): a row for each measure of each point; costs, records."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmrfed.artifacts import digest_json, read_json, write_bytes, write_text
+from cmrfed.artifacts import digest_bytes, digest_json, read_json, write_bytes, write_json, write_text
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.evaluation.result import EvaluationReport, Metric
 from cmrfed.experiment import Experiment
@@ -18,7 +18,7 @@ from cmrfed.sweep.work import State, record_of
 
 Row = dict[str, Any]
 
-TABLE, PARQUET, COSTS = "results.csv", "results.parquet", "points.csv"
+TABLE, PARQUET, COSTS, RECORDS = "results.csv", "results.parquet", "points.csv", "runs.json"
 AXIS = "axis."
 """Before the name of an axis of the sweep."""
 TEXT = (
@@ -129,12 +129,29 @@ def costs(states: Sequence[State]) -> list[Row]:
     return out
 
 
+def records(states: Sequence[State]) -> list[dict[str, Any]]:
+    """run.json of each finished point, with the digest of its evaluation: what a number of the table is traced to.
+
+    Where cohorts lie on this machine decides nothing, and is left out.
+    """
+    out = []
+    for state in states:
+        if state.status == "finished":
+            record = record_of(state.folder) or {}
+            data = {k: v for k, v in record["experiment"]["data"].items() if k not in ("cohorts", "external")}
+            judged = (state.folder / "evaluation" / "evaluation.json").read_bytes()
+            tree = record["experiment"] | {"data": data}
+            out.append({"point": state.point.name, "evaluation": digest_bytes(judged)} | record | {"experiment": tree})
+    return out
+
+
 # --- files --------------------------------------------------------------------------------------
-def write_table(folder: Path, table: Sequence[Row], cost: Sequence[Row]) -> None:
-    """Write results.csv, results.parquet and points.csv."""
+def write_table(folder: Path, table: Sequence[Row], states: Sequence[State]) -> None:
+    """Write results.csv, results.parquet, points.csv and runs.json."""
     write_text(folder / TABLE, as_csv(table))
     write_bytes(folder / PARQUET, _as_parquet(table))
-    write_text(folder / COSTS, as_csv(cost))
+    write_text(folder / COSTS, as_csv(costs(states)))
+    write_json(folder / RECORDS, records(states))
 
 
 def as_csv(table: Iterable[Row]) -> str:

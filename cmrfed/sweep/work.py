@@ -6,7 +6,7 @@ Folder::
     DIR/shared/data-KEY/data/   the phantom, or pooled cohorts, of all points with the same data
     DIR/shared/{segmenters,features}/   of real slices, by digest
     DIR/research/               what the patients have paid over all points
-    DIR/results.{csv,parquet}  DIR/points.csv  DIR/report.html  DIR/figures/
+    DIR/results.{csv,parquet}  DIR/points.csv  DIR/runs.json  DIR/report.html  DIR/figures/
 """
 
 import fcntl

@@ -1,6 +1,11 @@
-"""A tiny sweep through the command line: points are runs, ∞ is the recipe without privacy, and the page is written."""
+"""A tiny sweep through the command line, killed in its middle: points are runs, ∞ is the recipe without privacy."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +22,7 @@ SWEEP = """
 name: tiny-sweep
 recipe: tiny.yaml
 set: {evaluation.utility: false, evaluation.attacks: {white_box: false}}
-grid: {epsilon: [inf, 9, 4]}
+grid: {epsilon: [9, inf, 4]}
 """
 WITHOUT = "federation: {weighting: equal}\nevaluation: {utility: false}\n"
 
@@ -29,11 +34,26 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep-job")
     (folder / "tiny.yaml").write_text(RECIPE + PRIVATE)
     (folder / "sweep.yaml").write_text(SWEEP)
+    _kill_in_the_middle(folder)
     done = cmrfed("sweep", folder / "sweep.yaml", "--run-dir", folder / "run", "--jobs", 2, timeout=1700)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(folder / "run" / "report.html")
     assert "Not for release. Over the 2 private points" in done.stderr
     return folder / "run"
+
+
+def _kill_in_the_middle(folder: Path) -> None:
+    """Begin the sweep, and end all its processes when its second point trains its images."""
+    command = [sys.executable, "-m", "cmrfed", "sweep", folder / "sweep.yaml", "--run-dir", folder / "run"]
+    with (folder / "killed.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--jobs", "1"], stdout=log, stderr=log, start_new_session=True)
+    end = time.monotonic() + 600
+    while not any((folder / "run" / "points").glob("epsilon-inf.*/image/round-*")):
+        assert process.poll() is None, (folder / "killed.log").read_text()
+        assert time.monotonic() < end, "the second point did not come to its images"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def point(folder: Path, start: str) -> Path:
@@ -79,6 +99,9 @@ def test_table_and_page_are_whole(finished):
     table = read_table(finished / "results.csv")
     measured = json.loads((point(finished, "epsilon-9") / "evaluation" / "evaluation.json").read_text())["metrics"]
     assert len([row for row in table if row["epsilon"] == 9.0]) == len(measured)
+    records = {record["digest"]: record for record in json.loads((finished / "runs.json").read_text())}
+    assert {row["recipe_digest"] for row in table} == set(records)
+    assert all("cohorts" not in record["experiment"]["data"] for record in records.values())
     page = (finished / "report.html").read_text()
     assert "Not for release" in page
     assert (finished / "figures" / "drawn-all-points.pdf").exists()

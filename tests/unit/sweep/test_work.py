@@ -144,7 +144,8 @@ def test_killed_in_the_middle_and_resumed_the_table_is_the_same(tmp_path):
     assert before.count("finished") == 5
     give_orders(sweep, killed)
     go(sweep, killed)
-    assert (killed / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    for name in ("results.csv", "runs.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
     finished = [p.name for p, status in zip(sweep.points, before, strict=True) if status == "finished"]
     assert all(calls(killed).count(name) == 1 for name in finished)
 
