@@ -151,6 +151,9 @@ def sweep(
     data: Annotated[list[Path] | None, typer.Option(help="Cohort folder of all points, as for run.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's, for all.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Points at a time, each a process with its share of cores.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster that runs the points, such as auto.")
+    ] = None,
     tensorboard: TensorBoardFolder = None,
     mlflow: MlflowUri = None,
     dry_run: Annotated[bool, typer.Option(help="Print the points, their times and the ε of all, and stop.")] = False,
@@ -171,7 +174,14 @@ def sweep(
     trackers(tensorboard, mlflow)  # what is not installed shows before anything runs
     told = [*(["--tensorboard", str(tensorboard.absolute())] if tensorboard else [])]
     told += ["--mlflow", mlflow] if mlflow else []
-    standing = run_sweep(asked, run_dir.absolute(), jobs, command=work.tracked_point(*told))
+    command = work.tracked_point(*told)
+    standing = run_sweep(
+        asked,
+        run_dir.absolute(),
+        jobs,
+        command=work.on_ray(command, ray) if ray else command,
+        share_cores=ray is None,
+    )
     print(run_dir.absolute() / REPORT)
     failed = [state for state in standing if state.status != "finished"]
     if failed:

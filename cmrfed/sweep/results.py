@@ -37,7 +37,13 @@ REPORT, FIGURES = "report.html", "figures"
 
 
 def run(
-    sweep: Sweep, folder: Path, jobs: int, *, command: Command = run_point, prepare: Prepare = make_shared
+    sweep: Sweep,
+    folder: Path,
+    jobs: int,
+    *,
+    command: Command = run_point,
+    prepare: Prepare = make_shared,
+    share_cores: bool = True,
 ) -> list[State]:
     """Run what is not finished; after every point the table and what was paid are brought up to date.
 
@@ -48,7 +54,7 @@ def run(
     def keep() -> None:
         _keep(sweep, folder, states(sweep, folder))
 
-    standing = run_points(sweep, folder, jobs, command=command, prepare=prepare, on_end=keep)
+    standing = run_points(sweep, folder, jobs, command=command, prepare=prepare, share_cores=share_cores, on_end=keep)
     table, paid = _keep(sweep, folder, standing)
     say(f"report: {write_report(sweep, folder, standing, table, paid)}")
     for each in paid:

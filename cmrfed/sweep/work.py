@@ -27,7 +27,7 @@ import yaml
 
 from cmrfed.artifacts import digest_json, read_json, write_json, write_text
 from cmrfed.errors import CmrfedError, ConfigError
-from cmrfed.experiment import Experiment
+from cmrfed.experiment import Experiment, read_recipe
 from cmrfed.progress import say
 from cmrfed.sweep.points import Point, Sweep, settings_of
 
@@ -64,6 +64,22 @@ def tracked_point(*options: str) -> Callable[[Path], list[str]]:
     return lambda recipe: [*run_point(recipe), *options]
 
 
+def on_ray(command: Command, address: str) -> Command:
+    """The same command on a Ray cluster, with as many cores as the recipe has threads.
+
+    Args:
+        command: As on this machine.
+        address: Of the cluster, as ``ray.init`` takes it, such as "auto". Its machines find the sweep's folder, the
+            cohorts and the cache (``XDG_CACHE_HOME``) where this one does.
+    """
+
+    def submitted(recipe: Path) -> list[str]:
+        cores = read_recipe(recipe)["compute"]["threads"]
+        return [sys.executable, "-m", "cmrfed.sweep.on_ray", address, str(cores), *command(recipe)]
+
+    return submitted
+
+
 def pretrain_point(recipe: Path) -> list[str]:
     """The command that fills the cache of public weights."""
     return [sys.executable, "-m", "cmrfed", "pretrain", str(recipe)]
@@ -93,6 +109,7 @@ def run_points(
     *,
     command: Command = run_point,
     prepare: Prepare,
+    share_cores: bool = True,
     on_end: Callable[[], None] = lambda: None,
 ) -> list[State]:
     """Run all points that are not finished; one that fails does not stop the others.
@@ -103,6 +120,7 @@ def run_points(
         jobs: Processes at a time.
         command: What makes a point.
         prepare: Makes what points share.
+        share_cores: Points that run at a time share the cores of this machine; False: each has the recipe's threads.
         on_end: Called after every point.
 
     Returns:
@@ -115,7 +133,7 @@ def run_points(
         waiting = [state for state in states(sweep, folder) if state.status != "finished"]
         say(f"sweep {sweep.name}: {len(sweep.points)} points, {len(sweep.points) - len(waiting)} of them finished")
         for state in waiting:
-            _begin(state, jobs)
+            _begin(state, jobs if share_cores else 1)
         broken = prepare(waiting, folder, jobs, lock)
         for state in waiting:
             if state.point.name in broken:
