@@ -44,7 +44,9 @@ def headline(sweep: str, table: Sequence[Row]) -> str:
             cells.append(level.words)
             reasons |= dict.fromkeys([f"{', '.join(labels)}: {level.reason}"] if level.reason else [])
         digests = ", ".join(rows[0]["recipe_digest"][:_SHOWN_DIGEST] for rows in points)
-        lines.append(_line([*labels, str(len(points)), _claimed(points), *cells, digests]))
+        finished = [rows for rows in points if rows[0]["status"] == "finished"]
+        seeds = str(len(finished)) + (f" of {len(points)}" if len(finished) < len(points) else "")
+        lines.append(_line([*labels, seeds, _claimed(finished), *cells, digests]))
     notes = ["", *(f"- {reason}" for reason in reasons)] if reasons else []
     return "\n".join([f"# {sweep}", "", f"{NOT_FOR_RELEASE}.", "", *lines, *notes, "", LEGEND, ""])
 
@@ -82,7 +84,9 @@ def _cell(metric: str, points: Sequence[list[Row]]) -> Level:
 
 
 def _claimed(points: Sequence[list[Row]]) -> str:
-    """The largest claim of the points; "none" where nothing is promised."""
+    """The largest claim of finished points; "none" where nothing is promised."""
+    if not points:
+        return "–"
     if points[0][0]["epsilon"] == 0:
         return "0: no patient took part"
     claims = [rows[0]["epsilon_claimed"] for rows in points]
