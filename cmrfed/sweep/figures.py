@@ -36,7 +36,8 @@ class Drawn:
 def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -> Drawn | None:
     """One panel for each family, one line for each choice of the other axes; None where nothing has a value.
 
-    ε stands at equal distances, smallest first, since ∞ has no place on any scale.
+    ε stands at equal distances, smallest first, since ∞ has no place on any scale. Intervals much wider than values
+    differ (those of few seeds) are cut at the border, with an arrow.
     """
     mine = [curve for curve in curves if curve.question == question]
     if not any(curve.measured for curve in mine):
@@ -44,12 +45,14 @@ def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -
     panels = list(dict.fromkeys(curve.panel for curve in mine))
     lines = list(dict.fromkeys(curve.line for curve in mine))
     places = {eps: i for i, eps in enumerate(sorted({level.epsilon for curve in mine for level in curve.levels}))}
+    bounds = _bounds(mine)
     with rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 2.6 * len(panels), 3.0), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        axes[0].set_ylim(*bounds)
         for panel, ax in zip(panels, axes, strict=True):
             for curve in (curve for curve in mine if curve.panel == panel):
-                _line(ax, curve, lines.index(curve.line), len(lines), places)
+                _line(ax, curve, lines.index(curve.line), len(lines), places, bounds)
             real = [level.reference for curve in mine for level in curve.measured if level.reference is not None]
             if real:
                 ax.axhline(sum(real) / len(real), color="#52606d", linewidth=0.9, linestyle=":")
@@ -60,13 +63,29 @@ def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -
             ax.grid(axis="y", color="#e2ded6", linewidth=0.7)
         axes[0].set_ylabel("\n".join(_wrapped(MEASURES[question])))
         if any(lines):
-            axes[-1].legend(fontsize=8)
+            shown = {text: line for ax in axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+            figure.legend(
+                shown.values(), shown.keys(), fontsize=8, loc="outside upper center", ncols=min(len(shown), 3)
+            )
         figure.supxlabel(NOT_FOR_RELEASE.lower(), fontsize=7, color="#96222a", ha="right", x=0.99)
         alt = f"{MEASURES[question]} against ε for {', '.join(panels)}, with 95 % intervals; the numbers follow below."
         return _saved(folder, f"{question}-against-epsilon", f"{question.capitalize()} against ε", alt, figure)
 
 
-def _line(ax: Any, curve: Curve, index: int, count: int, places: Mapping[float, int]) -> None:
+def _bounds(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Ends of the vertical axis: all values and references, and intervals as far as there is room beside these."""
+    levels = [level for curve in curves for level in curve.measured]
+    values = [v for level in levels for v in (level.value, level.reference) if v is not None]
+    ends = values + [end for level in levels if level.interval for end in level.interval]
+    room = 0.75 * (max(values) - min(values)) or 1.0
+    low, high = max(min(ends), min(values) - room), min(max(ends), max(values) + room)
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def _line(
+    ax: Any, curve: Curve, index: int, count: int, places: Mapping[float, int], bounds: tuple[float, float]
+) -> None:
     """Values joined in order of ε, each with its interval where it has one; lines stand a little apart."""
     shift = (index - (count - 1) / 2) * min(0.12, 0.5 / max(count, 1))
     levels = curve.measured
@@ -76,6 +95,9 @@ def _line(ax: Any, curve: Curve, index: int, count: int, places: Mapping[float, 
     for place, level in zip(x, levels, strict=True):
         if level.low is not None and level.high is not None:
             ax.vlines(place, level.low, level.high, color=style["color"], linewidth=1.2)
+            cut = [(bounds[0], "v")] * (level.low < bounds[0]) + [(bounds[1], "^")] * (level.high > bounds[1])
+            for end, arrow in cut:
+                ax.plot(place, end, arrow, color=style["color"], markersize=5, clip_on=False)
 
 
 def _wrapped(text: str, width: int = 30) -> list[str]:
