@@ -82,45 +82,45 @@ def test_no_stage_sees_a_hold_out_patient(finished):
 
 
 @pytest.mark.slow
-def test_the_same_command_again_changes_nothing(finished):
+def test_the_same_command_again_changes_nothing(finished, call):
     before = {name: digest_folder(finished / name) for name in ("generators", "synthetic", "evaluation")}
-    again = cmrfed("run", finished.parent / "tiny.yaml", "--run-dir", finished)
-    assert again.returncode == 0, again.stderr
+    status, _, told = call("run", finished.parent / "tiny.yaml", "--run-dir", finished)
+    assert status == 0, told
     assert before == {name: digest_folder(finished / name) for name in before}
 
 
 @pytest.mark.slow
-def test_another_recipe_is_refused(finished):
-    other = cmrfed("run", finished.parent / "tiny.yaml", "--run-dir", finished, "--set", "seed=1")
-    assert other.returncode == 1
-    assert "holds another run" in other.stderr
-    assert "Traceback" not in other.stderr
+def test_another_recipe_is_refused(finished, call):
+    status, _, told = call("run", finished.parent / "tiny.yaml", "--run-dir", finished, "--set", "seed=1")
+    assert status == 1
+    assert "holds another run" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow
-def test_a_run_feeds_synthesize_export_evaluate_and_report(finished, tmp_path):
+def test_a_run_feeds_synthesize_export_evaluate_and_report(finished, tmp_path, call):
     out = tmp_path / "more"
-    drawn = cmrfed("synthesize", finished, "--out", out, "--patients", 2, "--seed", 5)
-    assert drawn.returncode == 0, drawn.stderr
+    status, _, told = call("synthesize", finished, "--out", out, "--patients", 2, "--seed", 5)
+    assert status == 0, told
     assert SyntheticDataset.open(out).manifest.patients == 2
-    exported = cmrfed("export", "nnunet", out, tmp_path / "raw")
-    assert exported.returncode == 0, exported.stderr
+    status, _, told = call("export", "nnunet", out, tmp_path / "raw")
+    assert status == 0, told
     assert (tmp_path / "raw" / "Dataset501_CMRFedSynthetic" / "dataset.json").exists()
     sites = finished / "data"
-    judged = cmrfed(
+    status, _, told = call(
         *("evaluate", "--synthetic", out, "--train", sites / "site-0", "--holdout", sites / "site-1"),
         *("--external", f"other={sites / 'site-2'}", "--out", tmp_path / "judged", "--set", "utility=false"),
         *("--generator", finished / "generators" / "image"),
     )
-    assert judged.returncode == 0, judged.stderr
+    assert status == 0, told
     assert (tmp_path / "judged" / "metrics.csv").exists()
-    assert cmrfed("report", tmp_path / "judged").returncode == 0
+    assert call("report", tmp_path / "judged")[0] == 0
 
 
 @pytest.mark.slow
-def test_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
+def test_dry_run_prints_the_plan_and_touches_nothing(tmp_path, call):
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    plan = cmrfed("run", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", "--dry-run")
-    assert plan.returncode == 0, plan.stderr
-    assert "slices_seen_per_site: 16" in plan.stdout
+    status, out, told = call("run", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", "--dry-run")
+    assert status == 0, told
+    assert "slices_seen_per_site: 16" in out
     assert not (tmp_path / "run").exists()

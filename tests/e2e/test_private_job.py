@@ -1,6 +1,7 @@
 """The main job under privacy through the command line: the claim, the ledgers and the report say the same."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,14 +32,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_manifest_ledgers_and_report_agree(finished: Path) -> None:
+def test_manifest_ledgers_and_report_agree(finished: Path, call: Callable) -> None:
     claim = json.loads((finished / "synthetic" / "manifest.json").read_text())["privacy"]
     assert claim["differentially_private"]
     assert claim["epsilon"] <= 9
     for number in range(3):
-        told = cmrfed("ledger", finished / "sites" / f"{number:02d}", "--json")
-        assert told.returncode == 0, told.stderr
-        total = json.loads(told.stdout)["total"][0]
+        status, out, told = call("ledger", finished / "sites" / f"{number:02d}", "--json")
+        assert status == 0, told
+        total = json.loads(out)["total"][0]
         assert (total["delta"], total["prv"]) == (claim["delta"], pytest.approx(claim["epsilon"], abs=1e-3))
     page = (finished / "report.html").read_text()
     assert "Privacy: differentially private, per patient" in page
@@ -47,9 +48,9 @@ def test_manifest_ledgers_and_report_agree(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_data_set_that_is_drawn_later_carries_the_same_claim(finished: Path, tmp_path: Path) -> None:
-    done = cmrfed("synthesize", finished, "--out", tmp_path / "more", "--patients", 1, "--seed", 9)
-    assert done.returncode == 0, done.stderr
+def test_a_data_set_that_is_drawn_later_carries_the_same_claim(finished: Path, tmp_path: Path, call: Callable) -> None:
+    status, _, told = call("synthesize", finished, "--out", tmp_path / "more", "--patients", 1, "--seed", 9)
+    assert status == 0, told
     first, later = (
         json.loads((folder / "manifest.json").read_text())["privacy"]
         for folder in (finished / "synthetic", tmp_path / "more")
@@ -58,12 +59,12 @@ def test_a_data_set_that_is_drawn_later_carries_the_same_claim(finished: Path, t
 
 
 @pytest.mark.slow
-def test_synthesis_asks_no_patient_for_anything(finished: Path, tmp_path: Path) -> None:
+def test_synthesis_asks_no_patient_for_anything(finished: Path, tmp_path: Path, call: Callable) -> None:
     gone = finished / "data"
     gone.rename(tmp_path / "data")
     try:
-        done = cmrfed("synthesize", finished, "--out", tmp_path / "more", "--patients", 1)
-        assert done.returncode == 0, done.stderr
+        status, _, told = call("synthesize", finished, "--out", tmp_path / "more", "--patients", 1)
+        assert status == 0, told
     finally:
         (tmp_path / "data").rename(gone)
     assert json.loads((tmp_path / "more" / "manifest.json").read_text())["spacing_mm"] is None
