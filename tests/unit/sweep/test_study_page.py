@@ -39,3 +39,56 @@ def test_every_digest_of_the_study_is_that_of_a_run_which_is_kept():
 def test_a_record_says_itself_what_it_is_the_digest_of():
     for record in read_json(FILES / "study-runs.json"):
         assert Experiment.model_validate(record["experiment"]).digest == record["digest"]
+
+
+# --- what the text says -----------------------------------------------------------------------------
+SYNTHETIC, REAL = (f"Dice, trained on {words} only, tested on hold-out" for words in ("synthetic", "real"))
+
+
+def finished() -> list[dict]:
+    return [row for row in read_table(FILES / "study.parquet") if row["status"] == "finished"]
+
+
+def dice(training: str, metric: str, epsilon: str = "inf") -> list[float]:
+    """Of DDPM from the phantom, in order of the seeds."""
+    asked = {"axis.training": training, "axis.start": "phantom", "axis.epsilon": epsilon, "axis.family": "ddpm"}
+    rows = [row for row in finished() if row["metric"] == metric and asked.items() <= row.items()]
+    return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
+
+
+def between(differences: list[float]) -> str:
+    """The least and the largest, as the page writes them."""
+    return " to ".join(f"{end:+.3f}".replace("0.", ".") for end in (min(differences), max(differences)))
+
+
+def test_what_federation_buys_is_what_the_table_says():
+    text, alone = " ".join((DOCS / "study.md").read_text().split()), [f"site {i} alone" for i in range(3)]
+    together = dice("federated", SYNTHETIC)
+    assert len(together) == 3
+    for metric in (REAL, SYNTHETIC):
+        pairs = [a - b for site in alone for a, b in zip(together, dice(site, metric), strict=True)]
+        assert f"is worth {between(pairs)} more" in text
+    private = dice("federated", SYNTHETIC, "8")
+    loss = [a - b for site in alone for a, b in zip(dice(site, REAL), private, strict=True)]
+    assert f"better by {min(loss):.2f} to {max(loss):.2f}".replace("0.", ".") in text
+
+
+def test_what_attacks_see_is_what_the_table_says():
+    text = " ".join((DOCS / "study.md").read_text().split())
+    seen: dict[str, list[bool]] = {}
+    for row in finished():
+        if row["metric"].startswith("AUC, ") and row["low"] is not None:
+            training = row["axis.training"].replace("0", "").replace("1", "").replace("2", "")
+            level = "finite" if row["axis.epsilon"] not in ("0", "inf") else row["axis.epsilon"]
+            if row["axis.start"] == "phantom":
+                seen.setdefault(f"{training} {level}", []).append(row["low"] > 0.5)
+    counts = {key: (sum(found), len(found)) for key, found in seen.items()}
+    words = ("zero", "one", "two", "three", "four")
+    for key, where in (
+        ("federated finite", "at finite ε"),
+        ("federated 0", "at ε = 0"),
+        ("federated inf", "on the federation's sets without privacy"),
+        ("central inf", "on those of central training"),
+        ("site  alone inf", "on those of hospitals alone"),
+    ):
+        assert f"{words[counts[key][0]]} of {counts[key][1]} {where}" in text
