@@ -16,7 +16,7 @@ from cmrfed.artifacts import digest_folder, digest_state, load_state
 from tests.federation_world import federated_run, make_sites, tiny_stage
 
 OPERATIONS = ("fsync", "replace", "rename", "unlink", "rmdir")
-ROUNDS = 3
+ROUNDS = 2
 
 
 def train(run_dir: Path) -> None:

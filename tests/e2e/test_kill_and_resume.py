@@ -18,7 +18,7 @@ def test_killed_at_every_save_point_it_resumes_to_the_same_weights(tmp_path: Pat
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["operations"] > 80, "three rounds of two sites touch the disk often"
+    assert told["operations"] > 50, "two rounds of two sites touch the disk often"
     odd = [number for number, outcome in enumerate(told["resumed"]) if outcome != told["whole"]]
     assert len(told["resumed"]) == told["operations"]
     assert not odd
