@@ -41,6 +41,18 @@ def test_points_run_once_and_only_what_is_not_finished(tmp_path):
     assert (folder / "results.csv").read_bytes() == table
 
 
+def test_a_line_of_one_epsilon_is_asked_for_no_knee(tmp_path):
+    grids = (
+        "grid:\n  - {epsilon: [inf, 8, 2], part: {all: {}}}\n  - {epsilon: [4], part: {few: {synthesis.patients: 3}}}"
+    )
+    sweep, folder = make_sweep(tmp_path, f"name: s\nrecipe: base.yaml\n{grids}"), tmp_path / "run"
+    give_orders(sweep, folder)
+    go(sweep, folder)
+    page = (folder / "report.html").read_text()
+    assert "<b>part all.</b>" in page
+    assert "<b>part few.</b>" not in page
+
+
 def test_a_point_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path):
     sweep, folder = make_sweep(tmp_path, SMALL), tmp_path / "run"
     bad = sweep.points[1]
