@@ -21,6 +21,7 @@ from cmrfed.sweep.summary import ALL, MEASURES, Curve, Question, epsilon_text
 MARKS = ("o", "s", "^", "D", "v", "P")
 COLUMNS = 8
 """Drawn slices of each point."""
+_FAR = 50
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -
     """One panel for each family, one line for each choice of the other axes; None where nothing has a value.
 
     ε stands at equal distances, smallest first, since ∞ has no place on any scale. Intervals much wider than values
-    differ (those of few seeds) are cut at the border, with an arrow.
+    differ (those of few seeds) are cut at the border, with an arrow; where one value is `_FAR` times as large as most, the
+    vertical axis is logarithmic beyond these.
     """
     mine = [curve for curve in curves if curve.question == question]
     if not any(curve.measured for curve in mine):
@@ -50,6 +52,9 @@ def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -
         figure = Figure(figsize=(1.2 + 2.6 * len(panels), 3.0), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         axes[0].set_ylim(*bounds)
+        usual = float(np.median([abs(level.value or 0) for curve in mine for level in curve.measured]))
+        if bounds[1] > _FAR * usual > 0:
+            axes[0].set_yscale("symlog", linthresh=usual)
         for panel, ax in zip(panels, axes, strict=True):
             for curve in (curve for curve in mine if curve.panel == panel):
                 _line(ax, curve, lines.index(curve.line), len(lines), places, bounds)

@@ -1,5 +1,6 @@
 import pytest
 
+from cmrfed.sweep import figures
 from cmrfed.sweep.figures import _bounds, against_epsilon
 from cmrfed.sweep.summary import Curve, Level
 
@@ -32,6 +33,16 @@ def test_intervals_that_have_room_are_whole():
     low, high = _bounds([NARROW])
     assert low == pytest.approx(0.1 - 0.05 * 0.8)
     assert high == pytest.approx(0.9 + 0.05 * 0.8)
+
+
+def test_a_value_far_off_does_not_hide_the_others(tmp_path, monkeypatch):
+    scales = []
+    monkeypatch.setattr(figures, "write_figure", lambda *args: scales.append(args[-1].axes[0].get_yscale()))
+    monkeypatch.setattr(figures, "_saved", lambda *args: figures.write_figure(*args))
+    far = curve("ddpm", "from nothing", Level(8, 1093.0, 982.0, 1219.0, 1))
+    for curves in ([NARROW], [NARROW, far]):
+        against_epsilon(tmp_path, "fidelity", curves)
+    assert scales == ["linear", "symlog"]
 
 
 def test_a_single_value_has_room():
