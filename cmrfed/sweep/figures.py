@@ -38,8 +38,8 @@ def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -
     """One panel for each family, one line for each choice of the other axes; None where nothing has a value.
 
     ε stands at equal distances, smallest first, since ∞ has no place on any scale. Intervals much wider than values
-    differ (those of few seeds) are cut at the border, with an arrow; where one value is `_FAR` times as large as most, the
-    vertical axis is logarithmic beyond these.
+    differ (those of few seeds) are cut at the border, with an arrow. Where a value is `_FAR` times the median, the
+    vertical axis is logarithmic beyond that.
     """
     mine = [curve for curve in curves if curve.question == question]
     if not any(curve.measured for curve in mine):
@@ -51,10 +51,10 @@ def against_epsilon(folder: Path, question: Question, curves: Sequence[Curve]) -
     with rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 2.6 * len(panels), 3.0), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        axes[0].set_ylim(*bounds)
-        usual = float(np.median([abs(level.value or 0) for curve in mine for level in curve.measured]))
-        if bounds[1] > _FAR * usual > 0:
+        usual = _usual(mine)
+        if bounds[1] > _FAR * usual:
             axes[0].set_yscale("symlog", linthresh=usual)
+        axes[0].set_ylim(*bounds)
         for panel, ax in zip(panels, axes, strict=True):
             for curve in (curve for curve in mine if curve.panel == panel):
                 _line(ax, curve, lines.index(curve.line), len(lines), places, bounds)
@@ -83,9 +83,16 @@ def _bounds(curves: Sequence[Curve]) -> tuple[float, float]:
     values = [v for level in levels for v in (level.value, level.reference) if v is not None]
     ends = values + [end for level in levels if level.interval for end in level.interval]
     room = 0.75 * (max(values) - min(values)) or 1.0
+    if max(values) > _FAR * _usual(curves):
+        return max(min(ends), min(values) - _usual(curves)), 2 * max(values)
     low, high = max(min(ends), min(values) - room), min(max(ends), max(values) + room)
     margin = 0.05 * (high - low) or 0.5
     return low - margin, high + margin
+
+
+def _usual(curves: Sequence[Curve]) -> float:
+    """Median size of the values, more than 0."""
+    return float(np.median([abs(level.value or 0) for curve in curves for level in curve.measured])) or 1.0
 
 
 def _line(
