@@ -20,7 +20,7 @@ from cmrfed.data.partition import PartitionConfig, partition
 from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.pool import pool
 from cmrfed.data.prepare import PrepareConfig, prepare
-from cmrfed.data.synthetic import Case, Manifest, SyntheticDataset
+from cmrfed.data.synthetic import Case, Manifest, PostProcessed, SyntheticDataset
 from cmrfed.errors import CmrfedError, ConfigError, DataError
 from cmrfed.evaluation.judge import claim_of, evaluate
 from cmrfed.experiment import STAGES, Experiment
@@ -335,6 +335,8 @@ def synthesize_run(run_dir: Path, out: Path, *, patients: int, seed: int) -> Syn
     generators = {stage: _generator(run_dir, stage) for stage in STAGES}
     spacing = _spacing(run_dir, experiment)
     manifest = _manifest(run_dir, f"{experiment.name}-synthetic", patients, seed, spacing)
+    if (method := experiment.synthesis.mask_post_processing) != "none":
+        manifest = manifest.model_copy(update={"post_processed": PostProcessed(method=method)})
     expected = 2 * patients * sum(experiment.synthesis.slices) // 2
     with track("synthesis: slices (about)", expected) as bar:
         cases = synthesize(

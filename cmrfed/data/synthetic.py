@@ -3,6 +3,7 @@
 Folder::
 
     manifest.json   cases.csv   images/<case>.nii.gz   masks/<case>.nii.gz   previews/*.png
+    masks_as_drawn/<case>.nii.gz   (only where masks were post-processed)
 
 A case is one phase of one patient, named ``<patient>_<ED|ES>``; its slices run from base to apex.
 """
@@ -23,6 +24,7 @@ from cmrfed.data.labels import Label, Phase
 from cmrfed.errors import DataError
 
 SCHEMA_VERSION = 1
+AS_DRAWN = "masks_as_drawn"
 INTENDED_USE = (
     "Research on methods for cardiac MRI: training and testing of segmentation, and study of synthetic data. "
     "Not for diagnosis, treatment or any other clinical use."
@@ -57,6 +59,16 @@ NOT_PRIVATE = PrivacyStatement(
 )
 
 
+class PostProcessed(Section):
+    """What was done to the masks after they were drawn, and to how many."""
+
+    method: str
+    """As in the recipe."""
+    slices: int = 0
+    changed: int = 0
+    """Slices on which a pixel has another label than was drawn."""
+
+
 class Manifest(Section):
     """The content of manifest.json."""
 
@@ -73,6 +85,8 @@ class Manifest(Section):
     """Row, column and slice spacing; None is unknown, and then the spacing in the NIfTI headers means nothing."""
     labels: dict[str, int] = {label.name: int(label) for label in Label}
     styles: tuple[str, ...] = ()
+    post_processed: PostProcessed | None = None
+    """None: masks are as they were drawn."""
     privacy: PrivacyStatement
     intended_use: str = INTENDED_USE
     versions: dict[str, str] = {}
@@ -89,6 +103,8 @@ class Case:
     mask: np.ndarray
     spacing_mm: tuple[float, float, float] | None
     style: str
+    drawn: np.ndarray | None = None
+    """The mask before post-processing, where there was some."""
 
 
 def affine_of(spacing_mm: tuple[float, float, float] | None) -> np.ndarray:
@@ -98,9 +114,12 @@ def affine_of(spacing_mm: tuple[float, float, float] | None) -> np.ndarray:
 
 
 def write_case(folder: Path, case: Case) -> None:
-    """Write one case as two NIfTI files of the same geometry, in the order (column, row, slice)."""
+    """Write one case as NIfTI files of the same geometry, in the order (column, row, slice)."""
     affine = affine_of(case.spacing_mm)
-    for kind, array in (("images", case.image.astype(np.float32)), ("masks", case.mask.astype(np.uint8))):
+    arrays: dict[str, np.ndarray] = {"images": case.image.astype(np.float32), "masks": case.mask.astype(np.uint8)}
+    if case.drawn is not None:
+        arrays[AS_DRAWN] = case.drawn.astype(np.uint8)
+    for kind, array in arrays.items():
         (folder / kind).mkdir(exist_ok=True, parents=True)
         volume = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
         volume.header.set_xyzt_units("mm" if case.spacing_mm else "unknown")
@@ -174,14 +193,16 @@ class SyntheticDataset:
         Raises:
             DataError: A file is missing, damaged, or image and mask differ in shape.
         """
+        kinds = ("images", "masks", *([AS_DRAWN] if self.manifest.post_processed else []))
         for row in self.rows:
-            image, mask = (self._read(kind, row["case"]) for kind in ("images", "masks"))
-            if image.shape != mask.shape:
+            image, *masks = (self._read(kind, row["case"]) for kind in kinds)
+            if any(mask.shape != image.shape for mask in masks):
                 raise DataError(
                     f"image and mask of {row['case']} differ in shape",
-                    got=(image.shape, mask.shape),
+                    got=tuple(array.shape for array in (image, *masks)),
                     do="synthesise again",
                 )
+            mask, drawn = masks[0], masks[1].astype(np.uint8) if len(masks) > 1 else None
             phase = Phase[row["phase"]]
             yield Case(
                 row["case"],
@@ -191,6 +212,7 @@ class SyntheticDataset:
                 mask.astype(np.uint8),
                 self.manifest.spacing_mm,
                 row["style"],
+                drawn,
             )
 
     def _read(self, kind: str, case: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Anatomy: are the shapes of the masks those of real hearts?"""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +17,7 @@ from cmrfed.evaluation.result import Estimate, Findings, Metric, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
 SHAPES = ("area", "eccentricity", "roundness", "solidity")
+VALID, AS_DRAWN = "Anatomically valid masks", ", as drawn"
 _UNITS = {"area": "pixels", "eccentricity": "0 to 1", "roundness": "0 to 1", "solidity": "0 to 1"}
 
 
@@ -232,13 +234,16 @@ def _quantity_metric(
 
 def _rules(synthetic: SliceSet, holdout: SliceSet) -> Findings:
     """How often the masks follow the rules of anatomy; asked only where the annotators drew the myocardium."""
-    rules = "each structure in one piece, the LV cavity enclosed by myocardium"
-    valid = [_per_patient(s, valid_slice) for s in (synthetic, holdout)]
-    rings = [_per_patient(s, ring_closed) for s in (synthetic, holdout)]
-    ring = "Euler number 0, where there is an LV cavity"
+    sets = {"": (synthetic, f"; after {synthetic.post_processing}" if synthetic.post_processing else "")}
+    if synthetic.drawn is not None:
+        sets[AS_DRAWN] = replace(synthetic, masks=synthetic.drawn), "; before any post-processing"
     return Findings(
-        metrics=(
-            _share("Anatomically valid masks", rules, valid[0], valid[1]),
-            _share("Closed myocardial rings", ring, rings[0], rings[1]),
+        metrics=tuple(
+            _share(name + when, rules + note, _per_patient(made, rule), _per_patient(holdout, rule))
+            for when, (made, note) in sets.items()
+            for name, rules, rule in (
+                (VALID, "each structure in one piece, the LV cavity enclosed by myocardium", valid_slice),
+                ("Closed myocardial rings", "Euler number 0, where there is an LV cavity", ring_closed),
+            )
         )
     )

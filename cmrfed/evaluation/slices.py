@@ -24,6 +24,8 @@ class SliceSet:
     images: float32 (N, H, W) in [-1, 1]. masks: uint8 (N, H, W) canonical. owners: str (N,), the patient.
     cases: str (N,), ``<patient>_<ED|ES>``. has_mask: bool (N,).
     spacing: Case => row, column and slice spacing in mm, or None.
+    drawn: The masks before post-processing, as ``masks``; None: there was none.
+    post_processing: What was done to them, in words.
     """
 
     name: str
@@ -33,6 +35,8 @@ class SliceSet:
     cases: np.ndarray
     has_mask: np.ndarray
     spacing: Mapping[str, tuple[float, float, float] | None] = field(default_factory=dict)
+    drawn: np.ndarray | None = None
+    post_processing: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,7 +60,7 @@ class SliceSet:
     def take(self, index: np.ndarray) -> "SliceSet":
         """The chosen slices: numbers or a boolean choice."""
         arrays = {k: getattr(self, k)[index] for k in ("images", "masks", "owners", "cases", "has_mask")}
-        return replace(self, **arrays)
+        return replace(self, drawn=None if self.drawn is None else self.drawn[index], **arrays)
 
     def labelled(self) -> LabelledSlices:
         """The slices that have masks, for a segmenter."""
@@ -102,7 +106,7 @@ def slices_of_synthetic(data: SyntheticDataset, size_px: int) -> SliceSet:
     Raises:
         EvaluationError: Its slices are of another size than the real ones, or hold what is not a number.
     """
-    parts, spacing = [], {}
+    parts, spacing, drawn = [], {}, []
     for case in data.cases():
         if case.image.shape[1:] != (size_px, size_px):
             raise EvaluationError(
@@ -120,4 +124,9 @@ def slices_of_synthetic(data: SyntheticDataset, size_px: int) -> SliceSet:
             )
         parts.append((case.patient_id, case.phase.name, case.image, case.mask))
         spacing[f"{case.patient_id}_{case.phase.name}"] = case.spacing_mm
-    return joined(data.manifest.name, parts, spacing)
+        drawn += [] if case.drawn is None else [case.drawn]
+    found = joined(data.manifest.name, parts, spacing)
+    if not (done := data.manifest.post_processed):
+        return found
+    words = f"{done.method} changed {done.changed} of {done.slices} slices"
+    return replace(found, drawn=np.concatenate(drawn), post_processing=words)

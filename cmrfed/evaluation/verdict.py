@@ -4,6 +4,7 @@ import statistics
 
 import numpy as np
 
+from cmrfed.evaluation.anatomy import AS_DRAWN, VALID
 from cmrfed.evaluation.compared import ALPHA, holm
 from cmrfed.evaluation.membership import SCORES, Scores, p_value, told_apart
 from cmrfed.evaluation.result import Axis, Findings, Metric
@@ -53,10 +54,11 @@ def _anatomy(found: Findings) -> str:
         return "Not measured: no shape could be compared."
     middle, worst = statistics.median(excess), max(excess)
     word = "Good" if middle <= SHAPE_GOOD and worst <= SHAPE_FAIR else "Fair" if middle <= SHAPE_FAIR else "Poor"
-    valid = found.find("Anatomically valid masks")
+    valid, drawn = found.find(VALID), found.find(VALID + AS_DRAWN)
     share = ""
     if valid is not None and valid.value is not None and valid.reference is not None:
-        share = f" {valid.value:.0%} of synthetic masks are valid, {valid.reference:.0%} of real ones."
+        before = f" ({drawn.value:.0%} as drawn)" if drawn is not None and drawn.value is not None else ""
+        share = f" {valid.value:.0%} of synthetic masks are valid{before}, {valid.reference:.0%} of real ones."
         word = "Fair" if word == "Good" and valid.value < valid.reference - 0.05 else word
     return (
         f"{word}: shapes lie {middle:.2f} standard deviations of the hold-out's patients further off than real "

@@ -79,6 +79,9 @@ _FAMILIES = {
     "ddpm": "a denoising diffusion probabilistic model",
     "flow": "flow matching on straight paths",
 }
+_POST_PROCESSING = {
+    "largest_component": "Of each structure on a slice the largest piece alone was kept.",
+}
 _LATENT = " on the latents of an autoencoder"
 STRATEGIES = {
     "fedavg": ("federated averaging (FedAvg)", "fedavg"),
@@ -134,6 +137,9 @@ def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
         + (f" and classifier-free guidance of {sampler['guidance_scale']}" if guided else "")
         + "."
     )
+    done = experiment.get("synthesis", {}).get("mask_post_processing", "none")
+    if stage == "mask" and done != "none":
+        text += f" {_POST_PROCESSING.get(done, f'They were post-processed: {done}.')}"
     extra = [_SAMPLER_SOURCES[sampler["name"]]] if sampler["name"] in _SAMPLER_SOURCES else []
     marks = [*([kind] if kind in SOURCES else []), *(["latent"] if latent else []), *extra]
     return Paragraph(text, (*marks, *(["guidance"] if guided else [])))

@@ -21,6 +21,7 @@ from cmrfed.generators.condition import UNKNOWN, Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.precision import Precision, arithmetic
 from cmrfed.rng import fold, numpy_generator
+from cmrfed.synthesis.post_processing import PostProcessing, post_process
 
 
 class SynthesisConfig(Section):
@@ -39,6 +40,9 @@ class SynthesisConfig(Section):
     run does not ask its patients, and then it is unknown."""
     shared_noise: float = Field(0.5, ge=0, le=1)
     """Share of an image's initial noise that all slices of its patient have in common."""
+    mask_post_processing: PostProcessing = "none"
+    """What is done to masks once all of a patient's are drawn, before images are drawn for them. largest_component:
+    keep the largest piece of each structure on each slice. Masks as drawn are kept beside, and judged too."""
     batch_size: int = Field(64, ge=1)
     """Slices that are drawn at a time."""
     precision: Precision = "bf16"
@@ -190,20 +194,24 @@ def synthesize(
     plans = plan_patients(config, patients, len(style_names), seed)
     for start in range(0, patients, group):
         part = plans[start : start + group]
-        masks = draw_masks(mask_generator, part, config, seed)
-        volumes = [(plan, phase, masks[i][phase]) for i, plan in enumerate(part) for phase in Phase]
+        as_drawn = draw_masks(mask_generator, part, config, seed)
+        volumes = [
+            (plan, phase, post_process(as_drawn[i][phase], config.mask_post_processing), as_drawn[i][phase])
+            for i, plan in enumerate(part)
+            for phase in Phase
+        ]
         images = draw_images(
             image_generator,
-            [mask for _, _, mask in volumes],
-            [phase for _, phase, _ in volumes],
-            [plan.style for plan, _, _ in volumes],
+            [mask for _, _, mask, _ in volumes],
+            [phase for _, phase, _, _ in volumes],
+            [plan.style for plan, _, _, _ in volumes],
             config,
-            [image_seed(seed, plan.number) for plan, _, _ in volumes],
+            [image_seed(seed, plan.number) for plan, _, _, _ in volumes],
             on_slices,
         )
-        for (plan, phase, mask), image in zip(volumes, images, strict=True):
-            name = f"{plan.name}_{phase.name}"
-            yield Case(name, plan.name, phase, image, mask, spacing_mm, style_names[plan.style])
+        for (plan, phase, mask, drawn), image in zip(volumes, images, strict=True):
+            name, kept = f"{plan.name}_{phase.name}", None if config.mask_post_processing == "none" else drawn
+            yield Case(name, plan.name, phase, image, mask, spacing_mm, style_names[plan.style], kept)
 
 
 def reconstruct(

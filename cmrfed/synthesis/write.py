@@ -18,8 +18,9 @@ def write_dataset(out: Path, cases: Iterable[Case], manifest: Manifest) -> Synth
     Args:
         out: Folder; replaced if it exists.
         cases: In order; the first few patients get a preview picture.
-        manifest: What the data set is.
+        manifest: What the data set is; what it says of post-processing gets its counts here.
     """
+    slices = changed = 0
     with new_folder(out) as part:
         rows: list[dict[str, str | int]] = []
         shown: dict[str, list[Case]] = {}
@@ -27,10 +28,16 @@ def write_dataset(out: Path, cases: Iterable[Case], manifest: Manifest) -> Synth
             write_case(part, case)
             values = (case.case_id, case.patient_id, case.phase.name, len(case.image), case.style)
             rows.append(dict(zip(CASE_COLUMNS, values, strict=True)))
+            if case.drawn is not None:
+                slices += len(case.mask)
+                changed += int((case.mask != case.drawn).any((1, 2)).sum())
             if case.patient_id in shown or len(shown) < PREVIEWS:
                 shown.setdefault(case.patient_id, []).append(case)
         for patient, volumes in shown.items():
             save_png(part / "previews" / f"{patient}.png", preview(volumes))
+        if manifest.post_processed:
+            counted = manifest.post_processed.model_copy(update={"slices": slices, "changed": changed})
+            manifest = manifest.model_copy(update={"post_processed": counted})
         write_index(part, manifest, rows)
     return SyntheticDataset.open(out)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,23 @@ def test_real_hearts_lie_nearer_than_distorted_ones(tmp_path):
     valid = [f.find("Anatomically valid masks").value for f in found]
     assert valid[0] > 0.9 > valid[1]
     assert set(found[0].series["LV area (pixels)"]) == {"synthetic", "training", "hold-out"}
+
+
+def test_masks_are_judged_as_drawn_too_where_they_were_post_processed(tmp_path):
+    held, made = sliced(tmp_path / "h", range(6), "h"), sliced(tmp_path / "s", range(10, 14), "s")
+    torn = made.masks.copy()
+    torn[:, :3, :3] = Label.LV
+    made = replace(made, drawn=torn, post_processing="largest_component changed 3 of 9 slices")
+    found = anatomy(made, held, held, AnatomyConfig(bootstrap_draws=20))
+    after, before = found.find("Anatomically valid masks"), found.find("Anatomically valid masks, as drawn")
+    assert after.value > 0.9
+    assert before.value == 0
+    assert "after largest_component changed 3 of 9 slices" in after.detail
+    assert "before any post-processing" in before.detail
+    assert found.find("Closed myocardial rings, as drawn") is not None
+    plain = anatomy(replace(made, drawn=None, post_processing=""), held, held, AnatomyConfig(bootstrap_draws=20))
+    assert plain.find("Anatomically valid masks, as drawn") is None
+    assert "after" not in plain.find("Anatomically valid masks").detail
 
 
 def test_a_structure_that_no_synthetic_patient_has_is_unavailable(tmp_path):

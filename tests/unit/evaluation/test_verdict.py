@@ -41,6 +41,15 @@ def test_anatomy(metrics, word):
     assert verdict(Findings(metrics=metrics))["anatomy"].startswith(f"{word}:")
 
 
+def test_post_processed_masks_are_said_to_be():
+    drawn = metric("anatomy", "Anatomically valid masks, as drawn", 0.9, reference=0.95)
+    assert (
+        "100% of synthetic masks are valid (90% as drawn), 95%"
+        in verdict(Findings(metrics=(*shapes(0.1), drawn)))["anatomy"]
+    )
+    assert "as drawn" not in verdict(Findings(metrics=shapes(0.1)))["anatomy"]
+
+
 @pytest.mark.parametrize(
     ("nearer", "copies", "word"),
     [

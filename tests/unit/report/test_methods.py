@@ -5,6 +5,7 @@ import pytest
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.samplers import SamplerName
 from cmrfed.report.methods import SOURCES, bibliography, paragraphs
+from cmrfed.synthesis.post_processing import PostProcessing
 
 
 def run_of(kind="flow", sampler="euler", guidance=1.0, strategy="fedavg"):
@@ -21,6 +22,16 @@ def cited(run, metrics=()):
 def test_cites_what_was_run_and_nothing_else():
     assert cited(run_of()) == {"flow", "flower", "fedavg"}
     assert cited(run_of("ddpm", "dpm++", 2.0, "krum")) == {"ddpm", "dpm++", "guidance", "flower", "krum"}
+
+
+def test_post_processing_of_masks_is_named_where_there_was_some():
+    run = run_of()
+    assert "largest piece" not in " ".join(p.text for p in paragraphs(run, ()))
+    for method in set(get_args(PostProcessing)) - {"none"}:
+        run["experiment"]["synthesis"] = {"mask_post_processing": method}
+        masks, images = paragraphs(run, ())[:2]
+        assert masks.text.endswith("Of each structure on a slice the largest piece alone was kept.")
+        assert "largest piece" not in images.text
 
 
 def test_public_weights_are_named_where_a_run_began_with_them():

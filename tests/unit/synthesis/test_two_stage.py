@@ -8,11 +8,13 @@ from pydantic import ValidationError
 from cmrfed.data.labels import Phase
 from cmrfed.errors import DataError
 from cmrfed.generators.condition import Condition
+from cmrfed.synthesis.post_processing import largest_component
 from cmrfed.synthesis.two_stage import (
     Plan,
     SynthesisConfig,
     draw_images,
     draw_masks,
+    image_seed,
     pair_with,
     plan_patients,
     synthesize,
@@ -144,6 +146,24 @@ def test_cases_are_whole_patients(generators):
         assert case.spacing_mm == SPACING_MM
     assert cases[0].image.shape == cases[1].image.shape, "ED and ES have the same slices"
     assert sum(seen) == sum(len(case.image) for case in cases)
+
+
+def test_post_processing_comes_after_all_masks_and_before_images(generators):
+    """Masks are drawn as without it, from masks as drawn; images are drawn for what is left."""
+    plain = drawn(generators, 2)
+    repaired = drawn(generators, 2, CONFIG.model_copy(update={"mask_post_processing": "largest_component"}))
+    assert any((a.mask != b.mask).any() for a, b in zip(plain, repaired, strict=True))
+    for a, b in zip(plain, repaired, strict=True):
+        assert a.drawn is None
+        assert np.array_equal(a.mask, b.drawn)
+        assert np.array_equal(b.mask, largest_component(a.mask))
+    masks, phases, seeds = (
+        [c.mask for c in repaired],
+        [c.phase for c in repaired],
+        [image_seed(5, i // 2) for i in range(4)],
+    )
+    images = draw_images(generators[1], masks, phases, [0, 0, 1, 1], CONFIG, seeds)
+    assert all(np.array_equal(a, b.image) for a, b in zip(images, repaired, strict=True))
 
 
 # --- images of real masks -------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from PIL import Image
 
 from cmrfed.data.labels import Phase
-from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest
+from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest, PostProcessed
+from cmrfed.errors import DataError
 from cmrfed.synthesis.write import PREVIEWS, write_dataset
 from tests.generator_world import SPACING_MM, blob_patient
 
@@ -86,3 +88,29 @@ def test_an_interrupted_write_leaves_the_old_data_set(tmp_path):
         write_dataset(tmp_path / "s", (1 / 0 for _ in range(1)), manifest())
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
     assert len(list((tmp_path / "s" / "images").iterdir())) == 2
+
+
+def test_post_processed_masks_are_counted_and_kept_as_they_were_drawn(tmp_path):
+    def repaired():
+        for i, case in enumerate(cases(2)):
+            drawn = case.mask.copy()
+            drawn[0, 0, 0] = 3 if i == 1 else drawn[0, 0, 0]
+            yield replace(case, drawn=drawn)
+
+    asked = manifest().model_copy(update={"post_processed": PostProcessed(method="largest_component")})
+    dataset = write_dataset(tmp_path / "s", repaired(), asked)
+    slices = sum(len(case.mask) for case in cases(2))
+    assert dataset.manifest.post_processed == PostProcessed(method="largest_component", slices=slices, changed=1)
+    for read, made in zip(dataset.cases(), repaired(), strict=True):
+        assert np.array_equal(read.drawn, made.drawn)
+        assert np.array_equal(read.mask, made.mask)
+    (tmp_path / "s" / "masks_as_drawn" / "syn-0001_ES.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"masks_as_drawn/syn-0001_ES.nii.gz cannot be read"):
+        list(dataset.cases())
+
+
+def test_masks_that_nobody_changed_are_not_written_twice(tmp_path):
+    dataset = write_dataset(tmp_path / "s", cases(1), manifest())
+    assert dataset.manifest.post_processed is None
+    assert not (tmp_path / "s" / "masks_as_drawn").exists()
+    assert all(case.drawn is None for case in dataset.cases())
