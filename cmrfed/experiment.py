@@ -1,6 +1,7 @@
 """The root of the configuration: a recipe, its overrides, and the digest that names the result."""
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -63,7 +64,7 @@ class ComputeConfig(Section):
     """Speed alone: nothing here changes a guarantee, and it is outside the digest."""
 
     threads: int = Field(2, ge=1)
-    """Threads of the CPU, at each site too."""
+    """Threads of the CPU, at each site too. A recipe that does not say takes OMP_NUM_THREADS, where that is set."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where a run trains and draws; a deployed site has its own."""
 
@@ -276,12 +277,24 @@ def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -
         ConfigError: A key is misspelt or a value does not fit; the message names each.
     """
     tree = override(read_recipe(recipe) if isinstance(recipe, Path) else recipe, overrides or [])
+    tree = _with_threads(tree)
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(_in_words(problem) for problem in error.errors())
         where = recipe if isinstance(recipe, Path) else "the recipe"
         raise ConfigError(f"{where} cannot be used", got=problems, do="correct these settings") from None
+
+
+def _with_threads(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with as many threads as OMP_NUM_THREADS asks for, if it does not say itself.
+
+    Two processes that each keep as many threads as there are cores wait for one another far more than they compute.
+    """
+    said, asked = tree.get("compute") or {}, os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not isinstance(said, dict) or "threads" in said or not asked.isdecimal() or not int(asked):
+        return tree
+    return tree | {"compute": said | {"threads": int(asked)}}
 
 
 def _in_words(problem: Any) -> str:

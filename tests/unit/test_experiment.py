@@ -159,6 +159,27 @@ def test_an_override_that_cannot_be_read(text, message):
 
 
 # --- sites and digest ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("environment", "said", "threads"),
+    [
+        (None, None, 2),
+        ("1", None, 1),
+        ("3,2", None, 3),
+        ("1", "compute.threads=4", 4),
+        ("1", "compute.device=cpu", 1),
+        ("0", None, 2),
+        ("many", None, 2),
+    ],
+)
+def test_threads_are_those_of_the_environment_where_a_recipe_does_not_say(monkeypatch, environment, said, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    tree = {"name": "x", "data": {}}
+    assert resolve(tree, [said] if said else []).compute.threads == threads
+    assert tree == {"name": "x", "data": {}}
+
+
 def test_sites_are_counted_once():
     experiment = resolve(SMALL, ["data.partition.sites=5"])
     assert experiment.sites == experiment.federation.sites == 5

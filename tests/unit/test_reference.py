@@ -42,7 +42,8 @@ def test_every_setting_of_a_resolved_recipe_is_on_the_page():
     assert set(flat(resolve(recipe).model_dump(mode="json"))) <= {setting.key for setting in settings(Experiment)}
 
 
-def test_the_defaults_that_are_told_are_those_that_a_recipe_gets():
+def test_the_defaults_that_are_told_are_those_that_a_recipe_gets(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     told: dict[str, set[str]] = {}
     for setting in settings(Experiment):
         own, mark, apart = (setting.default or "").partition("; ")

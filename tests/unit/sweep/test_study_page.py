@@ -1,11 +1,14 @@
 """The tables of docs/study.md are what the sweeps' files say, and every digest in them is that of a run."""
 
+import math
 import re
 from pathlib import Path
 
 from cmrfed.artifacts import read_json
 from cmrfed.experiment import Experiment
+from cmrfed.privacy.accountant import epsilon
 from cmrfed.sweep.headline import headline
+from cmrfed.sweep.paid import planned_events
 from cmrfed.sweep.table import read_table
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -29,9 +32,8 @@ def test_every_row_is_that_of_a_table():
 
 def test_every_digest_of_the_study_is_that_of_a_run_which_is_kept():
     records = {record["digest"][:12]: record for record in read_json(FILES / "study-runs.json")}
-    table = [row for row in read_table(FILES / "study.parquet") if row["status"] == "finished"]
-    assert {row["recipe_digest"][:12] for row in table} == set(records)
-    named = {digest for line in shown() if "federated | phantom" in line for digest in DIGEST.findall(line)}
+    assert {row["recipe_digest"][:12] for row in finished()} == set(records)
+    named = {digest for line in shown() for digest in DIGEST.findall(line)}
     assert named
     assert named <= set(records)
 
@@ -46,7 +48,10 @@ SYNTHETIC, REAL = (f"Dice, trained on {words} only, tested on hold-out" for word
 
 
 def finished() -> list[dict]:
-    return [row for row in read_table(FILES / "study.parquet") if row["status"] == "finished"]
+    """Rows of all points of the study, which was run in two parts."""
+    rows = [row for path in sorted(FILES.glob("*.parquet")) for row in read_table(path)]
+    assert {row["sweep"] for row in rows} == {"study"}
+    return [row for row in rows if row["status"] == "finished"]
 
 
 def dice(training: str, metric: str, epsilon: str = "inf") -> list[float]:
@@ -73,6 +78,17 @@ def test_what_federation_buys_is_what_the_table_says():
     assert f"better by {min(loss):.2f} to {max(loss):.2f}".replace("0.", ".") in text
 
 
+def test_what_the_patients_paid_is_all_private_points_composed():
+    runs = [Experiment.model_validate(record["experiment"]) for record in read_json(FILES / "study-runs.json")]
+    private = [run for run in runs if run.privacy.private]
+    events = [event for i, run in enumerate(private) for event in planned_events(run, str(i))]
+    loss = epsilon(events, min(run.privacy.target_delta for run in private)).prv
+    text = " ".join((DOCS / "study.md").read_text().split())
+    assert (
+        f"Over the {len(private)} private points the patients paid at most ε = {math.ceil(loss * 1000) / 1000}" in text
+    )
+
+
 def test_what_attacks_see_is_what_the_table_says():
     text = " ".join((DOCS / "study.md").read_text().split())
     seen: dict[str, list[bool]] = {}
@@ -80,8 +96,8 @@ def test_what_attacks_see_is_what_the_table_says():
         if row["metric"].startswith("AUC, ") and row["low"] is not None:
             training = row["axis.training"].replace("0", "").replace("1", "").replace("2", "")
             level = "finite" if row["axis.epsilon"] not in ("0", "inf") else row["axis.epsilon"]
-            if row["axis.start"] == "phantom":
-                seen.setdefault(f"{training} {level}", []).append(row["low"] > 0.5)
+            start = "" if row["axis.start"] == "phantom" else " from nothing"
+            seen.setdefault(f"{training} {level}{start}", []).append(row["low"] > 0.5)
     counts = {key: (sum(found), len(found)) for key, found in seen.items()}
     words = ("zero", "one", "two", "three", "four")
     for key, where in (

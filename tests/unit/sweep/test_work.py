@@ -106,7 +106,8 @@ def test_a_changed_point_is_a_point_of_its_own(tmp_path):
     assert [s.status for s in states(changed, folder)] == ["unfinished"] * 3
 
 
-def test_cores_are_shared_out_over_processes(tmp_path):
+def test_cores_are_shared_out_over_processes(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     base = tmp_path / "base"
     sweep = make_sweep(base, SMALL)
     for jobs in (1, 64):
