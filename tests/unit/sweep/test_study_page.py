@@ -89,6 +89,26 @@ def test_what_the_patients_paid_is_all_private_points_composed():
     )
 
 
+def test_what_the_public_start_buys_is_what_the_tables_say():
+    text = " ".join((DOCS / "study.md").read_text().split())
+    for metric, private in ((SYNTHETIC, True), (SYNTHETIC, False), ("KID (phantom-cnn-v1)", False)):
+        ends = {}
+        for start in ("nothing", "phantom"):
+            values = [
+                row["value"]
+                for row in finished()
+                if row["metric"] == metric
+                and (row["axis.start"], row["axis.training"], row["seed"]) == (start, "federated", 0)
+                and row["axis.epsilon"] != "0"
+                and (row["axis.epsilon"] != "inf") == private
+            ]
+            assert len(values) == (9 if private else 3)
+            ends[start] = " to ".join(
+                f"{v:.3f}".lstrip("0") if v < 1 else f"{v:.2f}" for v in (min(values), max(values))
+            )
+        assert re.search(rf"{ends['nothing']}( after 12 rounds)?, against {ends['phantom']}", text), ends
+
+
 def test_what_attacks_see_is_what_the_table_says():
     text = " ".join((DOCS / "study.md").read_text().split())
     seen: dict[str, list[bool]] = {}
@@ -103,6 +123,8 @@ def test_what_attacks_see_is_what_the_table_says():
     for key, where in (
         ("federated finite", "at finite ε"),
         ("federated 0", "at ε = 0"),
+        ("federated finite from nothing", "at finite ε from nothing"),
+        ("federated inf from nothing", "without privacy from nothing"),
         ("federated inf", "on the federation's sets without privacy"),
         ("central inf", "on those of central training"),
         ("site  alone inf", "on those of hospitals alone"),
