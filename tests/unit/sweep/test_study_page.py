@@ -123,8 +123,8 @@ def test_what_attacks_see_is_what_the_table_says():
     for key, where in (
         ("federated finite", "at finite ε"),
         ("federated 0", "at ε = 0"),
-        ("federated finite from nothing", "at finite ε from nothing"),
-        ("federated inf from nothing", "without privacy from nothing"),
+        ("federated finite from nothing", "at finite ε where images start from nothing"),
+        ("federated inf from nothing", "of these without privacy"),
         ("federated inf", "on the federation's sets without privacy"),
         ("central inf", "on those of central training"),
         ("site  alone inf", "on those of hospitals alone"),
