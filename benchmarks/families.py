@@ -77,9 +77,9 @@ class Family:
         """A metric of the run's evaluation."""
         return self.report.find(name)
 
-    def row(self) -> list[str]:
-        """Cells of the table."""
-        names = [*QUALITY.values(), *external(self.report)]
+    def row(self, others: list[str]) -> list[str]:
+        """Cells of the table, with the metrics ``others`` of other data sets."""
+        names = [*QUALITY.values(), *others]
         speeds = [f"{1 / statistics.median(s[1:] or s):.1f}" for s in (self.train_s, self.draw_s)]
         return [self.experiment.name, *(cell(self.find(name)) for name in names), *speeds, f"{self.parameters:,}"]
 
@@ -114,12 +114,13 @@ def main() -> None:
         for family in families:
             family.turn(turn, args.steps, args.images)
         say(f"turn {turn + 1} of {args.turns}")
-    others = [name.rpartition(" ")[2] for name in external(families[0].report)]
-    head = ["recipe", *QUALITY, *(f"Dice, {name}" for name in others), "training images/s", "images/s", "parameters"]
+    others = list(dict.fromkeys(name for family in families for name in external(family.report)))
+    tests = [name.rpartition(" ")[2] for name in others]
+    head = ["recipe", *QUALITY, *(f"Dice, {name}" for name in tests), "training images/s", "images/s", "parameters"]
     print("| " + " | ".join(head) + " |")
     print("| " + " | ".join("---" for _ in head) + " |")
     for family in families:
-        print("| " + " | ".join(family.row()) + " |")
+        print("| " + " | ".join(family.row(others)) + " |")
     print(f"\n{FLOOR}: {cell(families[0].find(FLOOR))}; {args.threads} thread(s)")
 
 

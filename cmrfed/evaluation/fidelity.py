@@ -239,6 +239,11 @@ def _room(side_px: int, scales: int) -> bool:
     return side_px >> (scales - 1) >= _GAUSSIAN_SIDE and side_px // (scales - 1) ** 2 >= _GAUSSIAN_SIDE
 
 
+PAIRED_UNITS = {"PSNR": "dB", "SSIM": "index, -1 to 1", "MS-SSIM": "index, 0 to 1"}
+PAIRED_BATCH = 32
+"""Pairs that are compared at a time: SSIM's moments are several float arrays of the size of all images at hand."""
+
+
 def paired_values(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
     """PSNR in dB, SSIM and MS-SSIM of each pair; PSNR of identical images is infinite.
 
@@ -246,6 +251,14 @@ def paired_values(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
         real: (N, H, W) in [-1, 1].
         made: (N, H, W) in [-1, 1].
     """
+    parts = [
+        _paired_batch(real[start : start + PAIRED_BATCH], made[start : start + PAIRED_BATCH])
+        for start in range(0, len(real), PAIRED_BATCH)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in PAIRED_UNITS}
+
+
+def _paired_batch(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
     target, found = (torch.from_numpy(np.asarray(a, np.float32))[:, None] for a in (real, made))
     betas = ms_ssim_betas(real.shape[-1])
     options = {"data_range": DATA_RANGE, "reduction": "none"}
@@ -253,9 +266,6 @@ def paired_values(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
     ssim = structural_similarity_index_measure(found, target, **options)  # type: ignore[arg-type]
     multi = multiscale_structural_similarity_index_measure(found, target, betas=betas, **options)  # type: ignore[arg-type]
     return {name: np.asarray(v) for name, v in (("PSNR", psnr), ("SSIM", ssim), ("MS-SSIM", multi))}
-
-
-PAIRED_UNITS = {"PSNR": "dB", "SSIM": "index, -1 to 1", "MS-SSIM": "index, 0 to 1"}
 
 
 def _unavailable(reason: str, kind: str) -> Findings:

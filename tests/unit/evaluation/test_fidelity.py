@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.features import FeatureConfig, find_inception, open_extractor
 from cmrfed.evaluation.fidelity import (
+    PAIRED_BATCH,
     FidelityConfig,
     distribution_metrics,
     lpips_metric,
@@ -41,6 +42,14 @@ def test_psnr_is_the_formula_on_a_range_of_two():
     real = np.zeros((2, 32, 32))
     made = np.stack([np.full((32, 32), 0.1), np.full((32, 32), 0.5)])
     assert paired_values(real, made)["PSNR"] == pytest.approx(10 * np.log10(4 / np.array([0.01, 0.25])), rel=1e-5)
+
+
+def test_pairs_are_compared_by_themselves_however_many_there_are():
+    real, made = np.random.default_rng(1).uniform(-1, 1, (2, PAIRED_BATCH + 1, 32, 32))
+    together = paired_values(real, made)
+    for name, values in together.items():
+        alone = [paired_values(real[[i]], made[[i]])[name][0] for i in range(len(real))]
+        assert values == pytest.approx(alone, abs=1e-5), name
 
 
 def test_ssim_is_the_published_formula():
