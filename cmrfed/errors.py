@@ -24,6 +24,10 @@ class ConfigError(CmrfedError):
     """A recipe, an override or an argument cannot be used."""
 
 
+class InUse(CmrfedError):
+    """Another process owns a run folder, a coordinator, a site or a ledger; nothing was touched."""
+
+
 class DataError(CmrfedError):
     """A scan, a cohort or a synthetic data set cannot be used."""
 
