@@ -235,10 +235,12 @@ def synthesize(
     force: Force = False,
 ) -> None:
     """Draw a synthetic data set from the generators of a run."""
+    from cmrfed.owner import owned_around
     from cmrfed.pipeline import synthesize_run
 
-    _free(out, force)
-    dataset = synthesize_run(run_dir, out, patients=patients, seed=seed)
+    with owned_around(out):
+        _free(out, force)
+        dataset = synthesize_run(run_dir, out, patients=patients, seed=seed)
     say(f"{dataset.manifest.patients} patients, {len(dataset)} cases: {out}")
 
 
@@ -283,6 +285,7 @@ def evaluate(
     from cmrfed.evaluation.judge import claim_of
     from cmrfed.evaluation.judge import evaluate as judge
     from cmrfed.experiment import resolve
+    from cmrfed.owner import owned, owned_around
     from cmrfed.report.html import write_report
 
     overrides = [f"evaluation.{text}" for text in assign or []]
@@ -293,23 +296,24 @@ def evaluate(
         )
     learned, fresh = Cohort.open(train), Cohort.open(holdout)
     others = {name: Cohort.open(path) for name, path in _named_cohorts(external or []).items()}
-    attacked = None
-    if generator:
-        claim = claim_of(synthetic, generator)
-        attacked = white_box(generator, reference or [], learned, fresh, config.attacks, claim, config.seed)
-    judge(
-        synthetic=synthetic,
-        train=learned,
-        holdout=fresh,
-        external=others,
-        paired=paired,
-        reconstructed=reconstructed,
-        config=config,
-        out=out,
-        sites={name: Cohort.open(path) for name, path in _named_cohorts(site or []).items()},
-        white_box=attacked,
-    )
-    print(write_report(out))
+    with owned_around(out), owned(out, "the evaluation folder"):
+        attacked = None
+        if generator:
+            claim = claim_of(synthetic, generator)
+            attacked = white_box(generator, reference or [], learned, fresh, config.attacks, claim, config.seed)
+        judge(
+            synthetic=synthetic,
+            train=learned,
+            holdout=fresh,
+            external=others,
+            paired=paired,
+            reconstructed=reconstructed,
+            config=config,
+            out=out,
+            sites={name: Cohort.open(path) for name, path in _named_cohorts(site or []).items()},
+            white_box=attacked,
+        )
+        print(write_report(out))
 
 
 @app.command(epilog="Example: cmrfed audit configs/recipes/acdc-private.yaml")

@@ -141,10 +141,12 @@ def site_node(kit: Kit, gate: Annotated[str, typer.Option(help="host:port of the
     """Run the node alone, in the foreground."""
     from cmrfed.deploy.node import main
     from cmrfed.deploy.site_node import join
+    from cmrfed.owner import owned
 
-    join(kit)
-    _wait_for(kit / "state" / "inner" / "ca.crt")
-    main(kit, gate)
+    with owned(kit / "state" / "node", "the site's node"):
+        join(kit)
+        _wait_for(kit / "state" / "inner" / "ca.crt")
+        main(kit, gate)
 
 
 # --- the coordinator ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class OwnerRecord(BaseModel):
             pid=os.getpid(),
             host=socket.gethostname(),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:2]]),  # no more: arguments may hold a password
+            command=" ".join([_program(), *sys.argv[1:2]]),  # no more: arguments may hold a password
             started=_started(os.getpid()),
         )
 
@@ -75,6 +75,11 @@ class OwnerRecord(BaseModel):
         return f"pid {self.pid} on {self.host}, since {self.since}: {self.command}"
 
 
+def _program() -> str:
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
+
+
 def _started(pid: int) -> str | None:
     """Boot and clock tick at which a process started; None where there is no /proc."""
     try:
@@ -90,7 +95,7 @@ def owned(folder: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
     """Own ``folder`` for the time of the block; the thread that owns it may ask again.
 
     Only ``owner.lock`` and ``owner.json`` are written, the second once the lock is held, so a refused process has
-    changed nothing.
+    changed nothing. A folder that was made for this and is still empty at the end is taken away again.
 
     Args:
         folder: What is owned; it is made if it is missing.
@@ -107,6 +112,7 @@ def owned(folder: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
     if again:
         yield
         return
+    made = not folder.exists()
     lock = _acquire(folder, what, wait_s)
     try:
         _write_record(folder)
@@ -118,7 +124,34 @@ def owned(folder: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
             _held.pop(key, None)
         if me[0] == os.getpid():  # not in a fork of the owner
             (folder / RECORD).unlink(missing_ok=True)
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                _take_away(folder)
             lock.release()
+
+
+@contextmanager
+def owned_around(path: Path) -> Iterator[None]:
+    """Own the run folder that ``path`` lies in, if it lies in one: who writes there must not meet the run itself.
+
+    Raises:
+        InUse: Another process owns that folder.
+    """
+    around = next((folder for folder in path.absolute().parents if (folder / LOCK).is_file()), None)
+    if around is None:
+        yield
+        return
+    with owned(around, "the run folder"):
+        yield
+
+
+def refuse_if_owned(folder: Path, what: str) -> None:
+    """Go on only where nobody owns a folder, which need not exist.
+
+    Raises:
+        InUse: A process owns it.
+    """
+    if (folder / LOCK).exists():
+        _acquire(folder, what, 0.0).release()
 
 
 def owner(folder: Path) -> OwnerRecord | None:
@@ -156,6 +189,12 @@ def _in_use(folder: Path, what: str) -> InUse:
         expected="one process at a time",
         do="let that process go on, or end it and give the same command again",
     )
+
+
+def _take_away(folder: Path) -> None:
+    with suppress(OSError):  # somebody has put a file there at this moment, or waits for the lock
+        (folder / LOCK).unlink()
+        folder.rmdir()
 
 
 def _write_record(folder: Path) -> None:

@@ -29,6 +29,7 @@ from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
 from cmrfed.guarantee import RECONSTRUCTED, audit_experiment, claim, plan_rows, plan_text, requests
+from cmrfed.owner import owned
 from cmrfed.pretrain import CODEC, pretrained, starting_weights
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.progress import say, track
@@ -38,6 +39,8 @@ from cmrfed.synthesis.two_stage import pair_with, reconstruct, synthesize
 from cmrfed.synthesis.write import write_dataset
 from cmrfed.tracking import Tracker, teller
 from cmrfed.training.loop import refuse_unlabelled
+
+RUN_FOLDER = "the run folder"
 
 
 @dataclass(frozen=True)
@@ -207,8 +210,16 @@ def run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker] = ())
         experiment: What to do.
         run_dir: Where results go; a folder with the beginnings of the same run is carried on.
         trackers: Who is told of every round and of the end.
+
+    Raises:
+        InUse: Another process does it already.
     """
     run_dir = run_dir.absolute()
+    with owned(run_dir, RUN_FOLDER):
+        return _run(experiment, run_dir, trackers)
+
+
+def _run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker]) -> Path:
     tell = teller(run_dir, trackers)
     data, roots, record = begin(experiment, run_dir)
     train(experiment, run_dir, LocalGrid(roots), record, tell)
@@ -253,7 +264,15 @@ def run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[
         run_dir: Where results go; `synthesize_run` draws from it when this returns.
         grid: The network.
         sites: Names of the sites, in order of their styles.
+
+    Raises:
+        InUse: Another process trains this run already.
     """
+    with owned(run_dir, RUN_FOLDER):
+        _run_deployed(experiment, run_dir, grid, sites)
+
+
+def _run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[str]) -> None:
     torch.set_num_threads(experiment.compute.threads)
     promise = plan_text(experiment)
     record = Record(run_dir, experiment)

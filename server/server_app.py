@@ -15,7 +15,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from cmrfed.errors import ConfigError
 from cmrfed.experiment import Experiment, resolve
-from cmrfed.pipeline import begin, run_deployed, train
+from cmrfed.owner import owned
+from cmrfed.pipeline import RUN_FOLDER, begin, run_deployed, train
 
 app = ServerApp()
 
@@ -28,8 +29,9 @@ def main(grid: Grid, context: Context) -> None:
     if sites := str(context.run_config.get("sites", "")).split():
         run_deployed(experiment, run_dir, grid, sites)
         return
-    _, _, record = begin(experiment, run_dir)
-    train(experiment, run_dir, grid, record)
+    with owned(run_dir, RUN_FOLDER):
+        _, _, record = begin(experiment, run_dir)
+        train(experiment, run_dir, grid, record)
 
 
 def read_experiment(config: Mapping[str, Any]) -> Experiment:

@@ -1,9 +1,22 @@
 """What several tests share."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+_OWNER = """
+import sys, time
+from pathlib import Path
+from cmrfed.owner import owned
+with owned(Path(sys.argv[1]), "the folder"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
 def real_data(name: str) -> Path:
@@ -12,3 +25,22 @@ def real_data(name: str) -> Path:
     if not (root / name).is_dir():
         pytest.skip(f"real data '{name}' not found in {root}; set CMRFED_DATA to its parent folder")
     return root / name
+
+
+@contextmanager
+def other_owner(folder: Path) -> Iterator[int]:
+    """Let another process own ``folder``; its pid."""
+    command = [sys.executable, "-c", _OWNER, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def content(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """Bytes and time of every file of a folder: to see that nothing was touched."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}

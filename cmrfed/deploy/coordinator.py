@@ -28,6 +28,7 @@ from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
 from cmrfed.experiment import ALL_STAGES, Experiment, resolve
 from cmrfed.federation.messages import Spent
 from cmrfed.federation.rounds import RoundStore
+from cmrfed.owner import owned, refuse_if_owned
 from cmrfed.progress import say
 
 CONNECTION = "coordinator"
@@ -45,8 +46,16 @@ def start(kit_folder: Path, *, with_proxy: bool = True) -> None:
     Args:
         kit_folder: The coordinator's kit.
         with_proxy: False where the proxy is a container of its own; the SuperLink then listens to its network.
+
+    Raises:
+        InUse: The coordinator runs already.
     """
     kit = read_coordinator_kit(kit_folder)
+    with owned(kit_folder / "state", "the coordinator"):
+        _start(kit_folder, kit, with_proxy=with_proxy)
+
+
+def _start(kit_folder: Path, kit: CoordinatorKit, *, with_proxy: bool) -> None:
     settings, inner = kit.coordinator, make_inner(kit_folder, keep=not with_proxy)
     secret = kit_folder / "state" / "superexec.secret"
     write_bytes(secret, secrets.token_bytes(32))
@@ -123,6 +132,7 @@ def submit(kit_folder: Path, recipe: Path, overrides: list[str]) -> str:
     Raises:
         ConfigError: The recipe does not fit the federation, or another run of this name is there.
         FederationError: The coordinator does not run.
+        InUse: The run is in progress.
     """
     kit, experiment = read_coordinator_kit(kit_folder), resolve(recipe, overrides)
     if experiment.sites != len(kit.sites):
@@ -137,6 +147,7 @@ def submit(kit_folder: Path, recipe: Path, overrides: list[str]) -> str:
             f"another run is called {experiment.name}", got=f"experiment {experiment.digest[:12]}",
             expected=f"experiment {read_json(about)['digest'][:12]}", do="give it another name: --set name=...",
         )  # fmt: skip
+    refuse_if_owned(folder, f"run {experiment.name},")
     write_text(folder / "recipe.yaml", yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
     write_json(about, {"digest": experiment.digest, "time": datetime.now(UTC).isoformat(timespec="seconds")})
     _start_run(kit_folder, kit, experiment.name)

@@ -11,11 +11,12 @@ from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.certificates import days_left
 from cmrfed.deploy.checks import probe
 from cmrfed.deploy.inner import make_inner, nginx_command
-from cmrfed.deploy.kit import read_site_kit
+from cmrfed.deploy.kit import SiteKit, read_site_kit
 from cmrfed.deploy.node import UNAPPROVED, flower_environment
 from cmrfed.deploy.supervisor import Supervisor, Worker
 from cmrfed.errors import CmrfedError
 from cmrfed.federation.site import Site
+from cmrfed.owner import owned
 from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.progress import say
@@ -31,8 +32,14 @@ def start(kit_folder: Path) -> None:
     Raises:
         ConfigError: nginx is missing, or the folder is not the kit of a site.
         PrivacyError: The site's policy or its ledger cannot be used.
+        InUse: The site takes part already.
     """
     kit = read_site_kit(kit_folder)
+    with owned(kit_folder / "state", "the site"):
+        _start(kit_folder, kit)
+
+
+def _start(kit_folder: Path, kit: SiteKit) -> None:
     join(kit_folder)
     make_inner(kit_folder)
     gate = Worker("gate", nginx_command(kit_folder, "gate.conf"), _explain_gate)

@@ -24,7 +24,9 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
+from tests.federation_world import tiny_cohort
 from tests.generator_world import blob_cohort, tiny_generator
+from tests.support import content, other_owner
 from tests.unit.privacy.test_ledger import damage_edit, event
 
 RECIPE = """
@@ -450,3 +452,26 @@ def test_patients_of_a_plan_are_numbers(call, recipe):
     status, _, err = call("plan", recipe, "--patients", "many", "--epsilon", 8)
     assert status == 1
     assert "--patients cannot be read" in err
+
+
+# --- a run in progress ----------------------------------------------------------------------------
+def test_nothing_is_written_into_a_run_in_progress(call, tmp_path):
+    cohort = tiny_cohort(tmp_path / "cohort", 4)
+    with other_owner(tmp_path / "run") as pid:
+        before = content(tmp_path)
+        synthesized = call("synthesize", tmp_path / "run", "--out", tmp_path / "run" / "synthetic", "--force")
+        sets = ["--train", cohort.root, "--holdout", cohort.root, "--synthetic", tmp_path / "none"]
+        judged = call("evaluate", *sets, "--out", tmp_path / "run" / "evaluation" / "again")
+        for status, _, err in (synthesized, judged):
+            assert status == 1
+            assert f"pid {pid} on" in err
+        assert content(tmp_path) == before
+
+
+def test_two_evaluations_do_not_share_a_folder(call, tmp_path):
+    cohort = tiny_cohort(tmp_path / "cohort", 4)
+    sets = ["--train", cohort.root, "--holdout", cohort.root, "--synthetic", tmp_path / "none"]
+    with other_owner(tmp_path / "out"):
+        status, _, err = call("evaluate", *sets, "--out", tmp_path / "out")
+    assert status == 1
+    assert "the evaluation folder" in err

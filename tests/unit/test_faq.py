@@ -28,6 +28,7 @@ from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivacyConfig
 from tests.deployment_world import make_federation, write_recipe
 from tests.federation_world import FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort
+from tests.support import other_owner
 from tests.unit.privacy.test_ledger import damage_edit, event
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def said_in(source: str) -> list[str]:
         if not (isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Name | ast.Attribute)):
             continue
         name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-        if re.search(r"(Error|Refused|Exhausted)$", name) and name != "ValueError":
+        if re.search(r"(Error|Refused|Exhausted|InUse)$", name) and name != "ValueError":
             parts = {str(word.arg): words_of(word.value) for word in node.keywords if word.arg in PARTS}
             found.append(str(CmrfedError(words_of(node.args[0]), **parts)))
     return found
@@ -104,6 +105,11 @@ def another_run(folder: Path) -> None:
     begin(folder, "a")
     shutil.rmtree(folder / "a")
     begin(folder, "a", seed=1)
+
+
+def in_use(folder: Path) -> None:
+    with other_owner(folder / "run"):
+        pipeline.run(recipe(folder), folder / "run")
 
 
 def shared_patients(folder: Path) -> None:
@@ -172,6 +178,7 @@ PROVOCATIONS: dict[str, Callable[[Path], object]] = {
         folder / "c", [], name="c", source="test", size_px=16, labels=(), preparation={}
     ),
     "holds another run": another_run,
+    "is in use": in_use,
     "training and hold-out share": shared_patients,
     "has no privacy ledger": lambda folder: PrivacyLedger(folder).history(),
     "is damaged": damaged_ledger,

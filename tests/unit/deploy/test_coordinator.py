@@ -8,8 +8,9 @@ import pytest
 from cmrfed.artifacts import read_json, write_json
 from cmrfed.deploy import coordinator
 from cmrfed.deploy.provision import provision
-from cmrfed.errors import ConfigError, DataError
+from cmrfed.errors import ConfigError, DataError, InUse
 from tests.deployment_world import make_federation, write_recipe
+from tests.support import content, other_owner
 
 
 @pytest.fixture
@@ -43,6 +44,28 @@ def test_a_run_is_submitted_with_everything_that_it_needs(kit: Path, tmp_path: P
     assert len(about["bundle"]) == 64
     assert 'sites="site-0 site-1"' in flower["asked"][-1][-1]
     assert coordinator.resolve(kit / "runs" / "tiny" / "recipe.yaml").digest == about["digest"]
+
+
+def test_a_second_start_is_refused_and_leaves_the_first_ones_certificates(kit: Path) -> None:
+    (kit / "state" / "inner").mkdir(parents=True)
+    (kit / "state" / "inner" / "server.crt").write_bytes(b"in use")
+    with other_owner(kit / "state") as pid:
+        before = content(kit)
+        with pytest.raises(InUse, match=rf"the coordinator .* is in use.*pid {pid}"):
+            coordinator.start(kit)
+        assert content(kit) == before
+
+
+def test_a_run_in_progress_is_not_submitted_again(kit: Path, tmp_path: Path, flower: dict[str, Any]) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", 2)
+    coordinator.submit(kit, recipe, [])
+    with other_owner(kit / "runs" / "tiny"):
+        before, asked = content(kit), len(flower["asked"])
+        with pytest.raises(InUse, match=r"run tiny, .* is in use"):
+            coordinator.submit(kit, recipe, [])
+        assert (content(kit), len(flower["asked"])) == (before, asked)
+    coordinator.submit(kit, recipe, [])
+    assert len(flower["asked"]) > asked
 
 
 def test_a_recipe_for_another_number_of_sites_is_refused(kit: Path, tmp_path: Path, flower: dict[str, Any]) -> None:
