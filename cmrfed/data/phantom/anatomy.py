@@ -5,6 +5,7 @@ x to the right and y down the usual short-axis picture (front of the chest at -x
 to apex. A wall is a radius over angle and height; the right ventricle (RV) is an ellipse minus the LV.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,6 +16,8 @@ from cmrfed.data.labels import Phase
 
 ANGLES = 256
 MYOCARDIAL_DENSITY_G_ML = 1.05
+TRACT_SCALE = 1.1
+"""Scale of the right ventricle beyond which its outflow tract grows no further."""
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
 
 # group: mean and standard deviation of LV end-diastolic volume (ml), LV ejection fraction, wall (mm),
@@ -97,8 +100,8 @@ def draw_shape(group: str, rng: np.random.Generator) -> Shape:
         outline=outline,
         septal_excess=rng.uniform(0.2, 0.8) if group == "HCM" else rng.uniform(-0.05, 0.15),
         infarct=(rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.2), rng.uniform(0.3, 0.9), severity),
-        rv_angle=np.deg2rad(rng.normal(170, 13)),
-        rv_twist=np.deg2rad(rng.normal(-22, 15)),
+        rv_angle=math.radians(rng.normal(170, 13)),
+        rv_twist=math.radians(rng.normal(-22, 15)),
         rv_axes=(rng.normal(0.92, 0.09), rng.normal(1.16, 0.11)),
         rv_power=rng.uniform(2.0, 3.1),
         rv_skew=rng.normal(0, 0.22),
@@ -180,24 +183,46 @@ class Ventricles:
         cavity = endo * (1 + hurt * (self.motion - 1)) * self.shape.outline[index]
         return cavity, cavity + wall
 
+    def _rv_frame(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Share of the RV's length, and coordinates along its axis and across it."""
+        shape = self.shape
+        share = np.clip((z - self.base_mm) / (shape.rv_length * (self.bottom_mm - self.base_mm)), 0, 1)
+        turn = shape.rv_angle + shape.rv_twist * share
+        return share, x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+
+    def _rv_body(self, share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Place along the axis and semi-axes in mm of the RV's body of scale 1."""
+        size = self.epi_mm * np.sqrt(np.maximum(1 - share**1.5, 1e-4))
+        a, b = size * self.shape.rv_axes[0] * (1 - 0.25 * share), size * self.shape.rv_axes[1]
+        return 0.82 * self.epi_mm * (1 - 0.55 * share**2), a, b
+
+    def _rv_parts(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The scales with which body and outflow tract reach a point (∞ where the tract never does)."""
+        shape = self.shape
+        share, out, across = self._rv_frame(x, y, z)
+        along_axis, a, b = self._rv_body(share)
+        u, v = np.abs((out - along_axis) + shape.rv_skew * across) / a, np.abs(across) / b
+        body = (u**shape.rv_power + v**shape.rv_power) ** (1 / shape.rv_power)
+        if not shape.outflow:
+            return body, np.full_like(body, np.inf)
+        reach = self.epi_mm * (1.08 - 0.8 * share)
+        radius = self.epi_mm * shape.outflow * (1 - share / 0.4)
+        apart = np.hypot(out - 0.6 * reach, across - reach)
+        return body, np.where(radius > 0, apart / np.maximum(radius, 1e-6), np.inf)
+
     def rv_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Approximate signed distance in mm to the RV's inner surface (negative inside); x, y from the LV's centre."""
         shape = self.shape
-        share = np.clip((z - self.base_mm) / (shape.rv_length * (self.bottom_mm - self.base_mm)), 0, 1)
-        size = self.epi_mm * self.rv_scale * np.sqrt(np.maximum(1 - share**1.5, 1e-4))
-        along_axis = 0.82 * self.epi_mm * (1 - 0.55 * share**2)
-        turn = shape.rv_angle + shape.rv_twist * share
-        out = x * np.cos(turn) + y * np.sin(turn)
-        across = -x * np.sin(turn) + y * np.cos(turn)
-        a, b = size * shape.rv_axes[0] * (1 - 0.25 * share), size * shape.rv_axes[1]
+        share, out, across = self._rv_frame(x, y, z)
+        along_axis, a, b = self._rv_body(share)
+        a, b = a * self.rv_scale, b * self.rv_scale
         u, v = np.abs((out - along_axis) + shape.rv_skew * across) / a, np.abs(across) / b
         body = ((u**shape.rv_power + v**shape.rv_power) ** (1 / shape.rv_power) - 1) * np.minimum(a, b)
         if not shape.outflow:
             return body
         reach = self.epi_mm * (1.08 - 0.8 * share)
-        radius = self.epi_mm * shape.outflow * np.minimum(self.rv_scale, 1.1) * (1 - share / 0.4)
-        tract = np.hypot(out - 0.6 * reach, across - reach) - radius
-        return np.minimum(body, tract)
+        radius = self.epi_mm * shape.outflow * min(self.rv_scale, TRACT_SCALE) * (1 - share / 0.4)
+        return np.minimum(body, np.hypot(out - 0.6 * reach, across - reach) - radius)
 
     # --- volumes ----------------------------------------------------------------------------
     def lv_volumes_ml(self, angles: int = 64, heights: int = 96) -> tuple[float, float]:
@@ -211,20 +236,38 @@ class Ventricles:
 
     def rv_volume_ml(self, points: int = 56, heights: int = 24) -> float:
         """Volume of the RV cavity below the tricuspid plane, by counting on a regular grid."""
+        scales, voxel_ml = self._rv_scales(points, heights)
+        return float(np.count_nonzero(scales < self.rv_scale) * voxel_ml)
+
+    def rv_scale_of(self, volume_ml: float) -> float:
+        """The ``rv_scale`` with which `rv_volume_ml` is ``volume_ml``: an order statistic, since the RV only grows."""
+        scales, voxel_ml = self._rv_scales(56, 24)
+        rank = round(volume_ml / voxel_ml)
+        return float(np.partition(scales, rank)[rank]) if rank < len(scales) else math.inf
+
+    def _rv_scales(self, points: int, heights: int) -> tuple[np.ndarray, float]:
+        """For each point of a regular grid the ``rv_scale`` from which on it lies within the RV, and a point's volume.
+
+        `rv_distance` is negative where u^p + v^p < 1, and u and v are inverse to the scale; in the outflow tract where
+        a distance is below a radius that grows with the scale up to `TRACT_SCALE`.
+        """
         reach = 2.6 * self.epi_mm
-        axis = ((np.arange(points) + 0.5) / points * 2 - 1) * reach
+        axis = (((np.arange(points) + 0.5) / points * 2 - 1) * reach).astype(np.float32)
         top = self.base_mm + self.shape.rv_base_mm
         step = (self.bottom_mm - top) / heights
-        z = (top + (np.arange(heights) + 0.5) * step)[:, None, None]
-        x, y = axis[None, None], axis[None, :, None]
-        _, epi = self.radii(angle_index(x, y), z)
-        inside = (self.rv_distance(x, y, z) < 0) & (np.hypot(x, y) > epi)
-        return float(inside.sum() * (2 * reach / points) ** 2 * step / 1000)
+        z = (top + (np.arange(heights) + 0.5) * step).astype(np.float32)[:, None]
+        x, y = (part.ravel() for part in np.meshgrid(axis, axis))
+        index = angle_index(x, y)
+        _, epi = self.radii(np.arange(ANGLES), z)
+        body, tract = self._rv_parts(x, y, z)
+        scales = np.minimum(body, np.where(tract < TRACT_SCALE, tract, np.inf))
+        scales[np.hypot(x, y) <= epi[:, index]] = np.inf
+        return scales.ravel(), (2 * reach / points) ** 2 * step / 1000
 
 
 def angle_index(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Index of the direction of (x, y) in the ANGLES tables."""
-    return (np.arctan2(y, x) * (ANGLES / (2 * np.pi)) + 0.5).astype(np.int16) % ANGLES
+    return np.floor(np.arctan2(y, x) * (ANGLES / (2 * np.pi)) + 0.5).astype(np.int16) % ANGLES
 
 
 @dataclass(frozen=True)
@@ -255,14 +298,7 @@ class Heart:
 
 def _fit_rv(ventricles: Ventricles, volume_ml: float) -> Ventricles:
     """Scale the RV to a volume; the scale stays within anatomical limits."""
-    low, high = 0.3, 2.2
-
-    def excess(scale: float) -> float:
-        return replace(ventricles, rv_scale=scale).rv_volume_ml() - volume_ml
-
-    if excess(low) >= 0 or excess(high) <= 0:
-        return replace(ventricles, rv_scale=low if excess(low) >= 0 else high)
-    return replace(ventricles, rv_scale=float(brentq(excess, low, high, rtol=2e-3, xtol=2e-3)))
+    return replace(ventricles, rv_scale=min(max(ventricles.rv_scale_of(volume_ml), 0.3), 2.2))
 
 
 def _diastole(physiology: Physiology, shape: Shape) -> Ventricles:

@@ -1,6 +1,7 @@
 """From geometry to slices: label fractions and signal of the heart, set into its surroundings."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +14,10 @@ SUB = 2
 """Sub-samples along each in-plane axis of a pixel."""
 SUB_Z = 3
 """Sub-samples through the thickness of a slice."""
+DITHER = 8
+"""Further heights between them, by place in the plane."""
 MARGIN_MM = 14.0
+"""How far beyond its ventricles a lean heart can reach."""
 LV_OFFSET_MM = 16.0
 """From the middle of the heart, which is planned to the middle of the picture, to the centre of the LV."""
 
@@ -90,18 +94,68 @@ def draw_plan(heart: Heart, style: ScannerStyle, rng: np.random.Generator) -> Pl
     )
 
 
-def _sub_grid(plan: Plan, k: int, box: tuple[slice, slice], centre: tuple[float, float]) -> tuple[np.ndarray, ...]:
-    """Coordinates (SUB_Z, SUB*H, SUB*W) of the sub-samples of a box of pixels, from the LV's centre."""
-    x, y = plan.x[box] + plan.shifts[k, 0] - centre[0], plan.y[box] + plan.shifts[k, 1] - centre[1]
-    step_c = (plan.x[0, 1] - plan.x[0, 0], plan.y[0, 1] - plan.y[0, 0])
-    step_r = (plan.x[1, 0] - plan.x[0, 0], plan.y[1, 0] - plan.y[0, 0])
-    offset = ((np.arange(SUB) + 0.5) / SUB - 0.5).astype(np.float32)
-    rows, columns = np.tile(offset, x.shape[0])[:, None], np.tile(offset, x.shape[1])[None]
-    x, y = (np.repeat(np.repeat(a, SUB, 0), SUB, 1) for a in (x, y))
-    x, y = x + rows * step_r[0] + columns * step_c[0], y + rows * step_r[1] + columns * step_c[1]
-    dither = ((5 * np.arange(x.shape[0])[:, None] + 3 * np.arange(x.shape[1])[None]) % 8 + 0.5) / 8
-    z = plan.z_mm[k] + plan.slice_mm * ((np.arange(SUB_Z)[:, None, None] + dither) / SUB_Z - 0.5)
-    return x[None], y[None], z.astype(np.float32)
+@dataclass(frozen=True)
+class SubGrid:
+    """Sub-samples of a box of pixels, in groups of equal height.
+
+    Heights are dithered in plane (`DITHER` steps), so a slice has SUB_Z × DITHER heights in all. What depends on height
+    alone is computed once a height: arrays are (SUB_Z, DITHER, 1) by height, (DITHER, M) in plane, and broadcast.
+    """
+
+    box: tuple[slice, slice]
+    size: tuple[int, int]
+    """Height and width of the box, in sub-samples."""
+    order: np.ndarray
+    """(DITHER, M): where each sub-sample lies in the box, as an index into (SUB*H, SUB*W)."""
+    rank: np.ndarray
+    """(SUB * SUB, H, W): where the sub-samples of each pixel lie in ``order``."""
+    pixel: np.ndarray
+    """(DITHER, M): its pixel, as an index into (H, W)."""
+
+    @classmethod
+    def of(cls, box: tuple[slice, slice]) -> "SubGrid":
+        """Group the sub-samples of a box whose height and width are multiples of DITHER / SUB pixels."""
+        height, width = (SUB * (side.stop - side.start) for side in box)
+        rows, columns = np.mgrid[:height, :width]
+        order = np.argsort(((5 * rows + 3 * columns) % DITHER).ravel(), kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        pixel = ((rows // SUB) * (width // SUB) + columns // SUB).ravel()[order]
+        groups = (DITHER, -1)
+        tall, wide = height // SUB, width // SUB
+        by_pixel = rank.reshape(tall, SUB, wide, SUB).transpose(1, 3, 0, 2).reshape(SUB**2, tall, wide)
+        return cls(box, (height, width), order.reshape(groups), by_pixel, pixel.reshape(groups))
+
+    def heights(self, middle_mm: float, slice_mm: float) -> np.ndarray:
+        """Heights of the groups in a slice: float32 (SUB_Z, DITHER, 1), mm."""
+        dither = (np.arange(DITHER)[:, None] + 0.5) / DITHER
+        return (middle_mm + slice_mm * ((np.arange(SUB_Z)[:, None, None] + dither) / SUB_Z - 0.5)).astype(np.float32)
+
+    def positions(self, plan: "Plan") -> tuple[np.ndarray, np.ndarray]:
+        """In-plane coordinates of the sub-samples: float32 (DITHER, M) each, mm in the heart's frame."""
+        offset = ((np.arange(SUB) + 0.5) / SUB - 0.5).astype(np.float32)
+        rows, columns = (np.tile(offset, side // SUB) for side in self.size)
+        out = []
+        for grid in (plan.x, plan.y):
+            fine = np.repeat(np.repeat(grid[self.box], SUB, 0), SUB, 1)
+            fine += rows[:, None] * (grid[1, 0] - grid[0, 0]) + columns * (grid[0, 1] - grid[0, 0])
+            out.append(fine.ravel()[self.order])
+        return out[0], out[1]
+
+    def of_pixels(self, values: np.ndarray) -> np.ndarray:
+        """Give each sub-sample the value of its pixel: (H, W) => (DITHER, M)."""
+        return values.ravel()[self.pixel]
+
+    def shares(self, where: np.ndarray) -> np.ndarray:
+        """Share of each pixel's sub-samples that are true: (SUB_Z, DITHER, M) => float32 (H, W)."""
+        return self._sums(where.sum(0, dtype=np.uint8)).astype(np.float32) / (SUB_Z * SUB**2)
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Mean over each pixel's sub-samples: float32 (SUB_Z, DITHER, M) => (H, W)."""
+        return self._sums(values.sum(0)) / (SUB_Z * SUB**2)
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        return np.take(values, self.rank).sum(0, dtype=values.dtype)
 
 
 def _cut(tile: np.ndarray, roll: int, height: int, width: int) -> np.ndarray:
@@ -110,118 +164,155 @@ def _cut(tile: np.ndarray, roll: int, height: int, width: int) -> np.ndarray:
     return tile[rows[:, None], columns]
 
 
-def _pixels(sub: np.ndarray) -> np.ndarray:
-    """Average sub-samples (SUB_Z, SUB*H, SUB*W) over pixels and thickness: (H, W)."""
-    flat = sub.mean(0, dtype=np.float32)
-    return flat.reshape(flat.shape[0] // SUB, SUB, flat.shape[1] // SUB, SUB).mean((1, 3))
-
-
 @dataclass(frozen=True)
 class _Points:
-    """Sub-samples with what the tissue rules need: all broadcast to (SUB_Z, SUB*H, SUB*W)."""
+    """The sub-samples of a slice with what the tissue rules need; ``middle_mm`` is the height of the slice's middle."""
 
+    middle_mm: float
+    z: np.ndarray
+    """(SUB_Z, DITHER, 1)."""
     x: np.ndarray
     y: np.ndarray
-    z: np.ndarray
     radius: np.ndarray
     index: np.ndarray
+    """(DITHER, M) each, as x and y: from the centre of the left ventricle."""
     endo: np.ndarray
     epi: np.ndarray
     rv: np.ndarray
+    """(SUB_Z, DITHER, M) each, mm."""
+
+    def by_angle(self, table: np.ndarray) -> np.ndarray:
+        """Look a function of angle and height up: (SUB_Z, DITHER, ANGLES) => (SUB_Z, DITHER, M)."""
+        flat = self.index + ANGLES * np.arange(DITHER, dtype=np.int16)[:, None]
+        return np.take(table.reshape(SUB_Z, -1), flat, axis=1)
 
 
-def _points(ventricles: Ventricles, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> _Points:
-    index = angle_index(x, y)
-    endo, epi = ventricles.radii(index, z)
-    radius = np.broadcast_to(np.hypot(x, y), np.broadcast_shapes(x.shape, z.shape))
-    return _Points(x, y, z, radius, index, endo, epi, ventricles.rv_distance(x, y, z).astype(np.float32))
+def _points(ventricles: Ventricles, plan: Plan, k: int, grid: SubGrid, plane: tuple[np.ndarray, np.ndarray]) -> _Points:
+    """The sub-samples of slice ``k``; ``plane`` is `SubGrid.positions`."""
+    middle = float(plan.z_mm[k])
+    x, y = (p + np.float32(s - c) for p, s, c in zip(plane, plan.shifts[k], ventricles.centre(middle), strict=True))
+    z = grid.heights(middle, plan.slice_mm)
+    nothing = np.empty(0, np.float32)
+    points = _Points(middle, z, x, y, np.hypot(x, y), angle_index(x, y), nothing, nothing, nothing)
+    endo, epi = (points.by_angle(table) for table in ventricles.radii(np.arange(ANGLES), z))
+    return replace(points, endo=endo, epi=epi, rv=ventricles.rv_distance(x, y, z))
 
 
-def labels_at(ventricles: Ventricles, points: _Points, plane_mm: float) -> np.ndarray:
-    """Canonical label of every sub-sample, as annotators draw it.
+def labels_at(ventricles: Ventricles, points: _Points) -> dict[Label, np.ndarray]:
+    """Where each structure lies, as annotators draw it: label => bool (SUB_Z, DITHER, M); nowhere two.
 
-    Muscles inside the cavity count as cavity; the base is all of a slice or none of it, by its middle ``plane_mm``.
+    Muscles inside the cavity count as cavity; the base is all of a slice or none of it, by its middle.
     """
     shape = ventricles.shape
-    in_lv = (plane_mm >= ventricles.base_mm) & (points.z < ventricles.bottom_mm)
+    above_tip = points.z < ventricles.bottom_mm
+    below_base = points.middle_mm >= ventricles.base_mm
     lv, wall = points.radius < points.endo, points.radius < points.epi
+    rv = (points.rv < 0) & ~wall & above_tip
     if shape.open_base:
-        ahead = np.cos(points.index * (2 * np.pi / ANGLES) - shape.rv_angle - 0.9) > 0.86
+        ahead = np.cos(points.index * np.float32(2 * np.pi / ANGLES) - shape.rv_angle - 0.9) > 0.86
         wall = wall & ~(ahead & (ventricles.height(points.z) < 0.09) & ~lv)
-    rv = (points.rv < 0) & (points.radius >= points.epi) & (points.z < ventricles.bottom_mm)
-    rv &= plane_mm >= ventricles.base_mm + shape.rv_base_mm
-    labels = np.where(in_lv & lv, Label.LV, np.where(in_lv & wall, Label.MYO, np.where(rv, Label.RV, Label.BACKGROUND)))
-    return labels.astype(np.uint8)
+    lv = lv & above_tip & below_base
+    return {
+        Label.LV: lv,
+        Label.MYO: wall & above_tip & below_base & ~lv,
+        Label.RV: rv & (points.middle_mm >= ventricles.base_mm + shape.rv_base_mm),
+    }
 
 
-def _tissues(ventricles: Ventricles, detail: Detail, points: _Points, roll: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tissue of every sub-sample and whether it lies within the pericardium.
+@dataclass(frozen=True)
+class _Tissues:
+    """Where each tissue lies: bool (SUB_Z, DITHER, M) each; all else within the pericardium is fat."""
+
+    inside: np.ndarray
+    muscle: np.ndarray
+    myocardium: np.ndarray
+    rv_blood: np.ndarray
+    lv_blood: np.ndarray
+
+
+def _tissues(ventricles: Ventricles, detail: Detail, points: _Points, coarse: np.ndarray, fine: np.ndarray) -> _Tissues:
+    """Tissue of every sub-sample.
 
     Above the base plane the same outlines show atria: blood within thin walls, without a label.
     """
-    h, w = points.radius.shape[1] // SUB, points.radius.shape[2] // SUB
-    fine, coarse = (
-        np.repeat(np.repeat(_cut(t, roll, h, w), SUB, 0), SUB, 1)[None] for t in (detail.fine, detail.coarse)
-    )
-    above = np.broadcast_to(np.median(points.z) < ventricles.base_mm, points.radius.shape)
-    epi = np.where(above, points.endo + 2.5, points.epi)
-    gap = np.minimum(points.radius - epi, points.rv - detail.rv_wall_mm)
-    notch = np.exp(-np.maximum(points.radius - epi, 0) / 7 - np.maximum(points.rv, 0) / 7)
-    angle = points.index * (2 * np.pi / ANGLES)
+    above = bool(np.median(points.z) < ventricles.base_mm)
     share = np.clip(ventricles.height(points.z), -0.3, 1.3)
-    side = 0.45 + 0.55 * np.cos(angle - ventricles.shape.rv_angle - 0.5 * np.sin(detail.fat_phase[0]))
+    epi = points.endo + 2.5 if above else points.epi
+    beyond = points.radius - epi
+    gap = np.minimum(beyond, points.rv - detail.rv_wall_mm)
+    fat = _fat(ventricles, detail, points, share) + (0.7 * coarse - 0.6)
+    fat += (2.6 + 1.3 * detail.fat_mm) * np.exp((np.maximum(beyond, 0) + np.maximum(points.rv, 0)) * (-1 / 7))
+    fat = np.maximum(fat, 0)
+    in_rv = (points.rv < 0) & (beyond >= 0)
+    if not above:
+        depth = np.maximum(-points.rv, 0) / (5 + 7 * detail.rv_trabeculae * (0.3 + share))
+        in_rv &= coarse + 0.8 * fine <= 0.6 + 2.2 * depth
+    blood = _blood_in_lv(ventricles, detail, points, coarse + 0.6 * fine, share)
+    inside = (gap < fat + 1.2) & (points.z < ventricles.bottom_mm + 3)
+    return _Tissues(inside, gap > fat, gap < 0, in_rv & ~blood, blood)
+
+
+def _fat(ventricles: Ventricles, detail: Detail, points: _Points, share: np.ndarray) -> np.ndarray:
+    """Thickness of the fat around the heart by angle and height, in mm: lumps, and a ring in the groove at the base."""
+    angle = (np.arange(ANGLES) * (2 * np.pi / ANGLES)).astype(np.float32)
+    side = 0.45 + 0.55 * np.cos(angle - ventricles.shape.rv_angle - 0.5 * math.sin(detail.fat_phase[0]))
     lumps = side * (
         0.8 + 0.5 * np.sin(2 * angle + detail.fat_phase[0]) + 0.5 * np.sin(5 * angle + detail.fat_phase[1] + 2 * share)
     )
-    groove = np.exp(-np.abs(share + 0.02) / 0.12)
-    fat = detail.fat_mm * (lumps + groove) + (2 + detail.fat_mm) * 1.3 * notch + 0.7 * coarse - 0.6
-    fat = np.maximum(fat, 0)
-    tissue = np.full(points.radius.shape, Tissue.FAT, np.uint8)
-    tissue[gap > fat] = Tissue.MUSCLE
-    tissue[gap < 0] = Tissue.MYOCARDIUM
-    depth = np.maximum(-points.rv, 0) / (5 + 7 * detail.rv_trabeculae * (0.3 + share))
-    rv_rough = coarse + 0.8 * fine > 0.6 + 2.2 * depth
-    tissue[(points.rv < 0) & (points.radius >= epi) & (~rv_rough | above)] = Tissue.RV_BLOOD
-    tissue[_blood_in_lv(ventricles, detail, points, coarse + 0.6 * fine, share)] = Tissue.LV_BLOOD
-    return tissue, gap < fat + 1.2
+    return points.by_angle(detail.fat_mm * (lumps + np.exp(-np.abs(share + 0.02) / 0.12)))
 
 
 def _blood_in_lv(
     ventricles: Ventricles, detail: Detail, points: _Points, rough: np.ndarray, share: np.ndarray
 ) -> np.ndarray:
     """Where the cavity holds blood: not in papillary muscles nor in the trabeculae along the wall."""
-    relative = points.radius / np.maximum(points.endo, 0.1)
-    squeeze = np.clip(18 / max(ventricles.endo_mm, 6.0), 0.45, 1.5)
-    wall_share = (relative - 1) * 5.0 / squeeze + 1.1 * detail.trabeculae * (0.35 + share) + 0.6 * rough
-    blood = (relative < 1) & ((wall_share < 0.75) | (share < 0.1))
+    blood = points.radius < points.endo
+    where = np.nonzero(blood)
+    plane, height = where[1:], (where[0], where[1], np.zeros_like(where[0]))
+    relative = points.radius[plane] / np.maximum(points.endo[where], 0.1)
+    share, rough = share[height], rough[plane]
+    squeeze = min(max(18 / max(ventricles.endo_mm, 6.0), 0.45), 1.5)
+    wall_share = (relative - 1) * (5.0 / squeeze) + 1.1 * detail.trabeculae * (0.35 + share) + 0.6 * rough
+    free = (wall_share < 0.75) | (share < 0.1)
     for place, out, size in detail.papillary:
         out_mm = ventricles.endo_mm * out * np.clip(1.25 - 0.6 * share, 0.5, 1.1)
-        thick = size * np.sqrt(np.clip(1 - ((share - 0.5) / 0.33) ** 2, 0, 1)) * np.sqrt(squeeze / 0.7)
-        muscle = np.hypot(points.x - out_mm * np.cos(place), points.y - out_mm * np.sin(place))
-        blood &= muscle >= thick * (1 + 0.3 * rough)
+        thick = size * math.sqrt(squeeze / 0.7) * np.sqrt(np.clip(1 - ((share - 0.5) / 0.33) ** 2, 0, 1))
+        muscle = np.hypot(points.x[plane] - out_mm * math.cos(place), points.y[plane] - out_mm * math.sin(place))
+        free &= muscle >= thick * (1 + 0.3 * rough)
+    blood[where] = free
     return blood
 
 
-def _heart_box(heart: Heart, plan: Plan) -> tuple[slice, slice]:
-    """The box of pixels that holds the heart in every slice."""
-    near = np.zeros(plan.x.shape, bool)
+def _heart_box(heart: Heart, plan: Plan, k: int, margin_mm: float) -> tuple[slice, slice] | None:
+    """The box of pixels that the heart can reach in slice ``k``, as `SubGrid` wants it; None where it reaches none."""
+    step = DITHER // SUB
+    middle = float(plan.z_mm[k])
+    coarse = np.s_[step // 2 :: step, step // 2 :: step]
+    near = np.zeros(plan.x[coarse].shape, bool)
     for ventricles in heart.phases.values():
-        for z in np.linspace(ventricles.base_mm, ventricles.bottom_mm, 5):
-            x, y = (p - c for p, c in zip((plan.x, plan.y), ventricles.centre(float(z)), strict=True))
-            outer = np.minimum(np.hypot(x, y) - 1.15 * ventricles.epi_mm, ventricles.rv_distance(x, y, z))
-            near |= outer < MARGIN_MM
-    rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        x, y = (
+            (grid[coarse] + np.float32(shift - centre)).ravel()
+            for grid, shift, centre in zip((plan.x, plan.y), plan.shifts[k], ventricles.centre(middle), strict=True)
+        )
+        z = (middle + plan.slice_mm * np.array([-0.5, 0, 0.5], np.float32))[:, None]
+        widest = ventricles.radii(np.arange(ANGLES), z)[1].max()
+        outer = np.minimum(np.hypot(x, y) - widest, ventricles.rv_distance(x, y, z).min(0))
+        near |= (outer < margin_mm + step * plan.pixel_mm).reshape(near.shape)
+    if not near.any():
+        return None
+    sides = (np.flatnonzero(near.any(axis)) for axis in (1, 0))
+    rows, columns = (slice(int(side[0]) * step, (int(side[-1]) + 1) * step) for side in sides)
+    return rows, columns
 
 
-def mask_slice(ventricles: Ventricles, plan: Plan, k: int, box: tuple[slice, slice]) -> tuple[np.ndarray, _Points]:
-    """Majority label of slice ``k`` over the whole grid: uint8 (H, W), and the sub-samples in the box."""
-    points = _points(ventricles, *_sub_grid(plan, k, box, ventricles.centre(float(plan.z_mm[k]))))
-    labels = labels_at(ventricles, points, float(plan.z_mm[k]))
-    shares = np.stack([_pixels(labels == label) for label in Label])
-    mask = np.zeros(plan.x.shape, np.uint8)
-    mask[box] = shares.argmax(0)
-    return mask, points
+def mask_slice(ventricles: Ventricles, points: _Points, grid: SubGrid, shape: tuple[int, int]) -> np.ndarray:
+    """Majority label of one slice over the whole picture: uint8 of ``shape``."""
+    found = labels_at(ventricles, points)
+    shares = {label: grid.shares(where) for label, where in found.items()}
+    shares[Label.BACKGROUND] = 1 - np.sum(list(shares.values()), axis=0)
+    mask = np.zeros(shape, np.uint8)
+    mask[grid.box] = np.stack([shares[label] for label in Label]).argmax(0)
+    return mask
 
 
 def _surroundings(heart: Heart, plan: Plan, thorax: Thorax, detail: Detail, signals: np.ndarray) -> list[np.ndarray]:
@@ -256,31 +347,48 @@ def render(
     reach = ed.epi_mm * (0.82 + ed.rv_scale * heart.shape.rv_axes[0])
     thorax = draw_thorax(ed.bottom_mm, reach, ed.epi_mm * 1.15, signals, rng)
     around = _surroundings(heart, plan, thorax, detail, signals)
-    box = _heart_box(heart, plan)
     coil = coil_field(plan.x, plan.y, style.coil_falloff * rng.uniform(0.5, 1.5), rng)
+    slices = [_scan_slice(heart, plan, k, detail, around[k], signals) for k in range(len(plan.z_mm))]
     scans = {}
-    for phase, ventricles in heart.phases.items():
-        images, masks = [], []
-        for k in range(len(plan.z_mm)):
-            mask, points = mask_slice(ventricles, plan, k, box)
-            image = around[k].copy()
-            image[box] = _heart_signal(ventricles, detail, points, around[k][box], signals, 7 * k + 3 * int(phase))
-            images.append(image * coil)
-            masks.append(mask)
-        scans[phase] = receive(np.stack(images), style, rng), np.stack(masks)
+    for phase in heart.phases:
+        images, masks = zip(*(each[phase] for each in slices), strict=True)
+        scans[phase] = receive(np.stack(images) * coil, style, rng), np.stack(masks)
     return plan, scans
 
 
+def _scan_slice(
+    heart: Heart, plan: Plan, k: int, detail: Detail, around: np.ndarray, signals: np.ndarray
+) -> dict[Phase, tuple[np.ndarray, np.ndarray]]:
+    """Set the heart into its surroundings in slice ``k``: signal and mask of both phases, (H, W) each."""
+    box = _heart_box(heart, plan, k, max(MARGIN_MM, 6 + 2.8 * detail.fat_mm))
+    if box is None:
+        return dict.fromkeys(heart.phases, (around, np.zeros(around.shape, np.uint8)))
+    grid = SubGrid.of(box)
+    plane = grid.positions(plan)
+    scans = {}
+    for phase, ventricles in heart.phases.items():
+        points = _points(ventricles, plan, k, grid, plane)
+        share, heart_signal = _heart_signal(ventricles, detail, points, grid, signals, 7 * k + 3 * int(phase))
+        image = around.copy()
+        image[box] = around[box] * (1 - share) + heart_signal
+        scans[phase] = image, mask_slice(ventricles, points, grid, around.shape)
+    return scans
+
+
 def _heart_signal(
-    ventricles: Ventricles, detail: Detail, points: _Points, around: np.ndarray, signals: np.ndarray, roll: int
-) -> np.ndarray:
-    """Signal of the box: tissues averaged over sub-samples, textured, set into the surroundings."""
-    tissue, inside = _tissues(ventricles, detail, points, roll)
-    below = np.broadcast_to(points.z < ventricles.bottom_mm + 3, inside.shape)
-    inside = inside & below
-    share = _pixels(inside)
-    mine = _pixels(signals[tissue] * inside)
-    blood = _pixels((tissue == Tissue.LV_BLOOD) | (tissue == Tissue.RV_BLOOD))
-    h, w = share.shape
-    flow = detail.flow * (_cut(detail.coarse, roll + 11, h, w) + 0.5 * _cut(detail.fine, roll, h, w))
-    return around * (1 - share) + mine * (1 + flow * (0.5 + blood))
+    ventricles: Ventricles, detail: Detail, points: _Points, grid: SubGrid, signals: np.ndarray, roll: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the heart covers of each pixel, and its signal: tissues averaged over sub-samples, textured; (H, W) each."""
+    h, w = (side // SUB for side in grid.size)
+    coarse, fine = (_cut(tile, roll, h, w) for tile in (detail.coarse, detail.fine))
+    tissues = _tissues(ventricles, detail, points, grid.of_pixels(coarse), grid.of_pixels(fine))
+    signal = np.where(tissues.muscle, signals[Tissue.MUSCLE], signals[Tissue.FAT])
+    for where, tissue in (
+        (tissues.myocardium, Tissue.MYOCARDIUM),
+        (tissues.rv_blood, Tissue.RV_BLOOD),
+        (tissues.lv_blood, Tissue.LV_BLOOD),
+    ):
+        np.copyto(signal, signals[tissue], where=where)
+    blood = grid.shares(tissues.lv_blood | tissues.rv_blood)
+    flow = detail.flow * (_cut(detail.coarse, roll + 11, h, w) + 0.5 * fine)
+    return grid.shares(tissues.inside), grid.means(signal * tissues.inside) * (1 + flow * (0.5 + blood))

@@ -4,6 +4,7 @@ The frame is that of the heart (see anatomy), in mm. Shapes are blended with sof
 the partial volume of the plane.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,12 @@ from cmrfed.data.phantom.signal import Tissue
 
 INK_MM = 1.3
 """Half-width of the dark line between fat and water, which cancel in a shared voxel of bSSFP."""
+RIB_MARGIN_MM = 8.0
+"""How far beyond a rib its outline can be seen."""
+
+Box = tuple[slice, slice]
+"""Rows and columns of a slice."""
+WHOLE: Box = (slice(None), slice(None))
 
 
 @dataclass(frozen=True)
@@ -164,18 +171,37 @@ def draw_thorax(
 
 
 class Canvas:
-    """A slice that layers are blended onto: float32 (H, W), with coordinates in mm."""
+    """A slice that layers are blended onto: float32 (H, W), with coordinates in mm that are affine in the pixels."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, pixel_mm: float) -> None:
         self.x, self.y, self.pixel_mm = x, y, pixel_mm
         self.image = np.zeros(x.shape, np.float32)
+        self._origin = np.array([x[0, 0], y[0, 0]], float)
+        steps = [[grid[1, 0] - grid[0, 0], grid[0, 1] - grid[0, 0]] for grid in (x, y)]
+        self._to_pixels = np.linalg.inv(np.array(steps, float))
 
-    def fill(self, distance: np.ndarray, signal: float | np.ndarray, ink: float = 0.0) -> None:
-        """Blend a region in; ``distance`` is signed mm (negative inside), ``ink`` darkens its outline (0..1)."""
-        share = np.clip(0.5 - distance / self.pixel_mm, 0, 1)
-        self.image += share * (signal - self.image)
+    def fill(self, distance: np.ndarray, signal: float | np.ndarray, ink: float = 0.0, box: Box = WHOLE) -> None:
+        """Blend a region in.
+
+        Args:
+            distance: Signed mm (negative inside), of the pixels in ``box``.
+            signal: What the region has.
+            ink: Darkens its outline (0..1).
+            box: Rows and columns that it can reach.
+        """
+        image = self.image[box]
+        image += np.clip(0.5 - distance / self.pixel_mm, 0, 1) * (signal - image)
         if ink:
-            self.image *= 1 - ink * np.exp(-((distance / INK_MM) ** 2))
+            image *= 1 - ink * np.exp(-((distance / INK_MM) ** 2))
+
+    def around(self, centre: tuple[float, float], reach_mm: float) -> Box | None:
+        """Rows and columns of the square of half-width ``reach_mm`` about a place; None where the slice has none."""
+        middle = self._to_pixels @ (np.array(centre) - self._origin)
+        half = np.abs(self._to_pixels).sum(1) * reach_mm
+        low, high = np.maximum(np.ceil(middle - half), 0), np.minimum(np.floor(middle + half) + 1, self.image.shape)
+        if (low >= high).any():
+            return None
+        return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
     def blob(self, blob: Blob, z: float) -> None:
         """Blend an ellipsoid in where the plane cuts it, inside its bounding box only."""
@@ -183,20 +209,13 @@ class Canvas:
         if cut <= 0.02:
             return
         a, b = blob.axes[0] * cut**0.5, blob.axes[1] * cut**0.5
-        reach = max(a, b) + 2 * self.pixel_mm
-        near = (np.abs(self.x - blob.centre[0]) < reach) & (np.abs(self.y - blob.centre[1]) < reach)
-        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-        if not len(rows):
+        box = self.around(blob.centre[:2], max(a, b) + 2 * self.pixel_mm)
+        if box is None:
             return
-        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         dx, dy = self.x[box] - blob.centre[0], self.y[box] - blob.centre[1]
-        u = (dx * np.cos(blob.turn) + dy * np.sin(blob.turn)) / a
-        v = (-dx * np.sin(blob.turn) + dy * np.cos(blob.turn)) / b
-        distance = (np.sqrt(u * u + v * v) - 1) * min(a, b)
-        share = np.clip(0.5 - distance / self.pixel_mm, 0, 1)
-        self.image[box] += share * (blob.signal - self.image[box])
-        if blob.rim < 1:
-            self.image[box] *= 1 - (1 - blob.rim) * np.exp(-((distance / INK_MM) ** 2))
+        cos, sin = math.cos(blob.turn), math.sin(blob.turn)
+        distance = (np.hypot((dx * cos + dy * sin) / a, (dy * cos - dx * sin) / b) - 1) * min(a, b)
+        self.fill(distance, blob.signal, 1 - blob.rim, box)
 
 
 def _displaced(thorax: Thorax, x: np.ndarray, y: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +245,7 @@ def paint_thorax(
     share = float(np.clip(z / thorax.length_mm, -0.3, 1.2))
     xw, yw = _displaced(thorax, x, y, z)
     canvas = Canvas(x, y, pixel_mm)
-    advance = np.sign(share) * abs(share) ** thorax.wall_bend
+    advance = math.copysign(abs(share) ** thorax.wall_bend, share)
     inner = -thorax.wall_base_mm + advance * (thorax.wall_base_mm - thorax.wall_apex_mm)
     depth = xw - inner - thorax.wall_slope * yw - 0.0022 * yw**2
     skin = -(depth + thorax.fat_mm + thorax.muscle_mm)
@@ -250,9 +269,15 @@ def paint_thorax(
 
 def _paint_ribs(thorax: Thorax, canvas: Canvas, depth: np.ndarray, y: np.ndarray) -> None:
     for rib in thorax.ribs:
-        middle = (depth + rib.centre[0] * thorax.muscle_mm) / rib.axes[0]
-        distance = (np.hypot(middle, (y - rib.centre[1]) / rib.axes[1]) - 1) * rib.axes[0]
-        canvas.fill(distance, rib.signal, ink=1 - rib.rim)
+        reach = max(rib.axes[:2]) + RIB_MARGIN_MM
+        near = (np.abs(y - rib.centre[1]) < reach) & (np.abs(depth + rib.centre[0] * thorax.muscle_mm) < reach)
+        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+        if not len(rows):
+            continue
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        middle = (depth[box] + rib.centre[0] * thorax.muscle_mm) / rib.axes[0]
+        distance = (np.hypot(middle, (y[box] - rib.centre[1]) / rib.axes[1]) - 1) * rib.axes[0]
+        canvas.fill(distance, rib.signal, 1 - rib.rim, box)
 
 
 def _paint_abdomen(
