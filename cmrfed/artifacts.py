@@ -27,12 +27,23 @@ def _fsync_dir(folder: Path) -> None:
         os.close(handle)
 
 
+OWNER_ALONE = 0o600
+"""Mode of a file that its owner alone may read."""
+
+
 @contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """Yield a file to write beside ``path``: a crash at any moment leaves the old content or the new, never a part."""
+def _new_file(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """Yield a file to write beside ``path``: a crash at any moment leaves the old content or the new, never a part.
+
+    Args:
+        path: Its name when it is whole.
+        mode: Permissions from the first byte on; None: as the umask has them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
+        if mode is not None:
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         yield part
         with part.open("rb+") as handle:
             os.fsync(handle.fileno())
@@ -42,16 +53,16 @@ def _new_file(path: Path) -> Iterator[Path]:
     _fsync_dir(path.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> Path:
-    """Write a file atomically."""
-    with _new_file(path) as part:
+def write_bytes(path: Path, data: bytes, mode: int | None = None) -> Path:
+    """Write a file atomically; ``mode`` are its permissions, None those of the umask."""
+    with _new_file(path, mode) as part:
         part.write_bytes(data)
     return path
 
 
-def write_text(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str, mode: int | None = None) -> Path:
     """Write UTF-8 text atomically."""
-    return write_bytes(path, text.encode())
+    return write_bytes(path, text.encode(), mode)
 
 
 def canonical_json(value: Any) -> str:
@@ -59,9 +70,9 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: Path, value: Any, mode: int | None = None) -> Path:
     """Write indented JSON atomically; NaN and infinity are refused."""
-    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", mode)
 
 
 def read_json(path: Path) -> Any:
@@ -133,10 +144,15 @@ def digest_folder(folder: Path) -> str:
     return total.hexdigest()
 
 
-def save_state(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+def save_state(
+    path: Path,
+    state: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    permissions: int | None = None,
+) -> Path:
     """Write tensors as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with _new_file(path) as part:
+    with _new_file(path, permissions) as part:
         part.touch()
         mode = part.stat().st_mode
         try:
@@ -161,3 +177,12 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             expected="a safetensors file",
             do="restore it or delete it and run again",
         ) from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file without its tensors; empty where the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return dict(handle.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}

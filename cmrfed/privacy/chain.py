@@ -12,6 +12,7 @@ the last hash elsewhere (`PrivacyLedger.spent` gives it) to notice that as well.
 import fcntl
 import json
 import os
+import secrets
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from cmrfed.errors import PrivacyError
 START = "0" * 64
 """The hash before the first line."""
 _KEYS = {"number", "previous", "time", "kind", "body", "hash"}
+_NONCE = "nonce"
+"""128 random bits in each line. Hashes of lines travel: without it, whoever knows what was asked could find the time of
+a line by trying every second. Lines of earlier versions have none."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ def make_line(number: int, previous: str, kind: str, body: dict[str, Any]) -> Li
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "kind": kind,
         "body": body,
+        _NONCE: secrets.token_hex(16),
     }
     digest = digest_json(content)
     return Line(number, previous, kind, body, digest, (canonical_json({**content, "hash": digest}) + "\n").encode())
@@ -57,7 +62,7 @@ def parse_line(raw: bytes) -> Line | None:
     """The line in ``raw``, newline included, or None where a single byte is not as it was written."""
     try:
         content = json.loads(raw)
-        if set(content) != _KEYS or (canonical_json(content) + "\n").encode() != raw:
+        if set(content) - {_NONCE} != _KEYS or (canonical_json(content) + "\n").encode() != raw:
             return None
         digest = content.pop("hash")
         if digest_json(content) != digest:

@@ -163,6 +163,14 @@ class Noon:
         return datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
+class SameNonce:
+    """In place of `secrets`: hashes of ledgers can then be compared."""
+
+    @staticmethod
+    def token_hex(count: int) -> str:
+        return "00" * count
+
+
 def outline(content: RecordDict) -> dict[str, Any]:
     """All of a message but the values of its arrays."""
     shapes = {
@@ -195,6 +203,7 @@ def all_that_reaches_the_server(run_dir: Path, patients: int) -> tuple[list, lis
 
 def test_two_cohorts_that_differ_by_one_patient_look_the_same_but_for_the_arrays(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("cmrfed.privacy.chain.datetime", Noon)
+    monkeypatch.setattr("cmrfed.privacy.chain.secrets", SameNonce)
     messages, files = all_that_reaches_the_server(tmp_path / "three", 3)
     fewer_messages, fewer_files = all_that_reaches_the_server(tmp_path / "two", 2)
     assert len(messages) == 3 + 2 * 3, "introductions, and a reply of each site in each stage"
