@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	command -v $$p > /dev/null 2>&1 && $$p -c '$(ENOUGH)' > /dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test install install-dev lint format clean
+.PHONY: help demo test test-fast install install-dev lint format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -23,6 +23,9 @@ demo: install ## Run the whole job on the built-in phantom (3 sites) and say whe
 
 test: lint ## Run every check: format, lint, types, import contracts, tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-fast: lint ## The same without the tests that are marked slow: for everyday work
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 lint: install-dev ## Run the checks that need no test: format, lint, types, import contracts
 	$(BIN)/ruff format --check .
