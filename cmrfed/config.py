@@ -1,6 +1,13 @@
 """The base of every configuration section: frozen, and closed to misspelt keys."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+"""A seed of 64 bits."""
+Digest = Annotated[str, Field(max_length=128)]
+"""A digest in hexadecimal digits."""
 
 
 class Section(BaseModel):

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cmrfed.artifacts import digest_json
-from cmrfed.config import Section
+from cmrfed.config import Section, Seed
 from cmrfed.data.partition import PartitionConfig
 from cmrfed.data.phantom import PhantomConfig
 from cmrfed.errors import ConfigError
@@ -35,7 +35,7 @@ class DataConfig(Section):
     """The built-in phantom, used when no cohort is given."""
     cohorts: tuple[str, ...] = ()
     """Cohort folders. One is shared out over the sites by ``partition``; of several each is a site."""
-    size_px: int = Field(64, ge=16)
+    size_px: int = Field(64, ge=16, le=1024)
     """Height and width of slices, pixels, as `cmrfed prepare --size` made them; a multiple of patch_px × 2^(levels -
     1)."""
     holdout: float = Field(1 / 3, gt=0, lt=1)
@@ -63,7 +63,7 @@ class AutoencoderStage(Section):
 class ComputeConfig(Section):
     """Speed alone: nothing here changes a guarantee, and it is outside the digest."""
 
-    threads: int = Field(2, ge=1)
+    threads: int = Field(2, ge=1, le=1024)
     """Threads of the CPU, at each site too. A recipe that does not say takes OMP_NUM_THREADS, where that is set."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where a run trains and draws; a deployed site has its own."""
@@ -74,7 +74,7 @@ class Experiment(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     """Lower-case letters, digits and hyphens, 41 at most: of the run, and of what is drawn from it."""
-    seed: int = 0
+    seed: Seed = 0
     """Of who is held out, who is at which site, first weights, and all draws of training without privacy."""
     data: DataConfig
     autoencoder: AutoencoderStage | None = Field(None, exclude_if=lambda value: value is None)

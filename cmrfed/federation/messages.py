@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cmrfed.artifacts import digest_json, digest_state
-from cmrfed.config import Section
+from cmrfed.config import Digest, Section, Seed
 from cmrfed.errors import FederationError, SiteRefused
 from cmrfed.federation.compression import Compression
 from cmrfed.generators.generator import GeneratorConfig
@@ -30,6 +30,9 @@ WEIGHT = "num-examples"
 _WEIGHTS, _FORMAT = "weights", "safetensors"
 """Name of the only array of a record, and how its bytes are to be read (Flower's ``stype``)."""
 
+MOST_TEXT = 100_000
+"""Characters of a request's text."""
+
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -37,25 +40,25 @@ class StageJob(Section):
     """A request to train one stage for one round, complete in itself."""
 
     run: str = Field(pattern=SAFE_NAME)
-    experiment: str
+    experiment: Digest
     """Digest of the whole experiment."""
-    seed: int
+    seed: Seed
     stage: Stage
-    round: int = Field(ge=1)
+    round: int = Field(ge=1, le=100_000)
     generator: GeneratorConfig
     training: TrainingConfig
-    proximal_mu: float = Field(0.0, ge=0)
+    proximal_mu: float = Field(0.0, ge=0, le=1e6)
     privacy: PrivateTraining | None = None
     """None: training without privacy, which the ledger of the site records as such."""
-    model_digest: str
+    model_digest: Digest
     """Digest of the weights that travel with the request."""
-    codec_digest: str | None = Field(None, exclude_if=lambda value: value is None)
+    codec_digest: Digest | None = Field(None, exclude_if=lambda value: value is None)
     """Digest of the weights of the autoencoder, which travel too; None: the generator has none."""
     compression: Compression = Field("none", exclude_if=lambda value: value == "none")
     """What the reply carries: weights, or their change in fewer bits."""
-    secure_threshold: int | None = Field(None, ge=2, exclude_if=lambda value: value is None)
+    secure_threshold: int | None = Field(None, ge=2, le=10_000, exclude_if=lambda value: value is None)
     """None: the server sees the reply. Otherwise it stays at the site until it is masked; so many sites can unmask."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     """Threads of the computation: the last bits of a sum depend on it, so every site uses the same number."""
 
     @model_validator(mode="after")
@@ -63,6 +66,12 @@ class StageJob(Section):
         uses_one = self.generator.autoencoder is not None and self.stage != "autoencoder"
         if uses_one != (self.codec_digest is not None):
             raise ValueError("codec_digest belongs to a generator with an autoencoder, and to no other")
+        return self
+
+    @model_validator(mode="after")
+    def _is_one_of_its_rounds(self) -> "StageJob":
+        if self.round > self.training.rounds:
+            raise ValueError(f"round {self.round} is beyond the last one, {self.training.rounds}")
         return self
 
     @cached_property
@@ -189,11 +198,16 @@ def decode_job(content: RecordDict) -> tuple[StageJob, dict[str, Tensor]]:
     """
     try:
         config = content.config_records["config"]
-        job = StageJob.model_validate_json(str(config["job"]))
+        text = str(config["job"])
+        if len(text) > MOST_TEXT:
+            raise ValueError(f"{len(text):,} characters, expected at most {MOST_TEXT:,} characters")
+        job = StageJob.model_validate_json(text)
         state = to_state(content.array_records["arrays"])
     except (ValidationError, KeyError, TypeError, ValueError) as error:
         raise SiteRefused(
-            "the request cannot be read", got=_short(error), do="install the same version on server and site"
+            "the request cannot be read",
+            got=_short(error),
+            do="correct the recipe, or install the same version on server and site",
         ) from None
     _same("configuration", config.get("config-digest"), job.config_digest)
     _same("weights", job.model_digest, digest_state(state))

@@ -16,18 +16,19 @@ from torch import Tensor, nn
 
 from cmrfed.config import Section
 from cmrfed.errors import ConfigError, DataError
+from cmrfed.generators.backbone import Channels
 
 
 class AutoencoderConfig(Section):
     """Size of the autoencoder."""
 
-    channels: tuple[int, ...] = (32, 64)
+    channels: tuple[Channels, ...] = Field((32, 64), max_length=8)
     """Of each level; every level but the last halves the image."""
-    layers_per_block: int = Field(1, ge=1)
+    layers_per_block: int = Field(1, ge=1, le=16)
     """Residual blocks of each level of the encoder; the decoder has one more."""
-    latent_channels: int = Field(4, ge=1)
+    latent_channels: int = Field(4, ge=1, le=256)
     """Channels of a latent."""
-    norm_groups: int = Field(8, ge=1)
+    norm_groups: int = Field(8, ge=1, le=4096)
     """Groups of each group normalisation."""
 
     @field_validator("channels")

@@ -41,12 +41,12 @@ class GeneratorConfig(GeneratorSettings):
     """A generator in full."""
 
     codec: CodecName
-    size_px: int = Field(64, ge=16)
+    size_px: int = Field(64, ge=16, le=1024)
     finetuned_autoencoder: bool = Field(False, exclude_if=lambda value: not value)
     """Whether the autoencoder has learned from patients too; if not, it has seen a phantom alone."""
-    condition_masks: int = Field(1, ge=0)
+    condition_masks: int = Field(1, ge=0, le=8)
     """1 for the image stage (its own mask); 2 for the mask stage (basal neighbour, ED)."""
-    styles: int = Field(1, ge=1)
+    styles: int = Field(1, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _fits(self) -> "GeneratorConfig":

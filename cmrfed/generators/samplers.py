@@ -34,7 +34,7 @@ class SamplerConfig(Section):
     """ancestral, ddim and dpm++ draw from a process of kind ddpm; euler and heun from one of kind flow."""
     steps: int = Field(20, ge=1, le=1000)
     """Steps of a draw, from noise to an array."""
-    guidance_scale: float = Field(1.0, ge=0)
+    guidance_scale: float = Field(1.0, ge=0, le=100)
     """Classifier-free guidance (arXiv 2207.12598); 1 is none and costs nothing."""
 
 

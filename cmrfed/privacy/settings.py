@@ -1,15 +1,25 @@
 """What a recipe asks for in privacy, and what of it a request to a site says."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from cmrfed.config import Section
+from cmrfed.config import Section, Seed
 from cmrfed.privacy.budget import Plan, StageCost, calibrate
 from cmrfed.privacy.event import Unit
 
 STRICT_DELTA = 1e-3
 """Beside the configured δ, every ε is also given at this one: N^-1.1 is large where N is small."""
+SMALLEST_CLIP_NORM, LARGEST_CLIP_NORM = 1e-6, 1e6
+"""Range of C in which clipping and noise keep the relative precision of float32; `noise.noise_std` checks it."""
+SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 0.01, 1e4
+SMALLEST_SAMPLING_RATE = 1e-9
+MOST_PATIENTS = 10_000_000
+MOST_DRAWS = 4096
+"""Draws, slices or simulated patients whose arrays are in memory together; a site's policy usually allows fewer."""
+
+ParameterPattern = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class Subspace(Section):
@@ -20,15 +30,15 @@ class Subspace(Section):
     patients say only how much of each. They are found anew in every round.
     """
 
-    rank: int = Field(32, ge=1)
+    rank: int = Field(32, ge=1, le=1024)
     """Number of directions."""
-    patients: int = Field(48, ge=2)
+    patients: int = Field(48, ge=2, le=MOST_DRAWS)
     """Simulated patients, one gradient of each; none of them is in ``pretrain`` or ``data.phantom``."""
-    scanners: int = Field(24, ge=1)
+    scanners: int = Field(24, ge=1, le=MOST_DRAWS)
     """Simulated scanners, over which these patients are shared out."""
-    draws: int = Field(16, ge=1)
+    draws: int = Field(16, ge=1, le=MOST_DRAWS)
     """Slices of each of them."""
-    seed: int = 0
+    seed: Seed = 0
     """Of these patients, and of the draws of their gradients."""
 
     @model_validator(mode="after")
@@ -43,13 +53,13 @@ class Subspace(Section):
 class StagePrivacy(Section):
     """How one stage is trained privately."""
 
-    sampling_rate: float = Field(0.25, gt=0, le=1)
+    sampling_rate: float = Field(0.25, ge=SMALLEST_SAMPLING_RATE, le=1)
     """q: probability of each patient to be in a step. Public: it is never derived from the data."""
-    clip_norm: float = Field(1.0, gt=0)
+    clip_norm: float = Field(1.0, ge=SMALLEST_CLIP_NORM, le=LARGEST_CLIP_NORM)
     """C: the largest norm of one patient's gradient."""
-    draws: int = Field(8, ge=1)
+    draws: int = Field(8, ge=1, le=MOST_DRAWS)
     """K: (slice, time, noise) draws whose gradients are averaged before clipping; more cost no ε (arXiv 2210.09929)."""
-    trained: tuple[str, ...] = ("*",)
+    trained: tuple[ParameterPattern, ...] = Field(("*",), max_length=100)
     """Names of the trained parameters, with * and ?; all others stay as they were at the start."""
     subspace: Subspace | None = None
     """None: the trained parameters move freely."""
@@ -62,7 +72,7 @@ class StagePrivacy(Section):
 class StagePlan(StagePrivacy):
     """A stage of a recipe: its share of the budget beside the mechanism."""
 
-    noise_ratio: float = Field(1.0, gt=0)
+    noise_ratio: float = Field(1.0, ge=0.1, le=100)
     """This stage's noise multiplier over the common one: above 1 it spends less of the budget."""
 
 
@@ -70,9 +80,9 @@ class PrivateTraining(StagePrivacy):
     """What a request says of privacy. A site checks it against its own policy and ledger."""
 
     unit: Unit
-    noise_multiplier: float = Field(gt=0)
+    noise_multiplier: float = Field(ge=SMALLEST_NOISE_MULTIPLIER, le=LARGEST_NOISE_MULTIPLIER)
     """σ: standard deviation of the noise over C."""
-    declared_patients: int = Field(ge=1)
+    declared_patients: int = Field(ge=1, le=MOST_PATIENTS)
 
     @model_validator(mode="after")
     def _is_private(self) -> "PrivateTraining":
@@ -86,11 +96,11 @@ class PrivacyConfig(Section):
 
     unit: Unit = "none"
     """patient; slice, which is weaker, since a patient has many; or none."""
-    epsilon: float | None = Field(None, gt=0)
+    epsilon: float | None = Field(None, gt=0, le=1e6)
     """Target for the patients (or slices) of each site, over all stages, under PRV accounting."""
     delta: float | None = Field(None, gt=0, lt=1)
     """None: N^-1.1, N being ``declared_patients``."""
-    declared_patients: int | None = Field(None, ge=1)
+    declared_patients: int | None = Field(None, ge=1, le=MOST_PATIENTS)
     """N: patients (or slices, where they are the unit) of each site as everyone may know it. It is the denominator of
     the update; it need not be exact, and it must not be looked up in the data."""
     autoencoder: StagePlan = Field(StagePlan(), exclude_if=lambda value: value == StagePlan())

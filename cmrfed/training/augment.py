@@ -20,12 +20,12 @@ class AugmentConfig(Section):
     """Largest turn either way, degrees."""
     scale: float = Field(0.1, ge=0, lt=0.5)
     """Relative: 0.1 is from 0.9 × to 1.1 ×."""
-    shift_px: float = Field(2.0, ge=0)
+    shift_px: float = Field(2.0, ge=0, le=256)
     """Largest shift either way and along each axis, pixels."""
     context_scale: float = Field(0.15, ge=0, lt=0.5)
     """Of each mask that the mask stage is told, by itself: a drawn neighbour is never quite as large as a real one, and
     a stage that believes it to the pixel passes the error on to the apex (arXiv 2106.15282, section 3)."""
-    context_shift_px: float = Field(1.5, ge=0)
+    context_shift_px: float = Field(1.5, ge=0, le=256)
     """As shift_px, of each mask that the mask stage is told, by itself."""
 
 

@@ -30,25 +30,27 @@ Stage = Literal["autoencoder", "mask", "image"]
 class TrainingConfig(Section):
     """How one stage is trained."""
 
-    rounds: int = Field(10, ge=0)
+    rounds: int = Field(10, ge=0, le=100_000)
     """0: no site is asked, and the stage stays as it was pre-trained."""
-    local_steps: int = Field(20, ge=1)
+    local_steps: int = Field(20, ge=1, le=100_000)
     """Optimizer steps of each site in each round."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=4096)
     """Slices of a step; without effect in private training, where patients are drawn by a coin each."""
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0, le=1000)
     """The largest, after the warm-up; a half cosine takes it to 1 % at the last step of the last round."""
-    warmup_steps: int = Field(20, ge=0)
+    warmup_steps: int = Field(20, ge=0, le=10_000_000)
     """Steps, from the first one of the stage, over which the learning rate rises."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """sgd, plain, is for one local step a round under an adaptive server strategy: the server then sees gradients."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=100)
     """Of the optimizer: apart from the gradient in adamw (arXiv 1711.05101), as a part of it in sgd."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, ge=1e-6, le=1e6)
     """Norm to which the gradient of a batch is cut; without effect in private training, which has clip_norm."""
     ema_decay: float = Field(0.9, ge=0, lt=1)
     """Of the global weights, per round; the generator that is saved has the averaged weights."""
-    ema_others: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((), exclude_if=lambda value: not value)
+    ema_others: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (), max_length=20, exclude_if=lambda value: not value
+    )
     """Further decays: a generator each beside the one above, to be compared; 0 is the last weights themselves."""
     precision: Precision = "bf16"
     """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""

@@ -300,7 +300,7 @@ def at_two_equal_sites(tmp_path: Path, stage: StageSpec) -> list[TrainReply]:
 
 
 def test_equal_requests_at_equal_sites_get_unlike_noise_whatever_the_seeds(tmp_path: Path) -> None:
-    nobody = ASKED.model_copy(update={"sampling_rate": 1e-12})
+    nobody = ASKED.model_copy(update={"sampling_rate": 1e-9})
     north, south = at_two_equal_sites(tmp_path, replace(private_stage(), privacy=nobody))
     for name, weight in (north.arrays or {}).items():
         assert not torch.equal(weight, (south.arrays or {})[name]), name

@@ -24,7 +24,7 @@ from tests.federation_world import NOTHING_PROMISED, random_state, tiny_stage
 
 
 def make_job(**changes: object) -> StageJob:
-    stage = tiny_stage()
+    stage = tiny_stage(rounds=9)
     plain = {
         "run": "demo-1",
         "experiment": "e" * 64,
@@ -80,7 +80,7 @@ def test_threads_do_not_change_the_key_but_everything_else_does() -> None:
     job = make_job()
     assert make_job(threads=7).key == job.key
     changes = [{"round": 4}, {"seed": 2}, {"run": "demo-2"}, {"stage": "mask"}, {"proximal_mu": 0.1}]
-    changes += [{"model_digest": "0"}, {"experiment": "f"}, {"training": tiny_stage(steps=5).training}]
+    changes += [{"model_digest": "0"}, {"experiment": "f"}, {"training": tiny_stage(rounds=9, steps=5).training}]
     assert len({make_job(**change).key for change in changes} | {job.key}) == len(changes) + 1
 
 

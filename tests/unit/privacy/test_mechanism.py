@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from cmrfed.errors import PrivacyError
@@ -9,6 +11,14 @@ from cmrfed.privacy import mechanism
 from cmrfed.privacy.clipping import check_module, record_gradient
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
+from cmrfed.privacy.settings import (
+    LARGEST_CLIP_NORM,
+    LARGEST_NOISE_MULTIPLIER,
+    MOST_PATIENTS,
+    SMALLEST_CLIP_NORM,
+    SMALLEST_NOISE_MULTIPLIER,
+    SMALLEST_SAMPLING_RATE,
+)
 
 
 def event(sigma=1.0, q=1.0, steps=100, unit="patient"):
@@ -66,6 +76,71 @@ def test_a_gradient_that_is_not_finite_contributes_nothing(bad):
     assert notes.not_finite == 1
 
 
+@pytest.mark.parametrize(
+    ("sigma", "clip"),
+    [(1.0, 7.1e-46), (1.0, 1e-44), (1.0, 1e-40), (1e-40, 1.0), (1e-38, 1e-6), (1.0, 0.0), (1e300, 1e6), (1e35, 1e6)],
+)
+def test_noise_that_float32_cannot_hold_is_refused(sigma, clip):
+    with pytest.raises(PrivacyError, match=r"is no number that float32 can hold.*Do: set clip_norm"):
+        mechanism.check_noise(sigma, clip)
+    config = MechanismConfig(declared_patients=1).model_copy(update={"clip_norm": clip})
+    point = Point([[1.0]])
+    with pytest.raises(PrivacyError, match="is no number that float32 can hold"):
+        PrivateSGD(point, torch.optim.SGD([point.weight], lr=1e38), event(sigma=sigma), 1, config)
+
+
+@settings(max_examples=40)
+@given(
+    sigma=st.floats(SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER),
+    clip=st.floats(SMALLEST_CLIP_NORM, LARGEST_CLIP_NORM),
+    q=st.floats(SMALLEST_SAMPLING_RATE, 1),
+    declared=st.integers(1, MOST_PATIENTS),
+)
+def test_within_the_bounds_of_a_request_the_noise_is_what_was_paid_for(sigma, clip, q, declared):
+    """Every intermediate: the noise itself, and what the optimizer gets after the division by q · N."""
+    point = Point(torch.zeros(0, 4000))
+    step = sgd(point, event(sigma=sigma, q=q, steps=1), clip=clip, declared=declared)
+    seen, original = [], step.optimizer.add_noise
+
+    def add_noise():
+        original()
+        seen.append(point.weight.grad.double())
+
+    step.optimizer.add_noise = add_noise
+    step.optimizer.original_optimizer.step = lambda: seen.append(point.weight.grad.double())
+    step.step(point.losses)
+    noised, divided = seen
+    assert float(noised.std()) == pytest.approx(sigma * clip, rel=0.1), "4000 values: 0.1 is 9 standard errors"
+    assert torch.allclose(divided * (q * declared), noised, rtol=1e-5)
+
+
+@settings(max_examples=80)
+@given(
+    size=st.floats(1e-30, 3e38),
+    clip=st.floats(SMALLEST_CLIP_NORM, LARGEST_CLIP_NORM),
+    count=st.integers(1, 40),
+)
+def test_no_gradient_however_large_moves_the_sum_by_more_than_the_bound(size, clip, count):
+    """C over a norm beyond 1e38 is no normal float32: it could be rounded up by a half."""
+    point = Point(torch.full((1, count), size))
+    step = sgd(point, clip=clip)
+    step._accumulate([0], point.losses)
+    assert float(point.weight.summed_grad.norm()) <= clip * (1 + 1e-5)
+
+
+def test_sums_of_many_records_are_exact():
+    """In float32, any number of additions of .01 to 1e6 would leave the sum where it was."""
+    point = Point(torch.cat([torch.full((1, 1), 1e6), torch.full((500, 1), 0.01)]))
+    step = sgd(point, clip=1e6)
+    step._accumulate(list(range(501)), point.losses)
+    assert point.weight.summed_grad.item() == pytest.approx(1e6 + 5, abs=1e-3)
+
+
+def test_more_records_than_sums_are_exact_for_are_refused():
+    with pytest.raises(PrivacyError, match=r"too many records.*at most 1,000,000"):
+        sgd(Point([[1.0]]), records=1_000_001)
+
+
 def test_a_gradient_whose_norm_overflows_is_still_bounded():
     point = Point([[1e30, 0.0], [0.5, 0.0]])
     sgd(point).step(point.losses)
@@ -89,20 +164,96 @@ def test_steps_are_as_many_as_were_paid_for():
         step.step(point.losses)
 
 
-def test_a_step_that_failed_cannot_be_followed_by_another():
+def test_a_step_that_was_interrupted_cannot_be_followed_by_another():
     point = Point([[1.0], [1.0]])
     step = sgd(point)
 
     def fails(record):
         if record:
-            raise RuntimeError("out of memory")
+            raise KeyboardInterrupt
         return point.losses(record)
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(KeyboardInterrupt):
         step.step(fails)
     with pytest.raises(PrivacyError, match="no step that was paid for is left"):
         step.step(point.losses)
     assert point.weight.item() == 0
+
+
+FAULTS = [RuntimeError("out of memory"), MemoryError(), ValueError("p03"), OSError("disk"), torch.OutOfMemoryError("x")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("bad", [0, 1, 2])
+@pytest.mark.parametrize("where", ["losses", "sum"])
+def test_a_record_that_cannot_be_computed_contributes_nothing_and_ends_no_step(fault, bad, where, caplog):
+    """A failure only where somebody was sampled would tell whether anybody was."""
+    point = Point([[0.5, 0.0], [0.5, 0.0], [0.0, 0.5]])
+    step = sgd(point, event(sigma=1e-6, steps=2))
+    original, calls = step._add, []
+
+    def losses(record):
+        if where == "losses" and record == bad:
+            raise fault
+        return point.losses(record)
+
+    def add(parts):
+        calls.append(None)
+        step.optimizer.signal_skip_step(True)
+        if where == "sum" and (len(calls) - 1) % 3 == bad:
+            raise fault
+        step.optimizer.forget_signals()
+        original(parts)
+
+    step._add = add
+    for number in (1, 2):
+        notes = step.step(losses)
+        expected = -number * (point.pulls.sum(0) - point.pulls[bad])
+        assert torch.allclose(point.weight.detach(), expected, atol=1e-5)
+        assert (notes.sampled, notes.not_finite) == (3, 1)
+    assert type(fault).__name__ in caplog.text, "the site's own log"
+
+
+def test_a_fault_of_the_module_is_no_fault_of_a_record():
+    def losses(record):
+        raise PrivacyError("a buffer was written")
+
+    with pytest.raises(PrivacyError, match="a buffer was written"):
+        sgd(Point([[1.0]])).step(losses)
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError("out of memory")])
+def test_a_rehearsal_leaves_no_trace(fault):
+    point = Point([[0.5]])
+    step = sgd(point)
+
+    def losses():
+        if fault:
+            raise fault
+        return (point.weight * 1e3).sum()
+
+    if fault:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            step.rehearse(losses)
+    else:
+        assert step.rehearse(losses) > 0
+    assert (point.weight.item(), point.weight.grad, point.weight.grad_sample) == (0, None, None)
+    assert step.record_seconds == 0
+    step.step(point.losses)
+    assert point.weight.item() == pytest.approx(-0.5, abs=1e-4)
+    assert step.record_seconds > 0
+
+
+def test_a_rehearsal_finds_a_module_that_keeps_statistics_before_anybody_is_sampled():
+    module = nn.Linear(1, 1)
+    module.register_buffer("seen", torch.zeros(1))
+
+    def losses():
+        module.seen += 1
+        return module(torch.ones(1, 1))
+
+    with pytest.raises(PrivacyError, match="wrote to a buffer"):
+        sgd(module, records=1).rehearse(losses)
 
 
 def test_nothing_without_noise_is_left_behind():

@@ -18,7 +18,7 @@ def config(**changes: object) -> PrivacyConfig:
         ({"epsilon": None}, "unit patient needs epsilon and declared_patients"),
         ({"declared_patients": None}, "unit patient needs epsilon and declared_patients"),
         ({"unit": "none"}, "epsilon is set, but unit is none"),
-        ({"mask": {"sampling_rate": 0.0}}, "greater than 0"),
+        ({"mask": {"sampling_rate": 0.0}}, "greater than or equal to 0.000000001"),
     ],
 )
 def test_half_a_promise_is_refused(changes: dict, message: str) -> None:
@@ -67,5 +67,5 @@ def test_a_request_holds_what_a_site_needs_and_no_share_of_a_budget() -> None:
 
 def test_a_private_request_names_a_unit_and_has_noise() -> None:
     for wrong in ({"unit": "none"}, {"noise_multiplier": 0.0}):
-        with pytest.raises(ValueError, match=r"unit none|greater than 0"):
+        with pytest.raises(ValueError, match=r"unit none|greater than or equal to 0.01"):
             PrivateTraining(**{"unit": "patient", "noise_multiplier": 1.0, "declared_patients": 5, **wrong})
