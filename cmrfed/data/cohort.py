@@ -10,7 +10,7 @@ Folder::
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from cmrfed.artifacts import digest_bytes, digest_json, new_folder, read_json, write_json, write_text
 from cmrfed.config import Section
+from cmrfed.data.account import Account
 from cmrfed.data.labels import Label, Phase
 from cmrfed.errors import DataError
 from cmrfed.rng import numpy_generator
@@ -54,6 +55,8 @@ class CohortHeader(Section):
     slices: int
     preparation: dict[str, float | int | str | None]
     digest: str
+    account: Account | None = None
+    """Who was found in the source and what became of them; None where nobody counted."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,12 @@ def write_cohort(
     size_px: int,
     labels: Sequence[int] | None,
     preparation: dict[str, float | int | str | None],
+    account: Callable[[], Account | None] = lambda: None,
 ) -> "Cohort":
     """Write prepared patients as a cohort folder; the folder appears only when it is whole.
 
-    ``labels`` are the structures that the annotators drew; None takes those found in the masks.
+    ``labels`` are the structures that the annotators drew; None takes those found in the masks. ``account`` is asked
+    when all patients have been taken.
 
     Raises:
         DataError: There is no patient, a patient comes twice, or a volume has another size.
@@ -146,6 +151,7 @@ def write_cohort(
             slices=len(rows),
             preparation=preparation,
             digest=digest,
+            account=account(),
         )
         write_json(part / "cohort.json", header.model_dump(mode="json"))
     return Cohort.open(path)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmrfed.artifacts import digest_bytes
+from cmrfed.data.account import added
 from cmrfed.data.cohort import Cohort, PreparedPatient, write_cohort
 from cmrfed.errors import DataError
 
@@ -34,6 +35,7 @@ def pool(cohorts: Sequence[Cohort], out: Path, name: str) -> Cohort:
         size_px=first.size_px,
         labels=first.labels,
         preparation=first.preparation,
+        account=lambda: added([cohort.header.account for cohort in cohorts]),
     )
 
 

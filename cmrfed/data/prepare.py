@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from cmrfed.artifacts import digest_bytes, write_json
 from cmrfed.config import Section
+from cmrfed.data.account import Account, kinds_of
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Label
-from cmrfed.data.sources import RawArrays, RawPatient, read
+from cmrfed.data.sources import DataSet, RawArrays, RawPatient, read
 from cmrfed.data.verify import check_volume
 from cmrfed.errors import DataError
 from cmrfed.progress import Track, say, track
@@ -44,11 +45,12 @@ class PrepareConfig(Section):
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A patient that was set aside, and why."""
+    """A patient that is not in the cohort, and why; ``status`` is "set aside" or "skipped"."""
 
     patient_id: str
     path: str
     reason: str
+    status: str = "set aside"
 
 
 def prepare(
@@ -62,7 +64,8 @@ def prepare(
 ) -> Cohort:
     """Prepare a data set as a cohort folder.
 
-    A patient that cannot be used is set aside: the others go on, and ``quarantine.json`` in the cohort says why.
+    A patient that cannot be used is set aside: the others go on, and ``quarantine.json`` in the cohort says why. It
+    has an entry for everybody who was found and is not in the cohort; ``cohort.json`` counts them.
 
     Args:
         src: Folder of the data set.
@@ -79,21 +82,25 @@ def prepare(
     """
     src, out = Path(src).absolute(), Path(out).absolute()
     _refuse_to_overwrite(out)
-    raw = list(read(src, source))
+    found = read(src, source)
+    if strict:
+        _refuse_unread(found)
+    taken: list[str] = []
     aside: list[Quarantined] = []
     try:
-        with track(f"preparing {src.name}", len(raw)) as progress:
+        with track(f"preparing {src.name}", len(found)) as progress:
             cohort = write_cohort(
                 out,
-                _usable(raw, config, aside, progress, strict),
+                _usable(found.patients, config, taken, aside, progress, strict),
                 name=name or src.name,
                 source=source,
                 size_px=config.size_px,
                 labels=None,
                 preparation=_as_record(config),
+                account=lambda: _account(found, taken, aside),
             )
     finally:
-        _report(aside, len(raw))
+        _report(found, taken, aside)
     write_json(out / "quarantine.json", [asdict(item) for item in aside])
     return cohort
 
@@ -109,13 +116,21 @@ def _as_record(config: PrepareConfig) -> dict[str, float | int | str | None]:
 
 
 def _usable(
-    raw: Sequence[RawPatient], config: PrepareConfig, aside: list[Quarantined], progress: Track, strict: bool
+    raw: Sequence[RawPatient],
+    config: PrepareConfig,
+    taken: list[str],
+    aside: list[Quarantined],
+    progress: Track,
+    strict: bool,
 ) -> Iterator[PreparedPatient]:
-    seen: set[str] = set()
     pixels: dict[str, str] = {}
     for patient in raw:
+        if patient.skipped:
+            aside.append(Quarantined(patient.patient_id, str(patient.path), str(patient.problem), "skipped"))
+            progress.advance(note=patient.patient_id)
+            continue
         try:
-            if patient.patient_id in seen:
+            if patient.patient_id in taken:
                 raise DataError(f"patient {patient.patient_id} comes twice", do="rename or remove one of the two")
             arrays = load(patient)
             _refuse_twin(patient.patient_id, arrays, pixels)
@@ -125,15 +140,41 @@ def _usable(
                 raise
             aside.append(Quarantined(patient.patient_id, str(patient.path), str(error)))
         else:
-            seen.add(patient.patient_id)
+            taken.append(patient.patient_id)
             yield prepared
         progress.advance(note=patient.patient_id)
 
 
-def _report(aside: Sequence[Quarantined], total: int) -> None:
-    if aside:
-        say(f"{len(aside)} of {total} patients set aside (see quarantine.json):")
-        for item in aside:
+def _refuse_unread(found: DataSet) -> None:
+    """With ``strict``, a file or folder that cannot be read is an error even where it belongs to no patient."""
+    if lost := [kind for kind in kinds_of(found.left_out) if kind.lost]:
+        raise DataError(
+            "something cannot be read",
+            got="; ".join(kind.text() for kind in lost),
+            expected="files and links that can be followed",
+            do="restore or remove them",
+        )
+
+
+def _account(found: DataSet, taken: Sequence[str], aside: Sequence[Quarantined]) -> Account:
+    skipped = sum(item.status == "skipped" for item in aside)
+    return Account(
+        found=len(found),
+        accepted=len(taken),
+        set_aside=len(aside) - skipped,
+        skipped=skipped,
+        left_out=kinds_of(found.left_out),
+    )
+
+
+def _report(found: DataSet, taken: Sequence[str], aside: Sequence[Quarantined]) -> None:
+    if len(taken) + len(aside) == len(found):  # not so where the first unusable patient ended it
+        for line in _account(found, taken, aside).lines():
+            say(line)
+    refused = [item for item in aside if item.status != "skipped"]
+    if refused:
+        say(f"{len(refused)} of {len(found)} patients set aside (see quarantine.json):")
+        for item in refused:
             say(f"  {item.patient_id}: {item.reason}")
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from scipy import ndimage
 
 from cmrfed.artifacts import digest_bytes, digest_json
+from cmrfed.data.account import kinds_of
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.data.sources import SOURCES, RawPatient, RawVolume, read
-from cmrfed.data.sources.raw import find_nifti, nifti_files, stem_of
+from cmrfed.data.sources.walk import walk
 from cmrfed.errors import DataError
 from cmrfed.progress import track
 
@@ -125,10 +126,10 @@ def detect(path: Path) -> str:
         return COHORT
     if (path / "dataset.json").is_file():
         return "nnunet"
-    reasons = []
+    reasons, tree = [], walk(path)
     for source in ("mnms2", "mnms", "acdc"):
         try:
-            next(iter(read(path, source)))
+            next(SOURCES[source](tree))
         except DataError as error:
             reasons.append(f"{source}: {error}")
         else:
@@ -204,23 +205,37 @@ def ring_share(mask: np.ndarray) -> float:
 
 # --- scans ------------------------------------------------------------------------------------
 def _inspect_scans(path: Path, kind: str, found: _Findings) -> str:
-    patients = list(read(path, kind))
+    data = read(path, kind)
     drawn: dict[Path, set[int]] = {}
-    _find_masks_without_image(path, kind, found)
-    with track(f"verifying {path.name}", len(patients)) as progress:
-        for patient in patients:
-            if patient.problem is not None:
+    owners: dict[Path, int] = {}
+    wrong: set[int] = set()
+    for left in kinds_of(data.left_out):
+        if left.lost:
+            found.add(path, f"cannot be read, {left.text()}")
+        else:
+            found.notes.append(f"{path}: not read, {left.text()}")
+    with track(f"verifying {path.name}", len(data)) as progress:
+        for number, patient in enumerate(data):
+            before = len(found.wrong)
+            if patient.skipped:
+                found.notes.append(str(patient.problem))
+            elif patient.problem is not None:
                 found.add(patient.path, str(patient.problem))
             for volume in patient.volumes:
+                owners[volume.image_path] = number
                 drawn[volume.image_path] = _inspect_volume(volume, f"{path}:{patient.patient_id}", found)
             _compare_phases(patient, found)
+            wrong |= {number} if len(found.wrong) > before else set()
             progress.advance(note=patient.patient_id)
     annotated: set[int] = set().union(*drawn.values())
     for image_path, labels in drawn.items():
         if labels and labels != annotated:
             absent = " and ".join(Label(v).name for v in sorted(annotated - labels))
             found.add(image_path, f"the mask lacks {absent}, which other volumes have")
-    return f"{len(patients)} patients, {sum(len(p.volumes) for p in patients)} volumes"
+            wrong.add(owners[image_path])
+    skipped = sum(patient.skipped for patient in data)
+    counts = f"{len(data) - skipped - len(wrong)} in order, {len(wrong)} with problems, {skipped} skipped"
+    return f"{len(data)} patients, {sum(len(p.volumes) for p in data)} volumes: {counts}"
 
 
 def _inspect_volume(volume: RawVolume, patient: str, found: _Findings) -> set[int]:
@@ -279,19 +294,6 @@ def _compare_phases(patient: RawPatient, found: _Findings) -> None:
         for volume in patient.volumes:
             if volume.mask_path is None:
                 found.add(volume.image_path, "its mask is missing, while the other phase has one")
-
-
-def _find_masks_without_image(path: Path, kind: str, found: _Findings) -> None:
-    for mask in nifti_files(path):
-        stem = stem_of(mask)
-        if kind == "nnunet" and mask.parent.name.startswith("labels"):
-            folder, image = mask.parent.with_name(mask.parent.name.replace("labels", "images")), f"{stem}_0000"
-        elif kind != "nnunet" and stem.endswith("_gt"):
-            folder, image = mask.parent, stem.removesuffix("_gt")
-        else:
-            continue
-        if find_nifti(folder, image) is None:
-            found.add(mask, f"its image is missing: {folder / image}.nii.gz")
 
 
 # --- cohorts ----------------------------------------------------------------------------------

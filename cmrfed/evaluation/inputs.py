@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cmrfed.artifacts import digest_bytes, digest_folder
+from cmrfed.data.account import kinds_of
 from cmrfed.data.cohort import CohortHeader
 from cmrfed.data.prepare import PrepareConfig, crop, heart_centre, scale
 from cmrfed.data.sources import RawArrays, RawPatient, RawVolume, read
@@ -98,9 +99,11 @@ class _Foreign:
         self.sizes: dict[tuple[int, ...], int] = {}
         self.resampled = self.rescaled = 0
         self.seen: dict[str, str] = {}
+        self.left_out: tuple[str, ...] = ()
 
     def read(self) -> Judged:
-        patients = list(read(self.root, self.layout))
+        patients = read(self.root, self.layout)
+        self.left_out = tuple(f"not read, {kind.text()}" for kind in kinds_of(patients.left_out))
         with track(f"reading {self.root.name}", len(patients)) as bar:
             for patient in patients:
                 self._patient(patient)
@@ -178,7 +181,11 @@ class _Foreign:
         )
         named = [f"{case} ({why})" for case, why in self.aside]
         lists = {"set aside": named, "without a mask (in fidelity and leakage only)": self.unmasked}
-        return (done, *(_listed(text, names, count + len(self.aside)) for text, names in lists.items() if names))
+        return (
+            done,
+            *self.left_out,
+            *(_listed(text, names, count + len(self.aside)) for text, names in lists.items() if names),
+        )
 
 
 def _listed(text: str, names: Sequence[str], total: int) -> str:

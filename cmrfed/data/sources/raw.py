@@ -1,7 +1,7 @@
 """What a source yields: patients whose volumes are read from NIfTI only when they are asked for."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ import nibabel as nib
 import numpy as np
 
 from cmrfed.data.labels import Label, Phase, to_canonical
+from cmrfed.data.sources.walk import SUFFIXES, stem_of, walk
 from cmrfed.errors import DataError
 
-SUFFIXES = (".nii.gz", ".nii")
+__all__ = ["SUFFIXES", "RawArrays", "RawPatient", "RawVolume", "find_nifti", "nifti_files", "read_nifti", "stem_of"]
+
 _UNREADABLE = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
@@ -74,7 +76,12 @@ class RawVolume:
 
 @dataclass(frozen=True)
 class RawPatient:
-    """A patient of a source; ``problem`` is set, and ``volumes`` empty, when it cannot be used."""
+    """A patient of a source.
+
+    problem: Why it cannot be used; ``volumes`` is empty then. skipped: There is a problem because the table names a
+    patient whose images are elsewhere, so nothing is wrong with the files. phases_from: What says which volume is ED
+    and which ES ("Info.cfg", "the table", "the file names"); None when it is a guess.
+    """
 
     patient_id: str
     volumes: tuple[RawVolume, ...]
@@ -84,6 +91,8 @@ class RawPatient:
     notes: tuple[str, ...] = ()
     path: Path = field(default_factory=Path)
     problem: DataError | None = None
+    skipped: bool = False
+    phases_from: str | None = None
 
 
 def no_patients(src: Path, layout: str, example: str) -> DataError:
@@ -108,20 +117,13 @@ def find_nifti(folder: Path, stem: str) -> Path | None:
     return next((p for s in SUFFIXES if (p := folder / f"{stem}{s}").is_file()), None)
 
 
-def stem_of(path: Path) -> str:
-    """The file name without .nii or .nii.gz."""
-    return next((path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s)), path.name)
-
-
-def nifti_files(root: Path) -> Iterator[Path]:
-    """All NIfTI files below ``root``, in order of path; names that begin with a dot are left out.
+def nifti_files(root: Path) -> list[Path]:
+    """All NIfTI files below ``root`` that may be read, in order of path; see :mod:`cmrfed.data.sources.walk`.
 
     Raises:
         DataError: ``root`` is not a folder.
     """
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder", expected="the folder of the data set", do="check the path")
-    yield from sorted(p for p in root.rglob("*.nii*") if p.name.endswith(SUFFIXES) and p.name[0] != "." and p.is_file())
+    return walk(root).nifti
 
 
 def read_nifti(
