@@ -91,8 +91,8 @@ def _patient(tree: Tree, unique: str, files: _Files) -> RawPatient:
             notes.append("Info.cfg is not used: its folder holds several patients")
     else:
         info = read_info(*tree.named(files.folder, *_INFO))
-    source = "Info.cfg" if "ed" in info and "es" in info else None
-    if source:
+    known = "ed" in info and "es" in info
+    if known:
         numbers = {
             phase: frame_number(info[phase.name.lower()], phase.name, f"{files.folder}/Info.cfg", 1) for phase in Phase
         }
@@ -101,7 +101,12 @@ def _patient(tree: Tree, unique: str, files: _Files) -> RawPatient:
         notes.append("no ED and ES in Info.cfg: the frame with the larger LV cavity is taken as ED")
     volumes = tuple(_volume(tree, files, phase, number, numbers) for phase, number in numbers.items())
     return RawPatient(
-        unique, volumes, group=info.get("group") or None, notes=tuple(notes), path=files.folder, phases_from=source
+        unique,
+        volumes,
+        group=info.get("group") or None,
+        notes=tuple(notes),
+        path=files.folder,
+        phases_assumed=not known,
     )
 
 

@@ -62,5 +62,4 @@ def _patient(tree: Tree, name: str, folder: Path, table: PatientTable) -> RawPat
         centre=cell(row, "Centre"),
         notes=() if mask else ("unlabelled: the source has no mask of this patient",),
         path=image,
-        phases_from="the table",
     )

@@ -66,5 +66,4 @@ def _patient(tree: Tree, name: str, folder: Path, table: PatientTable) -> RawPat
         group=cell(row, "DISEASE"),
         vendor=cell(row, "VENDOR"),
         path=folder,
-        phases_from="the file names",
     )

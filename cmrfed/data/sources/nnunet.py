@@ -255,11 +255,12 @@ def _patient(tree: Tree, name: str, cases: list[_Case], labels: dict[int, Label]
             expected="each CASE once",
             do="remove one of the two",
         )
-    phases, known, notes = _phases(name, cases)
+    phases, notes = _phases(name, cases)
+    assumed = len(cases) > 1 and bool(notes)
     volumes = tuple(_volume(tree, phase, case, labels) for phase, case in phases.items())
     if not any(volume.mask_path for volume in volumes):
         notes = (*notes, "unlabelled: the source has no mask of this patient")
-    return RawPatient(name, volumes, notes=notes, path=volumes[0].image_path, phases_from=known)
+    return RawPatient(name, volumes, notes=notes, path=volumes[0].image_path, phases_assumed=assumed)
 
 
 def _volume(tree: Tree, phase: Phase, case: _Case, labels: dict[int, Label]) -> RawVolume:
@@ -277,12 +278,11 @@ def _volume(tree: Tree, phase: Phase, case: _Case, labels: dict[int, Label]) -> 
     return RawVolume(phase, image, mask, labels)
 
 
-def _phases(name: str, cases: list[_Case]) -> tuple[dict[Phase, _Case], str | None, tuple[str, ...]]:
-    """Say which case is which phase, what said so, and what had to be assumed."""
+def _phases(name: str, cases: list[_Case]) -> tuple[dict[Phase, _Case], tuple[str, ...]]:
+    """Say which case is which phase, and what had to be assumed."""
     phased = [PHASED.fullmatch(case.name) for case in cases]
-    known, assumed = None, ""
+    assumed = ""
     if all(phased):
-        known = "the file names"
         phases = {Phase[match["phase"].upper()]: case for match, case in zip(phased, cases, strict=True) if match}
     elif len(cases) == 1:
         phases = {Phase.ED: cases[0]}
@@ -294,4 +294,4 @@ def _phases(name: str, cases: list[_Case]) -> tuple[dict[Phase, _Case], str | No
     if len(phases) != len(cases):
         got = [case.name for case in cases]
         raise DataError(f"{name} has cases of no known phase", got=got, expected="one ED and one ES")
-    return dict(sorted(phases.items())), known, (assumed,) if assumed else ()
+    return dict(sorted(phases.items())), (assumed,) if assumed else ()

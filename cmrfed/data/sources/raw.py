@@ -79,8 +79,8 @@ class RawPatient:
     """A patient of a source.
 
     problem: Why it cannot be used; ``volumes`` is empty then. skipped: There is a problem because the table names a
-    patient whose images are elsewhere, so nothing is wrong with the files. phases_from: What says which volume is ED
-    and which ES ("Info.cfg", "the table", "the file names"); None when it is a guess.
+    patient whose images are elsewhere, so nothing is wrong with the files. phases_assumed: The source does not say
+    which volume is ED and which ES; the order is a first guess.
     """
 
     patient_id: str
@@ -92,7 +92,7 @@ class RawPatient:
     path: Path = field(default_factory=Path)
     problem: DataError | None = None
     skipped: bool = False
-    phases_from: str | None = None
+    phases_assumed: bool = False
 
 
 def no_patients(src: Path, layout: str, example: str) -> DataError:
