@@ -13,6 +13,7 @@ import yaml
 from cmrfed.cli_deploy import add_to
 from cmrfed.errors import CmrfedError, ConfigError, PrivacyError, SweepError
 from cmrfed.progress import console, say
+from cmrfed.recipes import find_recipe, find_sweep
 
 app = typer.Typer(
     name="cmrfed",
@@ -103,9 +104,32 @@ def verify(
     print(verify_many(path, source, strict=strict).text())
 
 
+@app.command(epilog="Example: cmrfed recipes demo my-recipe.yaml")
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="The one to copy; none lists all.")] = None,
+    out: Annotated[Path | None, typer.Argument(help="Where to; NAME.yaml in this folder by default.")] = None,
+    force: Force = False,
+) -> None:
+    """List the recipes and sweeps that come with CMRFed, or copy one to start from."""
+    from cmrfed.artifacts import write_bytes
+    from cmrfed.recipes import find_shipped, shipped
+
+    if name is None:
+        for kind in ("recipes", "sweeps"):
+            print(f"{kind}:")
+            for each in shipped(kind):
+                print(f"  {each.name:<20}  {each.summary}")
+        return
+    source = find_shipped(name)
+    target = out or Path(source.name)
+    _free(target, force)
+    write_bytes(target, source.read_bytes())
+    say(f"{name} was copied to {target}")
+
+
 @app.command(epilog="Example: cmrfed run configs/recipes/demo.yaml --run-dir runs/demo")
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as one of configs/recipes.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a file, or a name of `cmrfed recipes`.")],
     run_dir: Annotated[Path, typer.Option(help="Where results go; the same command resumes.")],
     data: Annotated[list[Path] | None, typer.Option(help="Cohort folder; several make a site each.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
@@ -121,7 +145,7 @@ def run(
     overrides = list(assign or [])
     if data:
         overrides.append(f"data.cohorts={[str(path.absolute()) for path in data]}")
-    experiment = resolve(recipe, overrides)
+    experiment = resolve(find_recipe(recipe), overrides)
     if dry_run:
         tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.plan(experiment)}
         print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200))
@@ -146,7 +170,7 @@ def track(
 
 @app.command(epilog="Example: cmrfed sweep configs/sweeps/quick.yaml --run-dir runs/quick --jobs 2")
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A sweep, such as one of configs/sweeps.")],
+    file: Annotated[Path, typer.Argument(help="A sweep: a file, or a name of `cmrfed recipes`.")],
     run_dir: Annotated[Path, typer.Option(help="Where points, table and report go; the same command resumes.")],
     data: Annotated[list[Path] | None, typer.Option(help="Cohort folder of all points, as for run.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's, for all.")] = None,
@@ -167,7 +191,7 @@ def sweep(
     overrides = list(assign or [])
     if data:
         overrides.append(f"data.cohorts={[str(path.absolute()) for path in data]}")
-    asked = points.read_sweep(file, overrides)
+    asked = points.read_sweep(find_sweep(file), overrides)
     if dry_run:
         print(estimate.dry_run(asked, work.states(asked, run_dir)))
         return
@@ -208,7 +232,7 @@ def plan(
         counts = [int(word) for word in patients.split(",")]
     except ValueError:
         raise ConfigError("--patients cannot be read", got=patients, expected="numbers, such as 20,40,60") from None
-    found = forecast(recipe, counts, epsilon, delta, list(assign or []), table)
+    found = forecast(find_recipe(recipe), counts, epsilon, delta, list(assign or []), table)
     print(forecast_text(found))
     if not found.feasible:
         raise PrivacyError("the target cannot be met at every site", do="see above for the nearest settings that can")
@@ -223,7 +247,7 @@ def pretrain(
     from cmrfed.experiment import resolve
     from cmrfed.pretrain import pretrained
 
-    print(pretrained(resolve(recipe, list(assign or []))))
+    print(pretrained(resolve(find_recipe(recipe), list(assign or []))))
 
 
 @app.command(epilog="Example: cmrfed synthesize runs/demo --out out/synthetic --patients 20 --seed 1")
@@ -325,7 +349,7 @@ def audit(
     from cmrfed.experiment import resolve
     from cmrfed.guarantee import audit_experiment, audit_text
 
-    rows = audit_experiment(resolve(recipe, list(assign or [])))
+    rows = audit_experiment(resolve(find_recipe(recipe), list(assign or [])))
     print(audit_text(rows))
     if not all(row["passed"] for row in rows):
         raise PrivacyError("the audit failed", do="claim no privacy for this version, and report the figures above")

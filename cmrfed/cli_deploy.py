@@ -9,6 +9,7 @@ import typer
 
 from cmrfed.errors import ConfigError, FederationError
 from cmrfed.progress import say
+from cmrfed.recipes import find_recipe
 
 Kit = Annotated[Path, typer.Argument(help="The kit's folder.")]
 
@@ -177,7 +178,7 @@ def coordinator_submit(
     """Start a run, or go on with one that was interrupted."""
     from cmrfed.deploy.coordinator import status_lines, submit
 
-    name = submit(kit, recipe, list(assign or []))
+    name = submit(kit, find_recipe(recipe), list(assign or []))
     say(f"Run {name} is submitted. Sites run it once its bundle is approved there.")
     for line in status_lines(kit):
         print(line)

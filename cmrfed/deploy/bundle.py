@@ -1,6 +1,6 @@
 """The bundle: the code that a run sends to every site, and the digest by which its owner approves it.
 
-It is made from the installed packages, so that the same version gives the same bytes everywhere (Flower writes it
+It is made from the installed package, so that the same version gives the same bytes everywhere (Flower writes it
 without compression and with fixed dates): a site can compare the digest of what it is asked to run with that of what
 it has installed and can read.
 """
@@ -14,7 +14,7 @@ from flwr.cli.build import build_fab_from_disk
 
 from cmrfed.errors import ConfigError
 
-PACKAGES = ("cmrfed", "client", "server")
+PACKAGE = "cmrfed"
 _PROJECT = """\
 [project]
 name = "cmrfed"
@@ -24,11 +24,11 @@ dependencies = []
 
 [tool.flwr.app]
 publisher = "cmrfed"
-fab-include = ["/client/**/*.py", "/server/**/*.py", "/cmrfed/**/*.py"]
+fab-include = ["/cmrfed/**/*.py"]
 
 [tool.flwr.app.components]
-serverapp = "server.server_app:app"
-clientapp = "client.client_app:app"
+serverapp = "cmrfed.server_app:app"
+clientapp = "cmrfed.federation.client:app"
 
 [tool.flwr.app.config]
 recipe = ""
@@ -43,17 +43,16 @@ def write_app(folder: Path) -> Path:
     """Write the installed code as a Flower app.
 
     Raises:
-        ConfigError: The packages are not installed.
+        ConfigError: The package is not installed.
     """
-    for name in PACKAGES:
-        found = util.find_spec(name)
-        if found is None or not found.submodule_search_locations:
-            raise ConfigError(f"package {name} is not installed", do="pip install the whole project")
-        root = Path(next(iter(found.submodule_search_locations)))
-        for source in sorted(root.rglob("*.py")):
-            target = folder / name / source.relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
+    found = util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError(f"package {PACKAGE} is not installed", do="pip install the whole project")
+    root = Path(next(iter(found.submodule_search_locations)))
+    for source in sorted(root.rglob("*.py")):
+        target = folder / PACKAGE / source.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
     (folder / "pyproject.toml").write_text(_PROJECT.format(version=metadata.version("cmrfed")))
     return folder
 

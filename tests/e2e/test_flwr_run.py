@@ -30,7 +30,7 @@ def write_recipe(folder: Path) -> Path:
 def train_in_process(recipe: Path, run_dir: Path, **config: str) -> None:
     """What the ServerApp does, over the in-process grid."""
     from cmrfed.pipeline import begin, train
-    from server.server_app import read_experiment
+    from cmrfed.server_app import read_experiment
 
     experiment = read_experiment({"recipe": str(recipe), **config})
     _, roots, record = begin(experiment, run_dir)

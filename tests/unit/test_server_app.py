@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cmrfed.errors import ConfigError
-from server.server_app import read_experiment
+from cmrfed.server_app import read_experiment
 
 RECIPE = """
 name: tiny
