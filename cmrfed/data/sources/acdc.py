@@ -49,7 +49,7 @@ def read(tree: Tree) -> Iterator[RawPatient]:
     kept = once(tree, {key: (files.name, files.paths) for key, files in every.items()})
     found = [every[key] for key in kept]
     names = ["patient001", *(files.name for files in found)]
-    bare = folders_without_images(tree, {files.folder for files in found}, names, _is_patient_folder)
+    bare = folders_without_images(tree, {files.folder for files in every.values()}, names, _is_patient_folder)
     if not found and not bare:
         raise no_patients(tree.root, "ACDC", EXPECTED)
     repeated = {name for name, n in Counter([*(f.name for f in found), *(f.name for f in bare)]).items() if n > 1}

@@ -42,7 +42,7 @@ def read(tree: Tree) -> Iterator[RawPatient]:
     for folder, name in sorted(kept, key=lambda key: (key[1], key[0])):
         yield guarded(name, folder, partial(_patient, tree, name, folder, table))
     names = {name for _, name in kept}
-    bare = folders_without_images(tree, {folder for folder, _ in kept}, {*names, *table.names})
+    bare = folders_without_images(tree, {folder for folder, _ in films}, {*names, *table.names})
     for folder in bare:
         yield without_images(tree, folder, EXPECTED)
     yield from in_table_alone(table.others(names | {folder.name for folder in bare}))

@@ -14,8 +14,8 @@ K = TypeVar("K", bound=Hashable)
 
 
 def pattern_of(name: str) -> str:
-    """A name with its numbers left out: patient007 and patient12 have the same pattern."""
-    return re.sub(r"\d+", "0", name.casefold())
+    """A name without its numbers and lone letters: patient007 is like patient12, and A0S9V9 like B1H2C3."""
+    return re.sub(r"(?<![^\W\d_])[^\W\d_](?![^\W\d_])", "a", re.sub(r"\d+", "0", name.casefold()))
 
 
 def folders_without_images(
@@ -26,7 +26,7 @@ def folders_without_images(
     Args:
         tree: What lies below the folder of the data set.
         used: Folders with images, and those of what cannot be followed.
-        names: Names of patients: a folder is that of a patient when its name differs from one of them in numbers only.
+        names: Names of patients: a folder is that of a patient when its name has the pattern of one of them.
         holds: Says of the files in a folder whether it is that of a patient in any case.
     """
     used = set(used)
