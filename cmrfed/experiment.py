@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cmrfed.artifacts import digest_json
@@ -18,6 +17,7 @@ from cmrfed.evaluation.judge import EvaluationConfig
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.generator import GeneratorConfig, GeneratorSettings
 from cmrfed.privacy.settings import PrivacyConfig
+from cmrfed.strict_yaml import load, read_mapping
 from cmrfed.synthesis.two_stage import SynthesisConfig
 from cmrfed.training.loop import Stage, TrainingConfig
 from cmrfed.training.public import PretrainConfig
@@ -214,16 +214,15 @@ class Experiment(Section):
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a YAML recipe."""
+    """Read a YAML recipe, by the rules of `cmrfed.strict_yaml`.
+
+    Raises:
+        ConfigError: There is none, it is not in UTF-8, or it is not such YAML.
+    """
     try:
-        tree = yaml.safe_load(path.read_text())
+        return read_mapping(path, "recipe")
     except FileNotFoundError:
         raise ConfigError(f"there is no recipe {path}", do="name a file in configs/recipes") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not a readable recipe", got=error, expected="YAML") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} is not a recipe", got=type(tree).__name__, expected="a YAML mapping")
-    return tree
 
 
 def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -264,10 +263,15 @@ def _copied(tree: Any) -> Any:
 
 
 def _value(text: str, value: str) -> Any:
+    expected = "a value in YAML after the =, or the word null"
+    if not value.strip():
+        raise ConfigError("an override has no value", got=text, expected=expected)
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError("an override cannot be read", got=text, expected="a value in YAML after the =") from None
+        return load(value, text)
+    except ConfigError as error:
+        raise ConfigError(
+            "an override cannot be read", got=text, expected=expected, do=f"correct it ({error.got})"
+        ) from None
 
 
 def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -> Experiment:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(path for room in ("cmrfed", "client", "server", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+"""The project's own modules."""
 _OWNER = """
 import sys, time
 from pathlib import Path

@@ -25,7 +25,7 @@ from cmrfed.deploy.node import flower_environment
 from cmrfed.deploy.provision import EVERYWHERE, LOOPBACK
 from cmrfed.deploy.supervisor import Supervisor, Worker
 from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
-from cmrfed.experiment import ALL_STAGES, Experiment, resolve
+from cmrfed.experiment import ALL_STAGES, Experiment, read_recipe, resolve
 from cmrfed.federation.messages import Spent
 from cmrfed.federation.rounds import RoundStore
 from cmrfed.owner import owned, refuse_if_owned
@@ -272,7 +272,7 @@ def _run_lines(folder: Path, about: dict[str, Any], running: str) -> Iterator[st
     yield f"run {folder.name}: {'finished' if _finished(folder) else running}; bundle {about.get('bundle')!s}"
     if problem := _problem(folder):
         yield f"  STOPPED: {problem}"
-    experiment = Experiment.model_validate(yaml.safe_load((folder / "recipe.yaml").read_text()))
+    experiment = Experiment.model_validate(read_recipe(folder / "recipe.yaml"))
     for stage in experiment.stages:
         total = experiment.training(stage).rounds
         rows = RoundStore(folder / stage, experiment.digest).metrics()

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmrfed.artifacts import read_json, write_json
 from cmrfed.config import Section
 from cmrfed.errors import CmrfedError, ConfigError
+from cmrfed.strict_yaml import read_mapping
 
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,50}$"
@@ -84,9 +84,9 @@ class Federation(Section):
             ConfigError: It is missing, or cannot be used.
         """
         try:
-            found = cls.model_validate(yaml.safe_load(path.read_text()))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} cannot be read", got=error, expected="a YAML file") from None
+            found = cls.model_validate(read_mapping(path, "federation"))
+        except FileNotFoundError:
+            raise ConfigError(f"there is no {path}", do="name a file such as configs/federation.yaml") from None
         except ValidationError as error:
             raise ConfigError(f"{path} cannot be used", got=_in_words(error), do="correct it") from None
         root = path.parent

@@ -1,15 +1,18 @@
 """What a site allows: its own file, which beats every request of a server."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from cmrfed.artifacts import write_bytes
 from cmrfed.config import Section
 from cmrfed.errors import PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger import History
+from cmrfed.strict_yaml import read_mapping
 
 ROOM_FOR_RETRIES = 1.25
 """Cap of a simulated site over the recipe's target: a round that a crash cut short is paid twice."""
@@ -30,7 +33,8 @@ class SitePolicy(Section):
     """The content of policy.yaml."""
 
     epsilon_cap: float | None = Field(gt=0)
-    """Largest ε (PRV) over everything that the site's patients ever take part in; null is no cap, and no guarantee."""
+    """Largest ε (PRV) over everything that the site's patients ever take part in; null or none, written out, is no cap,
+    and no guarantee."""
     delta: float = Field(gt=0, lt=1)
     """δ, the probability with which the promise may fail: clearly below 1 / number of patients."""
     smallest_cohort: int = Field(10, ge=1)
@@ -44,6 +48,18 @@ class SitePolicy(Section):
     """Updates leave inside secure sums alone, whose masks so many sites or more take out together; null: either way."""
     may_leave: MayLeave = MayLeave()
     """What else of the patients may reach the server."""
+
+    @field_validator("epsilon_cap", "delta", "smallest_cohort", "secure_threshold", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse text, which would be taken for a number where it looks like one; the word none means null."""
+        may_be_null = info.field_name in ("epsilon_cap", "secure_threshold")
+        if may_be_null and isinstance(value, str) and value.lower() == "none":
+            return None
+        if isinstance(value, str):
+            words = "{got} is text to YAML; a number is written in plain decimals: 8, 0.001 or 1.0e-5"
+            raise PydanticCustomError("no_number", words, {"got": repr(value[:60])})
+        return value
 
     @model_validator(mode="after")
     def _means_something(self) -> "SitePolicy":
@@ -76,13 +92,12 @@ class SitePolicy(Section):
             PrivacyError: It is missing, or says something that cannot be followed.
         """
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text()))
+            tree = read_mapping(path, "policy", error=PrivacyError, plain_numbers=True)
+            return cls.model_validate(tree)
         except FileNotFoundError:
             raise PrivacyError(
                 f"{path} is missing", expected="the site's own privacy policy", do="write epsilon_cap and delta into it"
             ) from None
-        except yaml.YAMLError as error:
-            raise PrivacyError(f"{path} is not YAML", got=error, do="correct it") from None
         except ValidationError as error:
             found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise PrivacyError(f"{path} cannot be followed", got=found, do="correct it") from None

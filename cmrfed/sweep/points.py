@@ -26,6 +26,7 @@ from cmrfed.artifacts import digest_json
 from cmrfed.config import Section
 from cmrfed.errors import CmrfedError, ConfigError
 from cmrfed.experiment import Experiment, override, put, read_recipe, resolve
+from cmrfed.strict_yaml import read_mapping
 
 LONGEST_NAME = 80
 """Characters of a point's folder before its digest."""
@@ -159,9 +160,9 @@ def _problem(error: CmrfedError) -> str:
 
 def _read_file(path: Path) -> SweepFile:
     try:
-        tree = read_recipe(path)
-    except ConfigError as error:
-        raise ConfigError(error.what.replace("recipe", "sweep"), got=error.got, expected=error.expected) from None
+        tree = read_mapping(path, "sweep", blanks=True)  # a label without settings is the recipe as it is
+    except FileNotFoundError:
+        raise ConfigError(f"there is no sweep {path}", do="name a file in configs/sweeps") from None
     grids = tree.get("grid")
     for grid in grids if isinstance(grids, list) else [grids]:
         if isinstance(grid, dict):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -19,3 +21,35 @@ def test_a_section_is_frozen_and_closed():
 def test_numbers_are_finite(value):
     with pytest.raises(ValidationError, match="finite"):
         Small(rate_mm=value)
+
+
+class Inner(Section):
+    steps: int = 1
+
+
+class Wide(Section):
+    whole: int | None = None
+    many: tuple[float, ...] = ()
+    either: bool | int = 0
+    anything: dict[str, Any] = {}
+    flag: bool = False
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"whole": True}, "whole: true or false means nothing there"),
+        ({"many": [1, False]}, "many: true or false"),
+        ({"whole": False, "many": (True,)}, "whole, many: true or false"),
+        ({"inner": {"steps": True}}, r"inner\n  steps: true or false"),
+    ],
+)
+def test_true_is_no_number(given, words):
+    with pytest.raises(ValidationError, match=words):
+        Wide.model_validate(given)
+
+
+def test_true_is_taken_where_it_means_something():
+    found = Wide.model_validate({"flag": True, "either": True, "anything": {"a": True}})
+    assert (found.flag, found.either, found.anything) == (True, True, {"a": True})

@@ -111,7 +111,7 @@ def test_the_file_is_named(tmp_path):
         (b"a: [1", "is not a readable recipe"),
         (b"\xff\xfe\x00binary", "is not a readable recipe"),
         (b"- a\n- b", r"is not a recipe\. Got: list\. Expected: a YAML mapping"),
-        (b"", r"is not a recipe\. Got: NoneType"),
+        (b"", r"is not a recipe\. Got: an empty file"),
     ],
 )
 def test_a_file_that_is_no_recipe(tmp_path, content, message):

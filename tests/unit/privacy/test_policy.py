@@ -1,7 +1,10 @@
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cmrfed.errors import PrivacyBudgetExhausted, PrivacyError, SiteRefused
@@ -53,6 +56,65 @@ def test_a_policy_that_cannot_be_followed_is_refused(tmp_path, text, words):
         (tmp_path / "policy.yaml").write_text(text)
     with pytest.raises(PrivacyError, match=words):
         SitePolicy.load(tmp_path / "policy.yaml")
+
+
+@pytest.mark.parametrize("word", ["null", "none", "NULL", "None", "none  # data are public"])
+def test_no_cap_is_a_word(tmp_path, word):
+    (tmp_path / "policy.yaml").write_text(f"epsilon_cap: {word}\ndelta: 0.001\n", encoding="utf-8")
+    assert SitePolicy.load(tmp_path / "policy.yaml").epsilon_cap is None
+
+
+NO_PLAIN_NUMBER = """|  # 8|~|yes|on|true|No|1:30|010|08|1_000|0x10|0b11|.inf|-.inf|.nan|1e-3|1e3|1.5e3|1e400|1.0e+400
+2026-01-01|'8'|8,5|8 8|[8]|{a: 8}|!!str 8|''|٨|８|infinity|1/2|unlimited|-1|0""".replace("\n", "|").split("|")
+
+
+@pytest.mark.parametrize("key", ["epsilon_cap", "delta", "smallest_cohort", "secure_threshold"])
+@pytest.mark.parametrize("value", NO_PLAIN_NUMBER)
+def test_what_is_no_number_in_plain_decimals_is_refused(tmp_path, key, value):
+    lines = {"epsilon_cap": "8", "delta": "0.001"} | {key: value}
+    (tmp_path / "policy.yaml").write_text("".join(f"{k}: {v}\n" for k, v in lines.items()), encoding="utf-8")
+    with pytest.raises(PrivacyError, match=key) as error:
+        SitePolicy.load(tmp_path / "policy.yaml")
+    assert "\n" not in str(error.value)
+    assert "Got: " in str(error.value)
+    assert "Do: " in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "cap"), [("8", 8), ("8.", 8), ("+8.50", 8.5), (".5", 0.5), ("1.5e+1  # ε", 15)])
+def test_plain_decimals(tmp_path, value, cap):
+    (tmp_path / "policy.yaml").write_text(f"epsilon_cap: {value}\ndelta: 1.0e-5\n", encoding="utf-8")
+    found = SitePolicy.load(tmp_path / "policy.yaml")
+    assert (found.epsilon_cap, found.delta) == (cap, 1e-5)
+
+
+def test_a_cap_that_is_there_twice_is_refused(tmp_path):
+    (tmp_path / "policy.yaml").write_text("epsilon_cap: 2\ndelta: 0.001\nepsilon_cap: 8\n", encoding="utf-8")
+    with pytest.raises(PrivacyError, match=r"line 3: the key epsilon_cap is there twice, first in line 1"):
+        SitePolicy.load(tmp_path / "policy.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "mac-roman"])
+def test_a_policy_in_another_encoding_is_one_paragraph(tmp_path, encoding, call):
+    (tmp_path / "policy.yaml").write_bytes("delta: 0.001\nepsilon_cap: 8 # für alle Läufe\n".encode(encoding))
+    PrivacyLedger.create(tmp_path)
+    status, _, err = call("ledger", tmp_path)
+    assert status == 1
+    assert len(err.splitlines()) == 1
+    assert "policy.yaml is not a readable policy. Got: " in err
+    assert "Do: save it as UTF-8" in err
+
+
+def test_a_byte_order_mark_is_taken(tmp_path):
+    (tmp_path / "policy.yaml").write_bytes("epsilon_cap: 8 # für alle\ndelta: 0.001\n".encode("utf-8-sig"))
+    assert SitePolicy.load(tmp_path / "policy.yaml").epsilon_cap == 8
+
+
+@given(st.floats(1e-300, 1e300), st.floats(1e-12, 0.5))
+def test_a_saved_policy_is_read_as_it_was(cap, delta):
+    with tempfile.TemporaryDirectory() as folder:
+        saved = SitePolicy(epsilon_cap=cap, delta=delta)
+        saved.save(Path(folder) / "policy.yaml")
+        assert SitePolicy.load(Path(folder) / "policy.yaml") == saved
 
 
 def test_unit_stage_and_cohort_are_checked():
