@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from cmrfed.artifacts import digest_folder, digest_json, new_folder, read_json, write_json
 from cmrfed.attacks.whitebox import white_box
+from cmrfed.data.account import facts
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.partition import PartitionConfig, partition
 from cmrfed.data.phantom import PhantomConfig, write_phantom
@@ -253,6 +254,7 @@ def begin(experiment: Experiment, run_dir: Path) -> tuple[Data, list[Path], Reco
     say(promise)
     record.set(privacy_plan=plan_rows(experiment))
     record.set(sites=describe_sites(data), split={"train": len(data.train), "holdout": len(data.holdout)})
+    record.set(data=facts(data.holdout.header.account, (p.notes for c in (*data.sites, data.holdout) for p in c)))
     return data, roots, record
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from cmrfed.config import Section
 from cmrfed.data.sources.walk import LeftOut
@@ -23,7 +24,8 @@ class LeftOutKind(Section):
     def text(self) -> str:
         """One line for a reader."""
         more = f" and {self.count - len(self.examples)} more" if self.count > len(self.examples) else ""
-        return f"{self.kind} ({self.count}): {', '.join(self.examples)}{more}"
+        named = f": {', '.join(self.examples)}{more}" if self.examples else ""
+        return f"{self.kind} ({self.count}){named}"
 
 
 class Account(Section):
@@ -87,6 +89,24 @@ def note_counts(notes: Iterable[Sequence[str]]) -> dict[str, int]:
         for kind in {_kind(note) for note in of_patient}:
             counts[kind] = counts.get(kind, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def facts(account: Account | None, notes: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """What a run says of its patients' preparation: counts alone, neither names nor paths.
+
+    Returns:
+        ``account``: an :class:`Account` without examples, or None where nobody counted. ``notes``: see
+        :func:`note_counts`.
+    """
+    counted = added([account])
+    return {"account": counted.model_dump(mode="json") if counted else None, "notes": note_counts(notes)}
+
+
+def fact_lines(found: dict[str, Any]) -> list[str]:
+    """The result of :func:`facts` for a reader."""
+    account = found.get("account")
+    lines = Account.model_validate(account).lines() if account else []
+    return [*lines, *(f"{n} {'patient' if n == 1 else 'patients'}: {note}" for note, n in found["notes"].items())]
 
 
 def _kind(note: str) -> str:

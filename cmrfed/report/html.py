@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cmrfed.artifacts import write_text
+from cmrfed.data.account import fact_lines
 from cmrfed.data.synthetic import INTENDED_USE, Manifest
 from cmrfed.guarantee import measured_mu
 from cmrfed.report.folder import REAL_PATIENTS, Contents, read_contents
@@ -152,6 +153,12 @@ def _sites(run: dict[str, Any] | None) -> list[dict[str, str]]:
     ]
 
 
+def _preparation(run: dict[str, Any] | None) -> list[str]:
+    """What became of the patients who were found, and what preparation noted of those who were used."""
+    found = (run or {}).get("data")
+    return fact_lines(found) if found else []
+
+
 def _timings(run: dict[str, Any] | None) -> list[tuple[str, str]]:
     times = (run or {}).get("timings_s", {})
     total = [("all", duration(sum(times.values())))] if times else []
@@ -222,6 +229,7 @@ def _context(contents: Contents) -> dict[str, Any]:
         "training": _training(contents.rounds),
         "facts": _facts(contents),
         "sites": _sites(contents.run),
+        "preparation": _preparation(contents.run),
         "timings": _timings(contents.run),
         "settings": json.dumps(settings, indent=1, ensure_ascii=False),
         "methods": [{"text": p.text, "numbers": sorted(numbers[s] for s in p.sources)} for p in methods],

@@ -3,12 +3,15 @@ from pathlib import Path
 
 import pytest
 
+from cmrfed.artifacts import read_json
+from cmrfed.data.prepare import PrepareConfig, prepare
 from cmrfed.errors import InUse
 from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.site import Site
-from cmrfed.pipeline import open_data, run, run_deployed, write_sites
+from cmrfed.pipeline import begin, open_data, run, run_deployed, write_sites
 from tests.federation_world import tiny_cohort
+from tests.source_files import acdc_patient
 from tests.support import content, other_owner
 
 
@@ -24,6 +27,20 @@ def test_a_site_alone_keeps_its_name_and_patients_and_the_same_hold_out(tmp_path
     assert alone.holdout.patient_ids == together.holdout.patient_ids
     (root,) = write_sites(alone, tmp_path / "alone", experiment)
     assert Site.open(root).record.name == "site-1"
+
+
+def test_what_preparation_noted_is_recorded_as_counts(tmp_path: Path) -> None:
+    for number in range(10):
+        folder = acdc_patient(tmp_path / "scans" / f"patient{number:03d}", upside_down=number < 3)
+        if number == 9:
+            (folder / "patient009_frame01.nii.gz").write_bytes(b"")
+    cohort = prepare(tmp_path / "scans", tmp_path / "cohort", "acdc", PrepareConfig(size_px=16))
+    experiment = resolve({"name": "small", "data": {"cohorts": [str(cohort.root)], "size_px": 16}})
+    begin(experiment, tmp_path / "run")
+    found = read_json(tmp_path / "run" / "run.json")["data"]
+    assert {k: v for k, v in found["account"].items() if v} == {"found": 10, "accepted": 9, "set_aside": 1}
+    assert [n for note, n in found["notes"].items() if "apex" in note] == [3]
+    assert "patient00" not in str(found)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from cmrfed.artifacts import read_json, write_json
+from cmrfed.data.account import Account, facts
 from cmrfed.errors import DataError
 from cmrfed.evaluation.result import EvaluationReport, Metric
 from cmrfed.report.html import write_report
@@ -44,6 +45,23 @@ def test_a_finished_run_is_told_in_full(finished):
         "Li T, Sahu AK",
     ):
         assert words in text
+
+
+def test_what_preparation_noted_is_counted(folder):
+    assert "What preparation found and noted" not in text_of(folder)
+    run = read_json(folder / "run.json")
+    counted = Account(found=32, accepted=30, set_aside=2, skipped=0)
+    write_json(
+        folder / "run.json", run | {"data": facts(counted, [("slices turned: the file begins at the apex",)] * 3)}
+    )
+    text = text_of(folder)
+    assert "32 patients found: 30 accepted, 2 set aside, 0 skipped" in text
+    assert "3 patients: slices turned: the file begins at the apex" in text
+    assert "These are counts of patients without noise." in text
+    manifest = read_json(folder / "synthetic" / "manifest.json")
+    manifest["privacy"] |= {"differentially_private": True, "unit": "patient"}
+    write_json(folder / "synthetic" / "manifest.json", manifest)
+    assert "counts of patients without noise: the guarantee does not cover them." in text_of(folder)
 
 
 def test_the_page_is_one_file_that_names_no_other(finished):
