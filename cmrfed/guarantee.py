@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrfed.artifacts import read_json
+from cmrfed.data.partition import PLACEMENT, placement_of
 from cmrfed.data.synthetic import NOT_PRIVATE, PrivacyStatement
 from cmrfed.errors import ConfigError
 from cmrfed.experiment import ALL_STAGES, STAGES, Experiment
@@ -25,6 +26,15 @@ SIMULATED = (
     "The sites were simulated on one machine: their ledgers begin with this run, and what other runs spent on the same "
     "patients comes on top."
 )
+PLACED_ALONE = (
+    "Hold-out and site of each patient follow from the seed and from that patient alone; the names of groups, vendors "
+    "and centres that occur are taken to be public."
+)
+PLACED_TOGETHER = (
+    "It holds given who was held out and who was at which site: with one patient more or less, the version that began "
+    "this run would have moved others too."
+)
+DEPLOYED = "It holds given which patients each site had chosen before the run: how they were chosen is not covered."
 NOT_COVERED = (
     "Covered are the generators and all that is drawn from them. Not covered is what was computed from real patients "
     "without noise: a report with its counts, figures and pictures, and images drawn for real masks."
@@ -34,11 +44,6 @@ PUBLIC = PrivacyStatement(
     differentially_private=False,
     statement="No patient took part in training: both generators were trained on a phantom alone, so nothing of what "
     "they draw comes from a patient. Nothing else is claimed.",
-)
-
-RECONSTRUCTED = PrivacyStatement(
-    differentially_private=False,
-    statement="Images of real patients, passed through an autoencoder: treat them as you would treat the scans.",
 )
 
 
@@ -204,7 +209,6 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
     worst = [max((s.at[i].prv or 0.0) for s in known) for i in range(2)]
     loose, delta = max((s.at[0].rdp or 0.0) for s in known), max(s.at[0].delta for s in known)
     weaker = " This is weaker than hiding a patient, who has many slices." if unit == "slice" else ""
-    simulated = f" {SIMULATED}" if (run_dir / "sites").is_dir() else ""
     start = f" {_public_words(experiment)}" if experiment.pretrain else ""
     return PrivacyStatement(
         differentially_private=True,
@@ -219,8 +223,15 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
         sites={name: spent.model_dump(mode="json") for name, spent in told.items() if spent},
         statement=f"Differentially private: {ADJACENCY[unit]}, ε ≤ {_up(worst[0]):g} at δ = {delta:.2g} (PRV; RDP "
         f"{_up(loose):g}), or ε ≤ {_up(worst[1]):g} at δ = {STRICT_DELTA:g}: the largest loss in the ledger of any "
-        f"site, over all stages and rounds, when it last answered.{weaker}{start} {NOT_COVERED}{simulated}",
+        f"site, over all stages and rounds, when it last answered.{weaker}{start} {NOT_COVERED} {_where(run_dir)}",
     )
+
+
+def _where(run_dir: Path) -> str:
+    """What the claim rests on, as to who the patients are."""
+    if not (run_dir / "sites").is_dir():
+        return DEPLOYED
+    return f"{SIMULATED} {PLACED_ALONE if placement_of(run_dir) == PLACEMENT else PLACED_TOGETHER}"
 
 
 def _up(value: float) -> float:

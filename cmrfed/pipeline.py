@@ -15,13 +15,14 @@ from flwr.serverapp import Grid
 
 from cmrfed.artifacts import digest_folder, digest_json, new_folder, read_json, write_json
 from cmrfed.attacks.whitebox import white_box
+from cmrfed.contents import write_contents
 from cmrfed.data.account import facts
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.partition import PartitionConfig, partition
+from cmrfed.data.partition import PLACEMENT, PartitionConfig, partition, placement_of, refuse_lone_values
 from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.pool import pool
 from cmrfed.data.prepare import PrepareConfig, prepare
-from cmrfed.data.synthetic import Case, Manifest, PostProcessed, SyntheticDataset
+from cmrfed.data.synthetic import PAIRED, RECONSTRUCTED, Case, Manifest, PostProcessed, SyntheticDataset
 from cmrfed.errors import CmrfedError, ConfigError, DataError
 from cmrfed.evaluation.judge import claim_of, evaluate
 from cmrfed.experiment import STAGES, Experiment
@@ -29,7 +30,7 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
-from cmrfed.guarantee import RECONSTRUCTED, audit_experiment, claim, plan_rows, plan_text, requests
+from cmrfed.guarantee import audit_experiment, claim, plan_rows, plan_text, requests
 from cmrfed.owner import owned
 from cmrfed.pretrain import CODEC, pretrained, starting_weights
 from cmrfed.privacy.policy import SitePolicy
@@ -70,6 +71,8 @@ def open_data(experiment: Experiment, run_dir: Path) -> Data:
     train, holdout = whole.select(split["train"]), whole.select(split["holdout"])
     names = [f"site-{number}" for number in layout.numbers]
     sites = partition(train, layout, experiment.seed)
+    if experiment.privacy.private:
+        refuse_lone_values(train, layout)
     for name, cohort in zip(names, sites, strict=True):
         refuse_unlabelled(cohort, name)
     return Data(names, sites, train if layout.only is None else sites[0], holdout, split)
@@ -80,8 +83,16 @@ def _split(experiment: Experiment, whole: Cohort, run_dir: Path) -> dict[str, An
     if not (run_dir / "split.json").exists():
         shares = {"train": 1 - experiment.data.holdout, "holdout": experiment.data.holdout}
         parts = whole.split(shares, experiment.seed)
-        return {"cohort": whole.digest, **{name: list(part.patient_ids) for name, part in parts.items()}}
+        chosen = {name: list(part.patient_ids) for name, part in parts.items()}
+        return {"cohort": whole.digest, "placement": PLACEMENT, **chosen}
     split: dict[str, Any] = read_json(run_dir / "split.json")
+    if placement_of(run_dir) != PLACEMENT:
+        raise ConfigError(
+            f"{run_dir} was begun by a version that chose hold-out and sites in another way",
+            got=f"placement {placement_of(run_dir)} in split.json",
+            expected=f"placement {PLACEMENT}",
+            do="give another --run-dir, or finish the run with the version that began it",
+        )
     if split["cohort"] != whole.digest:
         raise ConfigError(
             f"{run_dir} was started on other patients",
@@ -236,6 +247,7 @@ def _run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker]) -> 
         record.mark("evaluation", judged)
     record.set(finished=datetime.now(UTC).isoformat(timespec="seconds"))
     report = write_report(run_dir)
+    write_contents(run_dir, claim(experiment, run_dir))
     tell()
     say(f"report: {report}")
     return report
@@ -251,6 +263,7 @@ def begin(experiment: Experiment, run_dir: Path) -> tuple[Data, list[Path], Reco
         record.save()  # from here on the folder is this experiment's
         write_json(run_dir / "split.json", data.split)
         roots = write_sites(data, run_dir, experiment)
+        write_contents(run_dir, None)
     say(promise)
     record.set(privacy_plan=plan_rows(experiment))
     record.set(sites=describe_sites(data), split={"train": len(data.train), "holdout": len(data.holdout)})
@@ -279,6 +292,7 @@ def _run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list
     promise = plan_text(experiment)
     record = Record(run_dir, experiment)
     record.set(sites=[{"name": name} for name in sites], privacy_plan=plan_rows(experiment), problem=None)
+    write_contents(run_dir, None)
     say(promise)
     try:
         train(experiment, run_dir, grid, record)
@@ -286,6 +300,7 @@ def _run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list
         record.set(problem=str(error) if isinstance(error, CmrfedError) else f"{type(error).__name__}: {error}")
         raise
     record.set(finished=datetime.now(UTC).isoformat(timespec="seconds"))
+    write_contents(run_dir, claim(experiment, run_dir))
 
 
 def train(
@@ -404,6 +419,7 @@ def _synthesis_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
     config = experiment.synthesis
     synthesize_run(run_dir, run_dir / "synthetic", patients=config.patients, seed=config.seed)
     manifest = _manifest(run_dir, f"{experiment.name}-paired", len(data.holdout), config.seed, None)
+    manifest = manifest.model_copy(update={"privacy": PAIRED, "real_content": ("masks",)})
     with track("synthesis: images of hold-out masks", len(data.holdout.rows)) as bar:
         cases: Iterator[Case] = pair_with(
             _generator(run_dir, "image"),
@@ -421,7 +437,7 @@ def _synthesis_step(experiment: Experiment, run_dir: Path, data: Data) -> None:
 def _reconstruct(experiment: Experiment, run_dir: Path, data: Data) -> None:
     """Write hold-out images as the autoencoder leaves them: what it loses bounds all that is drawn."""
     manifest = _manifest(run_dir, f"{experiment.name}-reconstructed", len(data.holdout), experiment.seed, None)
-    manifest = manifest.model_copy(update={"privacy": RECONSTRUCTED})
+    manifest = manifest.model_copy(update={"privacy": RECONSTRUCTED, "real_content": ("masks", "images")})
     with track("synthesis: hold-out images through the autoencoder", len(data.holdout.rows)) as bar:
         cases = reconstruct(
             _generator(run_dir, "image"), data.holdout, experiment.synthesis.batch_size, on_slices=bar.advance

@@ -16,6 +16,11 @@ def fold(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def uniform(seed: int, *purpose: str | int) -> float:
+    """A number in [0, 1) for ``fold(seed, *purpose)``, of 53 bits."""
+    return (fold(seed, *purpose) >> 10) / 2.0**53
+
+
 def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
     """Make a CPU torch generator for ``fold(seed, *purpose)``."""
     return torch.Generator().manual_seed(fold(seed, *purpose))

@@ -13,12 +13,15 @@ from typing import Any, Protocol
 
 from cmrfed.artifacts import read_json
 from cmrfed.errors import ConfigError, DataError
+from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.progress import say
 
 FINAL = 0
 """Step of what is measured once, at the end."""
 PICTURE = ("evaluation", "pictures", "synthetic.png")
-ARTIFACTS = ("report.html", "evaluation/evaluation.json")
+TABLE = "evaluation/metrics.csv"
+"""The numbers of the evaluation; evaluation.json has series by patient too, which stay in the run folder."""
+REPORT = "report.html"
 _INSTALL = "pip install 'cmrfed[tracking]'"
 
 
@@ -72,6 +75,13 @@ def _round(metrics: Mapping[str, Any]) -> Iterator[Scalar]:
     spent = [site["spent"]["at"][0]["prv"] for site in answered if site.get("spent")]
     if spent and len(spent) == len(answered) and all(epsilon is not None for epsilon in spent):
         yield Scalar(f"{stage}/epsilon, largest of the sites so far", step, max(spent))
+
+
+def artifacts(run_dir: Path) -> tuple[str, ...]:
+    """Files that a tracker may keep: none that shows a real patient or has a number for a single one."""
+    pictures = run_dir.joinpath(*PICTURE).parent
+    shows_real = any((pictures / f"{name}.png").exists() for name in REAL_PATIENTS)
+    return (TABLE, "/".join(PICTURE), *(() if shows_real else (REPORT,)))
 
 
 def _finite(scalars: Sequence[Scalar]) -> list[Scalar]:
@@ -190,7 +200,7 @@ class MLflow:
         return found[0] if found else client.create_run(number, tags={"cmrfed": tag}, run_name=run_dir.name)
 
     def _finish(self, client: Any, run: Any, run_dir: Path) -> None:
-        wanted = (*ARTIFACTS, "/".join(PICTURE))
+        wanted = artifacts(run_dir)
         places = {path.rpartition("/")[0] or None for path in wanted}
         there = {item.path for place in places for item in client.list_artifacts(run.info.run_id, place)}
         for path in wanted:

@@ -9,6 +9,7 @@ Folder::
     masks.npy        uint8 (S, H, W), canonical labels (all 0 where the patient has no mask)
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from cmrfed.config import Section
 from cmrfed.data.account import Account
 from cmrfed.data.labels import Label, Phase
 from cmrfed.errors import DataError
-from cmrfed.rng import numpy_generator
+from cmrfed.rng import uniform
 
 SCHEMA_VERSION = 1
 SLICE_DTYPE = np.dtype([("patient", "<i4"), ("phase", "i1"), ("index", "<i2"), ("count", "<i2")])
@@ -40,6 +41,14 @@ class PatientRecord(Section):
     spacing_mm: tuple[float, float, float] | None = None
     """Row, column and slice spacing of the *prepared* pixels in mm; None is unknown."""
     notes: tuple[str, ...] = ()
+
+    def place(self, seed: int, *purpose: str) -> float:
+        """A number in [0, 1) that follows from seed, purpose, centre and identifier, whoever the others are.
+
+        `pool` puts the centre before identifiers where two hospitals use the same ones: that changes no place.
+        """
+        own = self.patient_id.removeprefix(f"{self.centre}-")
+        return uniform(seed, *purpose, self.centre or "", own)
 
 
 class CohortHeader(Section):
@@ -240,6 +249,15 @@ class Cohort(Sequence[PatientRecord]):
         """The identifiers, in order."""
         return tuple(p.patient_id for p in self.patients)
 
+    def pseudonym(self, patient_id: str) -> str:
+        """A name for a patient that the identifier alone does not give: keyed by the pixels of the whole folder.
+
+        The same in every selection of the folder, so that those who have the cohort can find the patient again, and
+        nobody else.
+        """
+        key = bytes.fromhex(digest_json(["pseudonym", self.header.digest]))
+        return f"real-{hashlib.blake2b(patient_id.encode(), key=key, digest_size=6).hexdigest()}"
+
     def __len__(self) -> int:
         return self.header.patients if self._chosen is None else len(self._chosen)
 
@@ -315,14 +333,18 @@ class Cohort(Sequence[PatientRecord]):
         return chosen
 
     def split(self, fractions: dict[str, float], seed: int) -> dict[str, "Cohort"]:
-        """Split by patient, stratified by centre and group: the parts are disjoint and together are the whole.
+        """Split by patient: the parts are disjoint and together are the whole.
+
+        Each patient is placed by `PatientRecord.place`, so that adding or removing one moves nobody else: a promise
+        about one patient covers the split too. The price is that sizes vary as those of independent draws do (for n
+        patients and a share p by about sqrt(n p (1 - p))), and that groups are not balanced.
 
         Args:
-            fractions: Name → share; the shares sum to 1. Every part gets at least one patient.
+            fractions: Name → share; the shares sum to 1.
             seed: Same seed, same split.
 
         Raises:
-            DataError: There are fewer patients than parts.
+            DataError: There are fewer patients than parts, or a part would be empty.
         """
         if len(self) < len(fractions):
             raise DataError(
@@ -333,19 +355,17 @@ class Cohort(Sequence[PatientRecord]):
             )
         if abs(sum(fractions.values()) - 1) > 1e-9:
             raise DataError("the shares of a split must sum to 1", got=fractions)
-        random = numpy_generator(seed, "split")
-        strata: dict[tuple[str, str], list[str]] = {}
-        for record in self.patients:
-            strata.setdefault((record.centre or "", record.group or ""), []).append(record.patient_id)
-        order = [p for s in sorted(strata) for p in random.permutation(sorted(strata[s]))]
-        names, shares = list(fractions), np.array(list(fractions.values()))
-        taken = np.zeros(len(names))
+        names, ends = list(fractions), np.cumsum(list(fractions.values()))[:-1]
         parts: dict[str, list[str]] = {name: [] for name in names}
-        for k, patient in enumerate(order, 1):  # the part that lags most behind its share takes the next patient
-            pick = int(np.argmax(shares * k - taken))
-            taken[pick] += 1
-            parts[names[pick]].append(str(patient))
-        for name in names:
-            if not parts[name]:
-                parts[name].append(max(parts.values(), key=len).pop())
+        for record in self.patients:
+            part = np.searchsorted(ends, record.place(seed, "split"), "right")
+            parts[names[int(part)]].append(record.patient_id)
+        empty = [name for name, ids in parts.items() if not ids]
+        if empty:
+            raise DataError(
+                f"a part of cohort {self.name} would be empty: {', '.join(empty)}",
+                got=f"{len(self)} patient(s), seed {seed}, shares {fractions}",
+                expected="a patient in every part; each is placed by seed and identifier alone",
+                do="choose another seed or another share, or add patients",
+            )
         return {name: self.select(sorted(ids)) for name, ids in parts.items()}

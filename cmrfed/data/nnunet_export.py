@@ -34,10 +34,10 @@ def export_nnunet(synthetic: Path, out: Path, dataset_id: int = 501, name: str =
 
     Raises:
         ConfigError: The number or name is not one that nnU-Net accepts, or the folder is there already.
-        DataError: The data set cannot be read or holds fewer than two patients.
+        DataError: The data set cannot be read, holds real masks or images, or has fewer than two patients.
     """
     target = _target(Path(out), dataset_id, name)
-    dataset = SyntheticDataset.open(synthetic)
+    dataset = SyntheticDataset.open_for_release(synthetic)
     patients: dict[str, list[str]] = {}
     with new_folder(target) as part, track("nnU-Net export", len(dataset)) as progress:
         for folder in ("imagesTr", "labelsTr"):

@@ -1,11 +1,17 @@
-"""Splitting a cohort over the sites of a simulated federation, by patient."""
+"""Splitting a cohort over the sites of a simulated federation, by patient.
 
-from collections.abc import Sequence
+Each patient is placed by the seed, its own identifier and its own field, whoever the others are. So adding or removing
+one patient moves nobody else, and a promise about one patient covers who is where. What is taken to be public are the
+names of the groups, vendors and centres that occur.
+"""
+
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from cmrfed.artifacts import read_json
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort, PatientRecord
 from cmrfed.errors import DataError
@@ -13,13 +19,24 @@ from cmrfed.rng import numpy_generator
 
 Parts = list[list[str]]
 
+PLACEMENT = 2
+"""How patients are placed, here and in `Cohort.split`: raised when the same seed begins to give other places."""
+
+
+def placement_of(run_dir: Path) -> int:
+    """How the patients of a simulated run were placed, as its split.json says; 1: it does not say."""
+    path = run_dir / "split.json"
+    return int(read_json(path).get("placement", 1)) if path.is_file() else PLACEMENT
+
 
 class PartitionConfig(Section):
     """How patients are given to sites.
 
-    ``iid``: at random, sizes equal to one. ``group``: sorted by diagnosis group and cut into equal blocks, so
-    that sites see different diseases. ``vendor``, ``centre``: a site for each value, the smallest merged.
-    ``dirichlet``: per group, shares drawn from a Dirichlet distribution (Hsu et al. 2019, arXiv 1909.06335).
+    ``iid``: at random, each site equally likely. ``group``: diagnosis groups lie side by side on a line, in order of
+    name and each equally long, that is cut into equal parts, so that sites see different diseases; within its group a
+    patient lies at random. ``vendor``, ``centre``: a site for each value in order of name; the last site has all that
+    are left over. ``dirichlet``: per group, a site is drawn by shares from a Dirichlet distribution (Hsu et al. 2019,
+    arXiv 1909.06335). Sizes vary as those of independent draws do.
     """
 
     scheme: Literal["iid", "group", "vendor", "centre", "dirichlet"] = "iid"
@@ -50,7 +67,8 @@ def partition(cohort: Cohort, config: PartitionConfig, seed: int) -> list[Cohort
         The cohorts of the sites that train: all, or ``config.only``.
 
     Raises:
-        DataError: There are more sites than patients, or the records lack what the scheme sorts by.
+        DataError: There are more sites than patients, a site would be empty, or the records lack what the scheme sorts
+            by.
     """
     if config.sites > len(cohort):
         raise DataError(
@@ -59,22 +77,65 @@ def partition(cohort: Cohort, config: PartitionConfig, seed: int) -> list[Cohort
             expected="at least one patient a site",
             do="lower the number of sites or add patients",
         )
-    random = numpy_generator(seed, "partition", config.scheme)
-    if config.scheme == "iid":
-        parts = _blocks(random.permutation(sorted(cohort.patient_ids)).tolist(), config.sites)
-    elif config.scheme == "group":
-        by_group = _by_field(cohort, "group", least=2)
-        order = [str(p) for g in sorted(by_group) for p in random.permutation(by_group[g])]
-        parts = _blocks(order, config.sites)
-    elif config.scheme == "dirichlet":
-        parts = _dirichlet(_by_field(cohort, "group", least=1), config, random)
-    else:
-        parts = _merged(_by_field(cohort, config.scheme, least=config.sites), config.sites)
+    parts: Parts = [[] for _ in range(config.sites)]
+    for patient, site in _sites(cohort, config, seed).items():
+        parts[site].append(patient)
+    empty = [str(number) for number, part in enumerate(parts) if not part]
+    if empty:
+        raise DataError(
+            f"site(s) {', '.join(empty)} of cohort {cohort.name} would have no patients",
+            got=f"{len(cohort)} patient(s), scheme {config.scheme}, {config.sites} sites, seed {seed}",
+            expected="a patient at every site; each is placed by seed and identifier alone",
+            do="choose another seed, fewer sites or another scheme, or add patients",
+        )
     return [cohort.select(sorted(parts[number])) for number in config.numbers]
 
 
-def _blocks(order: Sequence[str], sites: int) -> Parts:
-    return [list(block) for block in np.array_split(np.array(order), sites)]
+def _sites(cohort: Cohort, config: PartitionConfig, seed: int) -> dict[str, int]:
+    """Number of the site of each patient."""
+    places = {p.patient_id: p.place(seed, "partition", config.scheme) for p in cohort.patients}
+    last = config.sites - 1
+    if config.scheme == "iid":
+        return {patient: min(int(place * config.sites), last) for patient, place in places.items()}
+    if config.scheme in ("vendor", "centre"):
+        values = _by_field(cohort, config.scheme, least=config.sites)
+        order = sorted(values)
+        return {p: min(order.index(value), last) for value, ids in values.items() for p in ids}
+    groups = _by_field(cohort, "group", least=2 if config.scheme == "group" else 1)
+    if config.scheme == "group":
+        width = config.sites / len(groups)
+        return {
+            p: min(int((k + places[p]) * width), last) for k, name in enumerate(sorted(groups)) for p in groups[name]
+        }
+    ends = {name: np.cumsum(_shares(config, seed, name))[:-1] for name in groups}
+    return {p: int(np.searchsorted(ends[name], places[p], "right")) for name in groups for p in groups[name]}
+
+
+def _shares(config: PartitionConfig, seed: int, group: str) -> np.ndarray:
+    """Shares of the sites in a group: (sites,), whoever is in it."""
+    return numpy_generator(seed, "partition", "shares", group).dirichlet(np.full(config.sites, config.alpha))
+
+
+def refuse_lone_values(cohort: Cohort, config: PartitionConfig) -> None:
+    """Refuse values with a single patient, where the names of all values decide who is where.
+
+    Without that patient the value would not occur, and others would be at another site: no promise about one patient
+    would be true.
+
+    Raises:
+        DataError: There is such a value.
+    """
+    if config.scheme not in ("group", "vendor", "centre"):
+        return
+    values = _by_field(cohort, config.scheme, least=1)
+    lone = sorted(value for value, ids in values.items() if len(ids) == 1)
+    if lone and (config.scheme == "group" or len(values) > config.sites):
+        raise DataError(
+            f"cohort {cohort.name} cannot be split by {config.scheme} under privacy",
+            got=f"one training patient alone has {config.scheme} {lone[0]}",
+            expected="two or more of each: else one patient decides at which site others are",
+            do="choose the scheme iid or dirichlet, or take the patient out of the cohort",
+        )
 
 
 def _by_field(cohort: Cohort, field: Literal["group", "vendor", "centre"], least: int) -> dict[str, list[str]]:
@@ -95,30 +156,6 @@ def _by_field(cohort: Cohort, field: Literal["group", "vendor", "centre"], least
             f"cohort {cohort.name} cannot be split by {field}",
             got=f"{len(values)} distinct value(s): {', '.join(sorted(values))}",
             expected=f"at least {least}",
-            do="lower the number of sites or choose the scheme iid",
+            do="lower the number of sites, choose the scheme iid or another seed",
         )
     return {value: sorted(ids) for value, ids in values.items()}
-
-
-def _merged(values: dict[str, list[str]], sites: int) -> Parts:
-    """One part for each value in order of name; while there are too many, the two smallest become one."""
-    parts = [values[value] for value in sorted(values)]
-    while len(parts) > sites:
-        smallest, next_smallest = sorted(range(len(parts)), key=lambda i: (len(parts[i]), i))[:2]
-        parts[next_smallest] = parts[next_smallest] + parts[smallest]
-        del parts[smallest]
-    return parts
-
-
-def _dirichlet(values: dict[str, list[str]], config: PartitionConfig, random: np.random.Generator) -> Parts:
-    parts: Parts = [[] for _ in range(config.sites)]
-    for value in sorted(values):
-        ids = random.permutation(values[value])
-        shares = random.dirichlet(np.full(config.sites, config.alpha))
-        cuts = np.round(np.cumsum(shares)[:-1] * len(ids)).astype(int)
-        for part, block in zip(parts, np.split(ids, cuts), strict=True):
-            part += [str(p) for p in block]
-    for part in parts:
-        if not part:
-            part.append(max(parts, key=len).pop())
-    return parts

@@ -4,6 +4,7 @@ Folder::
 
     manifest.json   cases.csv   images/<case>.nii.gz   masks/<case>.nii.gz   previews/*.png
     masks_as_drawn/<case>.nii.gz   (only where masks were post-processed)
+    NOT-FOR-RELEASE.txt   (only where the manifest's real_content names something)
 
 A case is one phase of one patient, named ``<patient>_<ED|ES>``; its slices run from base to apex.
 """
@@ -12,19 +13,20 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from pydantic import ValidationError
 
-from cmrfed.artifacts import read_json, write_json
+from cmrfed.artifacts import read_json, write_json, write_text
 from cmrfed.config import Section
 from cmrfed.data.labels import Label, Phase
 from cmrfed.errors import DataError
 
 SCHEMA_VERSION = 1
 AS_DRAWN = "masks_as_drawn"
+NOTICE = "NOT-FOR-RELEASE.txt"
 INTENDED_USE = (
     "Research on methods for cardiac MRI: training and testing of segmentation, and study of synthetic data. "
     "Not for diagnosis, treatment or any other clinical use."
@@ -59,6 +61,21 @@ NOT_PRIVATE = PrivacyStatement(
 )
 
 
+PAIRED = PrivacyStatement(
+    differentially_private=False,
+    statement="Not differentially private, whatever the training was: the masks are real masks of hold-out patients, "
+    "unchanged, and the images were drawn for them. Treat the data set as you would treat the scans.",
+)
+
+RECONSTRUCTED = PrivacyStatement(
+    differentially_private=False,
+    statement="Not differentially private: real images of hold-out patients, passed through an autoencoder, with their "
+    "real masks. Treat the data set as you would treat the scans.",
+)
+
+RealContent = Literal["masks", "images"]
+
+
 class PostProcessed(Section):
     """What was done to the masks after they were drawn, and to how many."""
 
@@ -87,6 +104,9 @@ class Manifest(Section):
     styles: tuple[str, ...] = ()
     post_processed: PostProcessed | None = None
     """None: masks are as they were drawn."""
+    real_content: tuple[RealContent, ...] | None = ()
+    """What in the files comes from patients without having been drawn; None: the file does not say, as those of earlier
+    versions do not."""
     privacy: PrivacyStatement
     intended_use: str = INTENDED_USE
     versions: dict[str, str] = {}
@@ -135,6 +155,8 @@ def write_index(folder: Path, manifest: Manifest, rows: list[dict[str, str | int
         table = csv.DictWriter(handle, CASE_COLUMNS)
         table.writeheader()
         table.writerows(rows)
+    if manifest.real_content != ():
+        write_text(folder / NOTICE, f"NOT FOR RELEASE\n\n{manifest.privacy.statement}\n")
     write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
 
 
@@ -177,12 +199,37 @@ class SyntheticDataset:
                 do=f"cmrfed synthesize RUN_DIR --out {root} --patients 20 --seed 0",
             )
         try:
-            manifest = Manifest.model_validate(read_json(root / "manifest.json"))
+            manifest = Manifest.model_validate({"real_content": None} | read_json(root / "manifest.json"))
         except ValidationError as error:
             raise DataError(f"{root}/manifest.json is damaged", got=str(error), do="synthesise again") from None
         if not (root / "cases.csv").is_file():
             raise DataError(f"{root}/cases.csv is missing", do="synthesise again")
         return cls(root, manifest, _read_index(root / "cases.csv"))
+
+    @classmethod
+    def open_for_release(cls, root: Path | str) -> "SyntheticDataset":
+        """Open a data set that is about to be exported or shown to others.
+
+        Raises:
+            DataError: As `open`; or it holds real masks or images of patients, or does not say that it holds none.
+        """
+        data = cls.open(root)
+        held = data.manifest.real_content
+        if held is None:
+            raise DataError(
+                f"{data.root}/manifest.json does not say whether the data set holds real masks or images",
+                got="no real_content",
+                expected="a data set whose manifest says that it holds none",
+                do="synthesise again with this version",
+            )
+        if held:
+            raise DataError(
+                f"{data.root} is not for release",
+                got=f"real {' and '.join(held)} of patients, unchanged or passed through an autoencoder",
+                expected="a data set that was drawn as a whole, such as RUN_DIR/synthetic",
+                do="take the synthetic data set of the run; this one is for measurements inside the hospital",
+            )
+        return data
 
     def __len__(self) -> int:
         return len(self.rows)

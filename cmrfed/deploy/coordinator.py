@@ -32,7 +32,7 @@ from cmrfed.owner import owned, refuse_if_owned
 from cmrfed.progress import say
 
 CONNECTION = "coordinator"
-FETCHED = ("run.json", "audit.json", "generators", "start", *ALL_STAGES)
+FETCHED = ("CONTENTS.md", "run.json", "audit.json", "generators", "start", *ALL_STAGES)
 LOOK_EVERY_S = 30.0
 RESUMES = 5
 _PATIENCE_S = 120

@@ -277,7 +277,8 @@ def _match(made: SliceSet, holdout: SliceSet) -> tuple[np.ndarray, np.ndarray]:
     """Rows of ``holdout`` and of ``made`` that show the same slice of the same patient and phase."""
     ours, theirs = [], []
     for case in np.unique(made.cases):
-        i, j = np.flatnonzero(holdout.cases == case), np.flatnonzero(made.cases == case)
+        real = holdout.pseudonyms.get(str(case), case)
+        i, j = np.flatnonzero(holdout.cases == real), np.flatnonzero(made.cases == case)
         if len(i) != len(j):
             raise EvaluationError(
                 f"paired case {case} does not fit the hold-out",
@@ -296,7 +297,8 @@ def paired_metrics(
     """Compare made images with the hold-out's own, slice by slice; intervals over patients.
 
     Args:
-        paired: SyntheticDataset with cases named ``<patient>_<ED|ES>``, made from the hold-out's masks, or None.
+        paired: SyntheticDataset with cases named ``<patient>_<ED|ES>``, made from the hold-out's masks, or None; the
+            patient by its identifier or its pseudonym (`Cohort.pseudonym`).
         holdout: Patients that nothing has learned from.
         lpips_weights: Folder with torchvision's AlexNet for LPIPS, or None.
         kind: What the metrics are called, and how the images were made.

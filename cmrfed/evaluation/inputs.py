@@ -74,6 +74,13 @@ def read_judged(root: Path, real: CohortHeader) -> Judged:
     layout = layout_of(root)
     if layout == "cmrfed":
         data = SyntheticDataset.open(root)
+        if data.manifest.real_content:
+            raise EvaluationError(
+                f"{root} is no synthetic data set",
+                got=f"real {' and '.join(data.manifest.real_content)} of patients in it",
+                expected="a data set that was drawn as a whole, such as RUN_DIR/synthetic",
+                do="name that one with --synthetic; paired and reconstructed images have options of their own",
+            )
         return Judged(slices_of_synthetic(data, real.size_px), digest_folder(data.root))
     return _Foreign(root, layout, real).read()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from cmrfed.artifacts import digest_folder
+from cmrfed.artifacts import digest_folder, write_text
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.synthetic import SyntheticDataset
+from cmrfed.data.synthetic import NOTICE, SyntheticDataset
 from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.anatomy import AnatomyConfig, anatomy
 from cmrfed.evaluation.features import Extractor, FeatureConfig, KeptFeatures, open_extractor
@@ -32,6 +32,10 @@ from cmrfed.evaluation.verdict import verdict
 from cmrfed.progress import track
 
 FEW_PATIENTS = 10
+NOT_FOR_RELEASE = (
+    "NOT FOR RELEASE\n\nNumbers, series, features and segmenters were computed from real patients without noise, and "
+    "pictures may show some of them. No privacy claim of the synthetic data set covers this folder.\n"
+)
 
 
 class EvaluationConfig(Section):
@@ -127,6 +131,7 @@ def evaluate(
     report = _report(found, judged, sets, external, extractor)
     draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
     report.write(out)
+    write_text(out / NOTICE, NOT_FOR_RELEASE)
     return report
 
 

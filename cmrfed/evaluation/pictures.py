@@ -10,6 +10,8 @@ from cmrfed.evaluation.slices import SliceSet
 
 COLUMNS, ROWS, FACTOR = 8, 3, 2
 _SMALL_PX = 100
+REAL_PATIENTS = ("holdout", "nearest")
+"""Pictures that show real patients."""
 
 
 def _bigger(picture: np.ndarray) -> np.ndarray:
@@ -56,5 +58,5 @@ def draw_pictures(
         save_png(folder / "holdout.png", _grid(holdout, np.random.default_rng(seed)))
         save_png(folder / "nearest.png", _nearest_pairs(synthetic, train, to_train))
         return
-    for name in ("holdout.png", "nearest.png"):
-        (folder / name).unlink(missing_ok=True)
+    for name in REAL_PATIENTS:
+        (folder / f"{name}.png").unlink(missing_ok=True)

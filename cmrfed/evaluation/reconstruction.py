@@ -20,7 +20,7 @@ def reconstruction_fidelity(folder: Path, holdout: SliceSet, lpips_weights: str 
     """PSNR, SSIM, MS-SSIM and LPIPS of reconstructions against the images that they were made from.
 
     Args:
-        folder: SyntheticDataset whose cases are named ``<patient>_<ED|ES>``.
+        folder: SyntheticDataset whose cases are named ``<patient>_<ED|ES>``, the patient by its pseudonym.
         holdout: Patients that nothing has learned from.
         lpips_weights: Folder with torchvision's AlexNet for LPIPS, or None.
     """

@@ -26,6 +26,7 @@ class SliceSet:
     spacing: Case => row, column and slice spacing in mm, or None.
     drawn: The masks before post-processing, as ``masks``; None: there was none.
     post_processing: What was done to them, in words.
+    pseudonyms: Name of a case in images that were made of real patients => case; empty for others.
     """
 
     name: str
@@ -37,6 +38,7 @@ class SliceSet:
     spacing: Mapping[str, tuple[float, float, float] | None] = field(default_factory=dict)
     drawn: np.ndarray | None = None
     post_processing: str = ""
+    pseudonyms: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,7 +99,9 @@ def slices_of_cohort(cohort: Cohort) -> SliceSet:
         raise EvaluationError(f"cohort {cohort.name} is empty", expected="at least one patient", do="add patients")
     volumes = list(cohort.iter_volumes())
     spacing = {f"{v.patient_id}_{v.phase.name}": v.spacing_mm for v in volumes}
-    return joined(cohort.name, [(v.patient_id, v.phase.name, v.image, v.mask) for v in volumes], spacing)
+    found = joined(cohort.name, [(v.patient_id, v.phase.name, v.image, v.mask) for v in volumes], spacing)
+    names = {f"{cohort.pseudonym(v.patient_id)}_{v.phase.name}": f"{v.patient_id}_{v.phase.name}" for v in volumes}
+    return replace(found, pseudonyms=names)
 
 
 def slices_of_synthetic(data: SyntheticDataset, size_px: int) -> SliceSet:

@@ -49,7 +49,7 @@ class Run:
     @cached_property
     def synthetic(self) -> SyntheticDataset:
         """The data set that the run drew."""
-        return SyntheticDataset.open(self.folder / "synthetic")
+        return SyntheticDataset.open_for_release(self.folder / "synthetic")
 
     @cached_property
     def generator(self) -> Generator:

@@ -65,8 +65,6 @@ CAPTIONS = {
     "nearest": "Above, the synthetic slices that lie nearest to a training slice; below, that training slice.",
 }
 """Name of a picture of the evaluation → caption, in the order of the page."""
-REAL_PATIENTS = ("holdout", "nearest")
-"""Pictures that show real patients."""
 
 
 def _pictures(folder: Path) -> tuple[Picture, ...]:

@@ -17,8 +17,9 @@ from markupsafe import Markup
 from cmrfed.artifacts import write_text
 from cmrfed.data.account import fact_lines
 from cmrfed.data.synthetic import INTENDED_USE, Manifest
+from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.guarantee import measured_mu
-from cmrfed.report.folder import REAL_PATIENTS, Contents, read_contents
+from cmrfed.report.folder import Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs
 from cmrfed.report.plots import Chart, curves
 from cmrfed.report.results import axes, cards, duration, trade_off_chart

@@ -163,7 +163,7 @@ def _others(point: Point) -> str:
 def _slices(synthetic: Path) -> list[np.ndarray]:
     """The middle slice of the first cases of a set, outlined: uint8 (H, W, 3) each."""
     out = []
-    for case in SyntheticDataset.open(synthetic).cases():
+    for case in SyntheticDataset.open_for_release(synthetic).cases():
         middle = len(case.image) // 2
         out.append(outlined(case.image[middle], case.mask[middle]))
         if len(out) == COLUMNS:

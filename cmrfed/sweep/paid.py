@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from cmrfed.artifacts import digest_json, write_text
+from cmrfed.data.synthetic import NOTICE
 from cmrfed.errors import CmrfedError
 from cmrfed.experiment import Experiment
 from cmrfed.guarantee import plan_privacy
@@ -30,7 +31,6 @@ from cmrfed.sweep.work import record_of
 
 Group = Literal["cohorts", "phantom"]
 NOT_FOR_RELEASE = "Not for release"
-NOTICE = "NOT-FOR-RELEASE.txt"
 UNREADABLE = "lines of a site's ledger that cannot be read"
 
 Mechanism = tuple[str, float, float, Unit]

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import yaml
 
 from cmrfed.artifacts import digest_json, read_json, write_json, write_text
+from cmrfed.data.partition import PLACEMENT, placement_of
 from cmrfed.errors import CmrfedError, ConfigError
 from cmrfed.experiment import Experiment, read_recipe
 from cmrfed.progress import say
@@ -96,6 +97,7 @@ def _state(point: Point, folder: Path) -> State:
     try:
         record = read_json(folder / "run.json")
         same = settings_of(Experiment.model_validate(record["experiment"])) == settings_of(point.experiment)
+        same = same and placement_of(folder) == PLACEMENT
         whole = bool(record["finished"]) and same and (folder / "evaluation" / "evaluation.json").exists()
     except (CmrfedError, ValueError, KeyError):  # absent or damaged: the run itself says more
         whole = False

@@ -219,17 +219,23 @@ def reconstruct(
 ) -> Iterator[Case]:
     """Pass the images of all patients with masks through the generator's codec and back. Not for release.
 
-    What the codec loses, nothing that is drawn by it can have.
+    What the codec loses, nothing that is drawn by it can have. Patients have pseudonyms, and come in their order.
     """
-    for volume in cohort.iter_volumes():
-        if volume.mask is None:
-            continue
-        parts = torch.from_numpy(np.asarray(volume.image, np.float32))[:, None].split(batch_size)
-        image = torch.cat([image_generator.reconstruct(part) for part in parts])[:, 0].numpy()
-        name = f"{volume.patient_id}_{volume.phase.name}"
-        yield Case(name, volume.patient_id, volume.phase, image, volume.mask, volume.spacing_mm, "unknown")
-        if on_slices:
-            on_slices(len(image))
+    for patient, i in _under_pseudonyms(cohort):
+        for volume in cohort.volumes(i):
+            parts = torch.from_numpy(np.asarray(volume.image, np.float32))[:, None].split(batch_size)
+            image = torch.cat([image_generator.reconstruct(part) for part in parts])[:, 0].numpy()
+            name, mask = f"{patient}_{volume.phase.name}", np.asarray(volume.mask)
+            yield Case(name, patient, volume.phase, image, mask, volume.spacing_mm, "unknown")
+            if on_slices:
+                on_slices(len(image))
+
+
+def _under_pseudonyms(cohort: Cohort) -> list[tuple[str, int]]:
+    """Pseudonym and place in the cohort of each patient with masks; neither name nor order follows the identifiers."""
+    return sorted(
+        (cohort.pseudonym(record.patient_id), i) for i, record in enumerate(cohort.patients) if record.has_mask
+    )
 
 
 def pair_with(
@@ -243,24 +249,26 @@ def pair_with(
 ) -> Iterator[Case]:
     """Draw an image for each real mask of a cohort, for measures that compare pairs. Not for release.
 
+    Patients have pseudonyms, and come in their order.
+
     Raises:
         DataError: No patient of the cohort has a mask.
     """
-    chosen = [i for i, record in enumerate(cohort.patients) if record.has_mask]
+    chosen = _under_pseudonyms(cohort)
     if not chosen:
         raise DataError(f"cohort {cohort.name} has no masks to draw images for", do="leave out mask-paired measures")
-    for i in chosen:
+    for number, (patient, i) in enumerate(chosen):
         volumes = cohort.volumes(i)
-        style = i % len(style_names)
+        style = number % len(style_names)
         images = draw_images(
             image_generator,
             [v.mask for v in volumes if v.mask is not None],
             [v.phase for v in volumes],
             [style] * len(volumes),
             config,
-            [fold(seed, "paired", volumes[0].patient_id)] * len(volumes),
+            [fold(seed, "paired", patient)] * len(volumes),
             on_slices,
         )
         for volume, image in zip(volumes, images, strict=True):
-            name, mask = f"{volume.patient_id}_{volume.phase.name}", np.asarray(volume.mask)
-            yield Case(name, volume.patient_id, volume.phase, image, mask, volume.spacing_mm, style_names[style])
+            name, mask = f"{patient}_{volume.phase.name}", np.asarray(volume.mask)
+            yield Case(name, patient, volume.phase, image, mask, volume.spacing_mm, style_names[style])

@@ -10,6 +10,7 @@ import pytest
 
 from cmrfed.artifacts import digest_folder
 from cmrfed.data.synthetic import SyntheticDataset
+from tests.release import manifests_that_claim, strangers, telling_files
 
 RECIPE = """
 name: tiny
@@ -69,6 +70,14 @@ def test_a_run_leaves_data_set_numbers_and_report(finished):
     assert all("hold out" in reason for reason in attacked.values()), "3 patients are held out: too few"
     page = (finished / "report.html").read_text()
     assert "Not differentially private" in page
+
+
+@pytest.mark.slow
+def test_a_run_leaves_no_file_that_is_not_in_the_catalogue(finished):
+    assert strangers(finished) == []
+    assert telling_files(finished) == []
+    assert manifests_that_claim(finished) == []
+    assert "| `synthetic/` | the synthetic data set | no |" in (finished / "CONTENTS.md").read_text()
 
 
 @pytest.mark.slow

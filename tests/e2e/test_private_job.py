@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cmrfed.contents import CONTENTS
 from tests.e2e.test_main_job import RECIPE, cmrfed
+from tests.release import cohorts_of, files_of, manifests_that_claim, strangers, telling_files
 
 PRIVATE = """
 federation: {weighting: equal}
@@ -68,3 +70,31 @@ def test_synthesis_asks_no_patient_for_anything(finished: Path, tmp_path: Path, 
     finally:
         (tmp_path / "data").rename(gone)
     assert json.loads((tmp_path / "more" / "manifest.json").read_text())["spacing_mm"] is None
+
+
+@pytest.mark.slow
+def test_only_what_was_drawn_carries_the_claim_and_nothing_that_may_leave_holds_a_patient(finished: Path) -> None:
+    assert strangers(finished) == []
+    assert telling_files(finished) == []
+    assert manifests_that_claim(finished) == ["synthetic"]
+    page = (finished / CONTENTS).read_text()
+    assert "| `synthetic/` | the synthetic data set | yes |" in page
+    assert "NOT FOR RELEASE" in page
+
+
+@pytest.mark.slow
+def test_images_of_real_masks_name_no_patient_and_are_not_exported(
+    finished: Path, tmp_path: Path, call: Callable
+) -> None:
+    split = json.loads((finished / "split.json").read_text())
+    names = split["holdout"] + split["train"]
+    paired = finished / "paired"
+    for path in files_of(paired):
+        assert not any(name in path for name in names)
+        if path.endswith((".csv", ".json", ".txt")):
+            assert not any(name in (paired / path).read_text() for name in names)
+    assert json.loads((paired / "manifest.json").read_text())["patients"] == len(split["holdout"])
+    assert len(cohorts_of(finished)[0].patient_ids) == len(names), "real masks were sought in all cohorts"
+    status, _, told = call("export", "nnunet", paired, tmp_path / "raw")
+    assert status == 1
+    assert "is not for release" in told

@@ -200,6 +200,14 @@ def test_without_an_audit_or_with_a_failed_one_nothing_is_claimed(run_dir: Path)
     assert claim(experiment(), run_dir).statement.endswith("The private step was not audited.")
 
 
+def test_the_claim_says_what_the_choice_of_patients_rests_on(run_dir: Path) -> None:
+    assert "follow from the seed and from that patient alone" in claim(experiment(), run_dir).statement
+    write_json(run_dir / "split.json", {"cohort": "ab" * 32, "train": [], "holdout": []})
+    assert "holds given who was held out" in claim(experiment(), run_dir).statement, "begun by an earlier version"
+    (run_dir / "sites").rename(run_dir / "elsewhere")
+    assert "given which patients each site had chosen" in claim(experiment(), run_dir).statement
+
+
 def test_a_run_without_privacy_claims_nothing(run_dir: Path) -> None:
     assert not claim(experiment(**NOT_PRIVATE), run_dir).differentially_private
 

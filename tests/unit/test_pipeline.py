@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.artifacts import read_json
+from cmrfed.artifacts import read_json, write_json
 from cmrfed.data.prepare import PrepareConfig, prepare
-from cmrfed.errors import InUse
+from cmrfed.errors import ConfigError, InUse
 from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.site import Site
@@ -66,3 +66,14 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="is of another size"):
         run(experiment, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_version_that_placed_patients_otherwise_is_not_carried_on(tmp_path: Path) -> None:
+    cohort = tiny_cohort(tmp_path / "cohort", 12)
+    experiment = resolve({"name": "small", "data": {"cohorts": [str(cohort.root)], "size_px": cohort.size_px}})
+    data = open_data(experiment, tmp_path)
+    write_json(tmp_path / "split.json", data.split)
+    assert open_data(experiment, tmp_path).split == data.split
+    write_json(tmp_path / "split.json", {k: v for k, v in data.split.items() if k != "placement"})
+    with pytest.raises(ConfigError, match=r"chose hold-out and sites in another way.*placement 1.*another --run-dir"):
+        open_data(experiment, tmp_path)

@@ -6,7 +6,8 @@ import pytest
 from cmrfed import tracking
 from cmrfed.artifacts import read_json, write_json
 from cmrfed.errors import ConfigError, DataError
-from cmrfed.tracking import MLflow, Scalar, TensorBoard, scalars_of, teller, track_run, trackers
+from cmrfed.evaluation.pictures import REAL_PATIENTS
+from cmrfed.tracking import MLflow, Scalar, TensorBoard, artifacts, scalars_of, teller, track_run, trackers
 from tests.run_folder import write_run_folder
 
 tensorboard = pytest.mark.skipif(
@@ -104,7 +105,16 @@ def test_mlflow_has_settings_numbers_and_files_once(run_dir: Path, tmp_path: Pat
     assert [point.step for point in history] == list(range(1, 13))
     assert run.data.params["seed"] == str(record["experiment"]["seed"])
     assert run.data.params["many.setting-149"] == "149", "none is cut off"
-    assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"report.html", "evaluation"}
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"evaluation"}, (
+        "a report with patients stays"
+    )
+
+
+def test_no_tracker_gets_a_picture_or_a_series_of_real_patients(run_dir: Path) -> None:
+    assert artifacts(run_dir) == ("evaluation/metrics.csv", "evaluation/pictures/synthetic.png")
+    for name in REAL_PATIENTS:
+        (run_dir / "evaluation" / "pictures" / f"{name}.png").unlink(missing_ok=True)
+    assert artifacts(run_dir)[2:] == ("report.html",), "one that shows none may go"
 
 
 # --- when it fails ------------------------------------------------------------------------------

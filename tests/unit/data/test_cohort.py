@@ -66,6 +66,16 @@ def test_digest_is_of_the_content(tmp_path):
     assert write(tmp_path / "f", [patient("a", "NOR")]).digest != first.digest
 
 
+def test_a_pseudonym_needs_the_pixels_and_is_the_same_in_every_selection(tmp_path):
+    whole = write(tmp_path / "a", [patient("p1", "NOR", value=-1), patient("p2", "DCM", value=0.5)])
+    other = write(tmp_path / "b", [patient("p1", "NOR", value=-1), patient("p2", "DCM", value=0.25)])
+    names = [whole.pseudonym(name) for name in whole.patient_ids]
+    assert len(set(names)) == 2
+    assert whole.select(["p2"]).pseudonym("p2") == names[1]
+    assert {other.pseudonym(name) for name in other.patient_ids}.isdisjoint(names)
+    assert not any(name in pseudonym for name, pseudonym in zip(whole.patient_ids, names, strict=True))
+
+
 def test_open_reads_no_pixels(tmp_path):
     """The cost of opening does not depend on the size: the pixels may even be absent until they are used."""
     root = write(tmp_path / "c", [patient("a"), patient("b")]).root

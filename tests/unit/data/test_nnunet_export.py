@@ -45,6 +45,19 @@ def verify_with_nnunet(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=300)
 
 
+def test_real_masks_are_not_exported_nor_what_does_not_say(tmp_path: Path) -> None:
+    folder = synthetic(tmp_path / "paired")
+    told = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(told | {"real_content": ["masks"]}))
+    with pytest.raises(DataError, match=r"not for release\. Got: real masks of patients.*RUN_DIR/synthetic"):
+        export_nnunet(folder, tmp_path / "raw")
+    del told["real_content"]
+    (folder / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(DataError, match="does not say whether the data set holds real masks"):
+        export_nnunet(folder, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
 @pytest.mark.parametrize("spacing", [(2.8, 2.8, 9.0), None])
 def test_nnunet_accepts_the_export(tmp_path: Path, spacing: tuple[float, float, float] | None) -> None:
     folder = export_nnunet(synthetic(tmp_path / "synthetic", spacing=spacing), tmp_path / "raw")

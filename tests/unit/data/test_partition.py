@@ -5,7 +5,7 @@ import pytest
 
 from cmrfed.data.cohort import PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
-from cmrfed.data.partition import PartitionConfig, partition
+from cmrfed.data.partition import PartitionConfig, partition, refuse_lone_values
 from cmrfed.errors import DataError
 
 
@@ -33,7 +33,8 @@ def groups(sites, field="group"):
 def test_iid_mixes_and_depends_on_the_seed(make):
     cohort = make(group=["NOR"] * 10 + ["DCM"] * 10)
     first, second = (partition(cohort, PartitionConfig(scheme="iid", sites=3), seed) for seed in (0, 1))
-    assert [len(s) for s in first] == [7, 7, 6]
+    assert [len(s) for s in first] == [4, 9, 7], "a known seed gives known sites on every machine"
+    assert all(len(mixed) == 2 for mixed in groups(first))
     assert first[0].patient_ids != second[0].patient_ids
 
 
@@ -43,11 +44,11 @@ def test_groups_of_equal_size_stay_whole(make):
 
 
 def test_dirichlet_is_uneven_when_alpha_is_small_and_even_when_large(make):
-    cohort = make(group=["A", "B", "C", "D"] * 15)
+    cohort = make(group=["A", "B", "C", "D"] * 150)
 
     def largest_share(alpha):
         sites = partition(cohort, PartitionConfig(scheme="dirichlet", sites=3, alpha=alpha), 0)
-        return np.mean([max(site[g] for site in groups(sites)) / 15 for g in "ABCD"])
+        return np.mean([max(site[g] for site in groups(sites)) / 150 for g in "ABCD"])
 
     assert largest_share(0.05) > 0.8
     assert largest_share(1000) < 0.45
@@ -58,9 +59,41 @@ def test_a_site_for_each_vendor(make):
     assert groups(sites, "vendor") == [{"A": 1}, {"B": 3}, {"C": 1}]
 
 
-def test_the_smallest_centres_are_merged(make):
+def test_the_last_site_has_the_centres_that_are_left_over(make):
     sites = partition(make(centre=list("AAABBBBCD")), PartitionConfig(scheme="centre", sites=3), 0)
     assert groups(sites, "centre") == [{"A": 3}, {"B": 4}, {"C": 1, "D": 1}]
+
+
+def test_groups_lie_side_by_side(make):
+    sites = partition(make(group=["A", "B", "C", "D", "E"] * 60), PartitionConfig(scheme="group", sites=3), 0)
+    assert [set(site) for site in groups(sites)] == [{"A", "B"}, {"B", "C", "D"}, {"D", "E"}]
+    assert all(80 <= len(site) <= 120 for site in sites)
+
+
+def test_a_site_that_would_be_empty_is_named_with_what_to_do(make):
+    cohort = make(group=["A", "B"] * 2)
+    seed = next(s for s in range(100) if uneven(cohort, s))
+    with pytest.raises(DataError, match=r"site\(s\) \d.* would have no patients.*4 patient\(s\).*another seed, fewer"):
+        partition(cohort, PartitionConfig(sites=3), seed)
+
+
+def uneven(cohort, seed):
+    return len({int(3 * p.place(seed, "partition", "iid")) for p in cohort.patients}) < 3
+
+
+def test_under_privacy_no_group_hangs_on_one_patient(make):
+    cohort = make(group=["A", "A", "B", "C", "C"], centre=["1", "1", "2", "3", "3"])
+    for scheme in ("group", "centre"):
+        with pytest.raises(DataError, match=rf"split by {scheme} under privacy.*one training patient alone.*dirichlet"):
+            refuse_lone_values(cohort, PartitionConfig(scheme=scheme, sites=2))
+    for config in (PartitionConfig(scheme="centre", sites=3), PartitionConfig(sites=2)):
+        refuse_lone_values(cohort, config)
+
+
+def test_a_patient_is_placed_alike_with_and_without_the_prefix_of_a_pool():
+    alone, pooled = (PatientRecord(patient_id=name, centre="north") for name in ("p1", "north-p1"))
+    other = PatientRecord(patient_id="p1", centre="south")
+    assert alone.place(0, "split") == pooled.place(0, "split") != other.place(0, "split")
 
 
 def test_one_site_alone_has_the_patients_that_it_has_among_the_others(make):

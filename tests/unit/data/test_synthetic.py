@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from cmrfed.data.labels import Phase
-from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest, SyntheticDataset, write_case, write_index
+from cmrfed.data.synthetic import (
+    NOT_PRIVATE,
+    NOTICE,
+    PAIRED,
+    Case,
+    Manifest,
+    SyntheticDataset,
+    write_case,
+    write_index,
+)
 from cmrfed.errors import DataError
 
 SPACING = (1.5, 1.25, 10.0)
@@ -127,3 +136,34 @@ def test_image_and_mask_of_unlike_shapes_are_refused(folder):
     nib.save(nib.Nifti1Image(np.zeros((6, 6, 2), np.uint8), np.eye(4)), folder / "masks" / "syn-0001_ED.nii.gz")
     with pytest.raises(DataError, match=r"image and mask of syn-0001_ED differ in shape\. Got: .*3, 6, 6.*2, 6, 6"):
         list(SyntheticDataset.open(folder).cases())
+
+
+# --- release --------------------------------------------------------------------------------------------
+def change_manifest(folder, **fields):
+    told = json.loads((folder / "manifest.json").read_text()) | fields
+    (folder / "manifest.json").write_text(json.dumps({k: v for k, v in told.items() if v != "gone"}))
+
+
+def test_a_drawn_data_set_may_be_exported(folder):
+    assert SyntheticDataset.open_for_release(folder).manifest.real_content == ()
+    assert not (folder / NOTICE).exists()
+
+
+@pytest.mark.parametrize("held", [["masks"], ["masks", "images"]])
+def test_real_masks_and_images_are_not_for_release(folder, held):
+    change_manifest(folder, real_content=held)
+    assert len(SyntheticDataset.open(folder)) == 2, "to be measured, it can be read"
+    with pytest.raises(DataError, match=f"is not for release.*real {' and '.join(held)}.*RUN_DIR/synthetic"):
+        SyntheticDataset.open_for_release(folder)
+
+
+def test_a_manifest_that_does_not_say_is_not_for_release(folder):
+    change_manifest(folder, real_content="gone")
+    assert SyntheticDataset.open(folder).manifest.real_content is None
+    with pytest.raises(DataError, match=r"does not say whether.*synthesise again"):
+        SyntheticDataset.open_for_release(folder)
+
+
+def test_a_folder_with_real_masks_says_so_in_a_file_of_its_own(tmp_path):
+    write_index(tmp_path, manifest(privacy=PAIRED, real_content=("masks",)), [])
+    assert "real masks of hold-out patients" in (tmp_path / NOTICE).read_text()

@@ -17,6 +17,7 @@ from cmrfed.evaluation.fidelity import (
     paired_values,
 )
 from cmrfed.evaluation.slices import slices_of_cohort
+from cmrfed.synthesis.write import write_dataset
 from tests.evaluation_world import cohort, sliced, synthetic
 
 
@@ -77,6 +78,20 @@ def test_pairs_are_compared_slice_by_slice(tmp_path):
     assert psnr.n == 4
     assert "2 scales fit 32 px" in found.find("MS-SSIM, mask-paired").detail
     assert "alexnet" in found.find("LPIPS, mask-paired").unavailable
+
+
+def test_pairs_are_found_by_their_pseudonyms_too(tmp_path):
+    data = cohort(tmp_path / "h", range(4))
+    held = slices_of_cohort(data)
+    by_name = synthetic(tmp_path / "names", range(4), prefix="p", change=lambda x: np.clip(x + 0.02, -1, 2))
+
+    def renamed():
+        for case in by_name.cases():
+            name = data.pseudonym(case.patient_id)
+            yield replace(case, case_id=f"{name}_{case.phase.name}", patient_id=name)
+
+    write_dataset(tmp_path / "pseudonyms", sorted(renamed(), key=lambda case: case.case_id), by_name.manifest)
+    assert paired_metrics(tmp_path / "pseudonyms", held, None) == paired_metrics(by_name.root, held, None)
 
 
 def test_identical_pairs_are_left_out_of_psnr_and_named(tmp_path):

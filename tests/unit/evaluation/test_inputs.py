@@ -28,6 +28,14 @@ def test_our_own_data_set_is_read_as_before(tmp_path, real):
     assert judged.warnings == ()
 
 
+def test_real_masks_are_not_judged_as_a_synthetic_data_set(tmp_path, real):
+    root = synthetic(tmp_path / "paired", [1, 2]).root
+    told = json.loads((root / "manifest.json").read_text()) | {"real_content": ["masks"]}
+    (root / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(EvaluationError, match=r"is no synthetic data set.*real masks of patients.*--synthetic"):
+        read_judged(root, real)
+
+
 def test_an_export_to_nnunet_is_judged_as_the_data_set_itself(tmp_path, real):
     data = synthetic(tmp_path / "own", [1, 2, 3])
     folder = export_nnunet(data.root, tmp_path / "raw", 501, "Made")

@@ -167,15 +167,18 @@ def test_post_processing_comes_after_all_masks_and_before_images(generators):
 
 
 # --- images of real masks -------------------------------------------------------------------------------
-def test_paired_cases_keep_the_real_masks_and_names(generators, tmp_path):
-    cohort = blob_cohort(tmp_path / "c", 2)
+def test_paired_cases_keep_the_real_masks_under_pseudonyms(generators, tmp_path):
+    cohort = blob_cohort(tmp_path / "c", 4)
     cases = list(pair_with(generators[1], cohort, CONFIG, seed=0, style_names=STYLES))
-    volumes = list(cohort.iter_volumes())
-    assert [case.case_id for case in cases] == ["p00_ED", "p00_ES", "p01_ED", "p01_ES"]
-    for case, volume in zip(cases, volumes, strict=True):
+    assert sorted(case.case_id for case in cases) == [case.case_id for case in cases], "not in the order of patients"
+    assert not any(patient in case.case_id for case in cases for patient in cohort.patient_ids)
+    made = {case.case_id: case for case in cases}
+    for volume in cohort.iter_volumes():
+        case = made.pop(f"{cohort.pseudonym(volume.patient_id)}_{volume.phase.name}")
         assert np.array_equal(case.mask, volume.mask)
         assert case.image.shape == volume.image.shape
         assert case.spacing_mm == volume.spacing_mm
+    assert not made
 
 
 def test_a_cohort_without_masks_cannot_be_paired(generators, tmp_path):
