@@ -124,7 +124,7 @@ def _described(tree: Tree) -> dict[int, Label]:
     if not isinstance(ending, str) or ending.lower() not in SUFFIXES:
         raise DataError(
             f"{path} names files that are not read",
-            got=f"file_ending {ending}",
+            got=f"file_ending {ending!r}",
             expected=" or ".join(SUFFIXES),
             do="convert the images and labels to NIfTI",
         )
@@ -140,8 +140,8 @@ def label_mapping(labels: Any, where: Path) -> dict[int, Label]:
     """
     pairs = _pairs(labels)
     known = {name: label for label, names in NAMES.items() for name in names}
-    strange = [f"{name} is a region of several" for name, value in pairs if isinstance(value, list | tuple)]
-    strange += [f"{name} marks voxels that nobody annotated" for name, _ in pairs if _plain(name) == "ignore"]
+    strange = [f"{name!r} is a region of several" for name, value in pairs if isinstance(value, list | tuple)]
+    strange += [f"{name!r} marks voxels that nobody annotated" for name, _ in pairs if _plain(name) == "ignore"]
     mapping = {
         number: known[_plain(name)]
         for name, value in pairs

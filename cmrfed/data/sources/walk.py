@@ -47,6 +47,11 @@ def clutter(name: str) -> str | None:
     return HIDDEN if plain.startswith(".") else None
 
 
+def printable(name: str) -> str:
+    """A name whose bytes that are not UTF-8 are written as hexadecimal numbers, so that it can be printed and saved."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def is_nifti(path: Path) -> bool:
     """Whether the name ends in .nii or .nii.gz, in any letter case."""
     return path.name.lower().endswith(SUFFIXES)
@@ -93,7 +98,7 @@ class Tree:
 
     def shown(self, path: Path) -> str:
         """A path as messages name it: relative to the folder of the data set."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        return printable(path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path))
 
     @property
     def nifti(self) -> list[Path]:
@@ -173,6 +178,8 @@ def walk(root: Path) -> Tree:
     Raises:
         DataError: ``root`` is not a folder, cannot be opened, or lies in a trash folder.
     """
+    if printable(str(root.absolute())) != str(root.absolute()):
+        raise DataError(f"{printable(str(root))} is not in UTF-8", do="rename the folder")
     if not root.is_dir():
         raise DataError(f"{root} is not a folder", expected="the folder of the data set", do="check the path")
     if any(clutter(part) == "trash" for part in root.absolute().parts):
@@ -215,7 +222,9 @@ class _Walk:
                 continue
             for name in entries:
                 path = folder / name
-                if path.is_symlink():
+                if printable(name) != name:
+                    self._tree.leave(path, "names that are not UTF-8 (rename them)", lost=True)
+                elif path.is_symlink():
                     self._links.append(path)
                 elif (kind := self._kind(path)) == "folder" and self._may_enter(path):
                     waiting.append(path)
@@ -301,6 +310,6 @@ def _why(path: Path, error: OSError) -> tuple[str, str]:
         return "is a link that leads to itself", "links that lead to themselves"
     if error.errno != errno.ENOENT:
         return f"is a link that cannot be followed: {error.strerror}", "links that cannot be followed"
-    target = os.readlink(path)
+    target = printable(os.readlink(path))
     fetch = " (its content has not been fetched: git annex get)" if "annex/objects" in target else ""
     return f"is a link whose target is missing: {target}{fetch}", "links whose target is missing"

@@ -48,8 +48,8 @@ def test_labels_by_name(tmp_path, labels):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ({"background": 0, "whole": [1, 2, 3], "RV": 1}, "whole is a region of several"),
-        ({**LABELS, "ignore": 4}, "ignore marks voxels that nobody annotated"),
+        ({"background": 0, "whole": [1, 2, 3], "RV": 1}, "'whole' is a region of several"),
+        ({**LABELS, "ignore": 4}, "'ignore' marks voxels that nobody annotated"),
         ({"background": 1, "RV": 2, "LV": 3}, "not those of a short-axis heart"),
         ({"RV": 0, "LV": 1}, "not those"),
         ({"background": 0}, "not those"),

@@ -196,3 +196,14 @@ def test_two_files_of_one_name_must_be_equal(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
         walk(tmp_path / "gone")
+
+
+def test_names_that_are_not_utf_8_are_pointed_out(tmp_path):
+    put(tmp_path / "p1.nii.gz")
+    put(tmp_path / os.fsdecode(b"M\xfcller") / "p2.nii.gz")
+    (tmp_path / os.fsdecode(b"\xe9")).symlink_to("gone")
+    tree = walk(tmp_path)
+    assert shown(tree) == ["p1.nii.gz"]
+    assert sorted((item.path, item.lost) for item in tree.left_out) == [("M\\xfcller", True), ("\\xe9", True)]
+    with pytest.raises(DataError, match=r"M\\xfcller is not in UTF-8"):
+        walk(tmp_path / os.fsdecode(b"M\xfcller"))
