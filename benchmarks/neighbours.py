@@ -65,7 +65,7 @@ def _peak(name: str, size: tuple[int, int, int], threads: int) -> float:
 
 
 def _resident_mb(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 

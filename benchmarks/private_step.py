@@ -176,12 +176,12 @@ def peak_mb(way: str, args: argparse.Namespace) -> float:
     command = [sys.executable, "-m", "benchmarks.private_step", "--memory-of", way]
     command += ["--patients", str(args.patients), "--draws", str(args.draws), "--size", str(args.size)]
     command += ["--channels", *map(str, args.channels)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
 
 
 def own_peak_mb() -> float:
     """Peak resident memory of this process; ru_maxrss would start from that of the process that started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 

@@ -98,7 +98,10 @@ def measured(sites: int, way: str, *, quick: bool, cohort: Path) -> dict[str, An
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [*command, folder, *(["--quick"] if quick else [])], stdout=subprocess.PIPE, text=True, env=environment
+            [*command, folder, *(["--quick"] if quick else [])],
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            env=environment,
         )
     if done.returncode:
         raise SystemExit(f"the round of {sites} sites, {way}, failed: see above")

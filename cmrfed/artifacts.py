@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cmrfed.errors import DataError
+from cmrfed.text import parse_json, read_text
 
 
 def _fsync_dir(folder: Path) -> None:
@@ -76,13 +77,21 @@ def write_json(path: Path, value: Any, mode: int | None = None) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON, or say which file is missing or torn."""
+    """Read JSON, or say which file is missing, torn, not in UTF-8, or has a key twice or NaN."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(read_text(path))
     except FileNotFoundError:
         raise DataError(f"{path} is missing", do="check the folder, or make it again") from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON", got=error, do="restore the file or make it again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object, or say what is wrong with the file."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is damaged", got=type(found).__name__, expected="an object", do="make it again")
+    return found
 
 
 @contextmanager
@@ -109,7 +118,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def locked(path: Path) -> Iterator[None]:
     """Wait until no other process makes ``path``; the kernel frees the lock when a process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as handle:
+    with path.with_name(f".{path.name}.lock").open("wb") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

@@ -1,5 +1,7 @@
 """The command line: each command is thin, says what it did, and turns errors into one paragraph."""
 
+import codecs
+import io
 import logging
 import os
 import sys
@@ -416,8 +418,26 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def _speak_utf_8() -> None:
+    """Read names and write text as UTF-8, whatever the locale.
+
+    A terminal of another encoding gets escapes for the signs that it lacks. PYTHONIOENCODING stays above that.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and sys.executable:  # the locale C
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606 - this command again
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):  # what a test has put there
+            continue
+        if os.environ.get("PYTHONIOENCODING") or stream.isatty():
+            stream.reconfigure(errors="backslashreplace")
+        else:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; exit status 0 only on success."""
+    _speak_utf_8()
     _quiet_libraries()
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
@@ -434,6 +454,9 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except CmrfedError as error:
         _fail(error, str(error), debug)
+    except UnicodeEncodeError as error:
+        got = str(error.object)[max(0, error.start - 40) : error.end + 40].encode("utf-8", "backslashreplace").decode()
+        _fail(error, f"A name is no text in UTF-8. Got: {got}. Do: rename the file or folder.", debug)
     except OSError as error:
         advice = "see that the disk has space and the folder can be written, then run the same command again"
         where = f" ({error.filename})" if error.filename else ""

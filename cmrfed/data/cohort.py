@@ -10,7 +10,6 @@ Folder::
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from cmrfed.artifacts import digest_bytes, digest_json, new_folder, read_json, write_json, write_text
+from cmrfed.artifacts import digest_bytes, digest_json, new_folder, read_object, write_json, write_text
 from cmrfed.config import Section
 from cmrfed.data.account import Account
 from cmrfed.data.labels import Label, Phase
 from cmrfed.errors import DataError
 from cmrfed.rng import uniform
+from cmrfed.text import one_line, parse_json, read_text
 
 SCHEMA_VERSION = 1
 SLICE_DTYPE = np.dtype([("patient", "<i4"), ("phase", "i1"), ("index", "<i2"), ("count", "<i2")])
@@ -188,7 +188,7 @@ class Cohort(Sequence[PatientRecord]):
                 expected="a folder made by `cmrfed prepare`",
                 do=f"cmrfed prepare SOURCE {root} --source acdc",
             )
-        raw = read_json(root / "cohort.json")
+        raw = read_object(root / "cohort.json")
         if raw.get("schema_version") != SCHEMA_VERSION:
             raise DataError(
                 f"{root} is of another schema version",
@@ -226,8 +226,12 @@ class Cohort(Sequence[PatientRecord]):
 
     @cached_property
     def _all_records(self) -> tuple[PatientRecord, ...]:
-        lines = (self.root / "patients.jsonl").read_text().splitlines()
-        return tuple(PatientRecord.model_validate(json.loads(line)) for line in lines)
+        path = self.root / "patients.jsonl"
+        lines = read_text(path).split("\n")  # a name may hold what splitlines takes for an end
+        try:
+            return tuple(PatientRecord.model_validate(parse_json(line)) for line in lines if line)
+        except ValueError as error:
+            raise DataError(f"{path} is damaged", got=one_line(error)[:200], do="prepare the cohort again") from None
 
     @cached_property
     def _numbers(self) -> np.ndarray:

@@ -10,6 +10,7 @@ A case is one phase of one patient, named ``<patient>_<ED|ES>``; its slices run 
 """
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from cmrfed.artifacts import read_json, write_json, write_text
 from cmrfed.config import Section
 from cmrfed.data.labels import Label, Phase
 from cmrfed.errors import DataError
+from cmrfed.text import read_text
 
 SCHEMA_VERSION = 1
 AS_DRAWN = "masks_as_drawn"
@@ -151,7 +153,7 @@ CASE_COLUMNS = ("case", "patient", "phase", "slices", "style")
 
 def write_index(folder: Path, manifest: Manifest, rows: list[dict[str, str | int]]) -> None:
     """Write cases.csv and, last, manifest.json: a folder with a manifest is whole."""
-    with (folder / "cases.csv").open("w", newline="") as handle:
+    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as handle:
         table = csv.DictWriter(handle, CASE_COLUMNS)
         table.writeheader()
         table.writerows(rows)
@@ -161,9 +163,8 @@ def write_index(folder: Path, manifest: Manifest, rows: list[dict[str, str | int
 
 
 def _read_index(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as handle:
-        table = csv.DictReader(handle)
-        rows, columns = list(table), list(table.fieldnames or ())
+    table = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    rows, columns = list(table), list(table.fieldnames or ())
     again = "synthesise again"
     if not rows:
         raise DataError(f"{path} is empty", expected="at least one case", do=again)

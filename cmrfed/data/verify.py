@@ -19,6 +19,7 @@ from cmrfed.data.sources import SOURCES, RawPatient, RawVolume, read
 from cmrfed.data.sources.walk import walk
 from cmrfed.errors import DataError
 from cmrfed.progress import track
+from cmrfed.text import read_text
 
 COHORT = "cohort"
 MIN_RING = 0.7
@@ -314,6 +315,6 @@ def _inspect_cohort(path: Path, found: _Findings) -> str:
 
 
 def _content_digest(cohort: Cohort) -> str:
-    lines = (cohort.root / "patients.jsonl").read_text().splitlines()
+    lines = read_text(cohort.root / "patients.jsonl").split("\n")[:-1]
     arrays = (cohort.slices, cohort.images, cohort.masks)
     return digest_json([lines, [digest_bytes(np.ascontiguousarray(a).tobytes()) for a in arrays]])

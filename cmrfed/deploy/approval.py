@@ -15,6 +15,7 @@ from typing import Any
 from cmrfed.artifacts import read_json, write_json
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.privacy.journal import Journal
+from cmrfed.text import read_text
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -32,7 +33,7 @@ class Approvals:
     def digests(self) -> list[str]:
         """Digests that were approved, and not withdrawn; what cannot be read approves nothing."""
         allowed: dict[str, bool] = {}
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+        for line in read_text(self.path, error=ConfigError).splitlines() if self.path.exists() else []:
             try:
                 entry = json.loads(line)
                 allowed[str(entry["digest"])] = entry["approved"] is True
@@ -55,7 +56,7 @@ class Approvals:
                 do="copy it from `cmrfed site status`, or from `cmrfed bundle` of a version that you trust",
             )  # fmt: skip
         entry = {"digest": digest, "approved": not withdraw, "time": _now(), "by": getpass.getuser()}
-        with open(os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "a") as file:
+        with open(os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "a", encoding="utf-8") as file:
             file.write(json.dumps(entry, sort_keys=True) + "\n")
             file.flush()
             os.fsync(file.fileno())

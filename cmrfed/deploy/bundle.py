@@ -53,7 +53,7 @@ def write_app(folder: Path) -> Path:
         target = folder / PACKAGE / source.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(source.read_bytes())
-    (folder / "pyproject.toml").write_text(_PROJECT.format(version=metadata.version("cmrfed")))
+    (folder / "pyproject.toml").write_text(_PROJECT.format(version=metadata.version("cmrfed")), encoding="utf-8")
     return folder
 
 

@@ -149,7 +149,7 @@ class Authority:
 
     def _revoked(self) -> list[str]:
         path = self.folder / "revoked.txt"
-        return path.read_text().split() if path.exists() else []
+        return path.read_text(encoding="utf-8").split() if path.exists() else []
 
 
 # --- certificates -----------------------------------------------------------------------------------

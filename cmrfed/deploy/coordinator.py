@@ -322,7 +322,8 @@ def _call(kit_folder: Path, arguments: list[str]) -> subprocess.CompletedProcess
             command,
             env={**os.environ, **flower_environment(kit_folder)},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_PATIENCE_S,
             check=False,
         )

@@ -62,7 +62,9 @@ class NnunetConfig(Section):
 
 def missing() -> str | None:
     """Why nnU-Net cannot train here; None where it can. Asked in a process of its own, as importing it prints."""
-    done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", _IMPORTS], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return done.stderr.strip().rpartition("\n")[2] if done.returncode else None
 
 
@@ -140,7 +142,7 @@ def _run(here: Path, asked: str) -> None:
     environment = os.environ | folders | {"PYTHONPATH": path}
     log = here / "log.txt"
     with (
-        log.open("a") as words,
+        log.open("a", encoding="utf-8") as words,
         subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=words, stderr=subprocess.STDOUT, env=environment
         ) as process,
@@ -151,7 +153,7 @@ def _run(here: Path, asked: str) -> None:
             process.kill()
             raise
     if code:
-        last = log.read_text(errors="replace").strip().rpartition("\n")[2][:200]
+        last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2][:200]
         raise EvaluationError("nnU-Net ended without a result", got=f"exit code {code}: {last}", do=f"read {log}")
 
 

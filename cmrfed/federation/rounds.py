@@ -6,7 +6,6 @@ Folder::
     round-0007/{global,ema,strategy}.safetensors, metrics.json
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,4 +73,4 @@ class RoundStore:
     def metrics(self) -> list[dict[str, Any]]:
         """The metrics of all finished rounds, in order."""
         numbers = range(1, self.latest() + 1)
-        return [json.loads((self.folder(n) / "metrics.json").read_text()) for n in numbers]
+        return [read_json(self.folder(n) / "metrics.json") for n in numbers]

@@ -233,7 +233,7 @@ class Generator(nn.Module):
                 index["vae"] = ["diffusers", "AutoencoderKL"]
             write_json(part / "model_index.json", index)
             write_json(part / "generator.json", self.config.model_dump(mode="json"))
-            (part / "README.md").write_text(model_card(self))
+            (part / "README.md").write_text(model_card(self), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Generator":

@@ -9,6 +9,7 @@ from cmrfed.artifacts import read_json
 from cmrfed.data.synthetic import Manifest
 from cmrfed.errors import DataError
 from cmrfed.evaluation.result import EvaluationReport
+from cmrfed.text import read_text
 
 STAGES = ("autoencoder", "mask", "image")
 PREVIEWS_SHOWN = 4
@@ -107,7 +108,7 @@ def read_contents(folder: Path) -> Contents:
         manifest=Manifest.model_validate(manifest) if manifest else None,
         audit=_optional_json(folder / "audit.json") or [],
         evaluation=EvaluationReport.model_validate(evaluation) if evaluation else None,
-        metrics_csv=table.read_text() if table.is_file() else None,
+        metrics_csv=read_text(table) if table.is_file() else None,
         pictures=_pictures(evaluated / "pictures"),
         previews=_previews(folder / "synthetic"),
     )

@@ -215,8 +215,8 @@ def _context(contents: Contents) -> dict[str, Any]:
     return {
         "title": title,
         "subtitle": subtitle,
-        "css": Markup((package / "style.css").read_text()),  # noqa: S704 - a file of this package
-        "js": Markup((package / "report.js").read_text()),  # noqa: S704 - a file of this package
+        "css": Markup((package / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
+        "js": Markup((package / "report.js").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
         "cards": cards(judged) if judged else [],
         "trade_off": trade_off_chart(judged) if judged else None,
         "warnings": judged.warnings if judged else (),

@@ -82,8 +82,8 @@ def write_report(sweep: Sweep, folder: Path, standing: Sequence[State], table: S
         loader=PackageLoader("cmrfed.sweep", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("sweep.html")
     text = page.render(
-        css=Markup((package / "style.css").read_text()),  # noqa: S704 - a file of this package
-        js=Markup((package / "report.js").read_text()),  # noqa: S704 - a file of this package
+        css=Markup((package / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
+        js=Markup((package / "report.js").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
         name=sweep.name,
         subtitle=f"{sweep.recipe}: {len(standing)} points, {sum(s.status == 'finished' for s in standing)} finished.",
         not_for_release=NOT_FOR_RELEASE,

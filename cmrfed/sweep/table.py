@@ -15,6 +15,7 @@ from cmrfed.record import PACKAGES
 from cmrfed.sweep.paid import NOT_FOR_RELEASE, Paid, group_of
 from cmrfed.sweep.points import Sweep, settings_of
 from cmrfed.sweep.work import State, record_of
+from cmrfed.text import read_text
 
 Row = dict[str, Any]
 
@@ -221,8 +222,8 @@ def _from_parquet(path: Path) -> list[Row]:
 
 
 def _from_csv(path: Path) -> list[Row]:
-    with path.open(newline="") as file:
-        return [{name: _parsed(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+    file = io.StringIO(read_text(path), newline="")
+    return [{name: _parsed(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
 
 
 def _parsed(name: str, text: str) -> Any:

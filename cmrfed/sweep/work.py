@@ -10,7 +10,6 @@ Folder::
 """
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -27,7 +26,7 @@ import yaml
 
 from cmrfed.artifacts import digest_json, read_json, write_json, write_text
 from cmrfed.data.partition import PLACEMENT, placement_of
-from cmrfed.errors import CmrfedError, ConfigError
+from cmrfed.errors import CmrfedError, ConfigError, DataError
 from cmrfed.experiment import Experiment, read_recipe
 from cmrfed.progress import say
 from cmrfed.sweep.points import Point, Sweep, settings_of
@@ -333,7 +332,7 @@ def _pretrain(able: Sequence[State], folder: Path, jobs: int, lock: int) -> dict
 def record_of(folder: Path) -> dict[str, Any] | None:
     """run.json of a point, if there is a readable one."""
     try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        record: dict[str, Any] = read_json(folder / "run.json")
+    except (OSError, DataError):
         return None
     return record
