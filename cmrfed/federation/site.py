@@ -11,7 +11,9 @@ Folder::
 
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +31,7 @@ from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
 from cmrfed.federation.compression import compress
+from cmrfed.federation.limits import GIB, check_request, rehearse
 from cmrfed.federation.masking import MaskStep, ShareStep, SiteMasking, Step, UnmaskStep, decode_step, encode_answer
 from cmrfed.federation.messages import (
     SiteInfo,
@@ -42,6 +45,7 @@ from cmrfed.federation.messages import (
     encode_refusal,
     encode_reply,
 )
+from cmrfed.federation.timing import remaining
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.trainable import TrainableAutoencoder, make_trainable
 from cmrfed.privacy.journal import Journal
@@ -305,9 +309,13 @@ class Site:
             self.policy.check(job.event, history, patients)
 
         check(ledger.history())  # the policy has the first word; it is asked again where the ledger is locked
+        check_request(job, arrays, codec, self.policy)
         generator = make_trainable(job.stage, job.generator, autoencoder=codec)
         previous = state.optimizer_before(job.round)
-        train = self._ready(job, generator, arrays, previous)  # what cannot be trained costs nobody
+        with _threads(min(job.threads, self.policy.limits.threads, os.cpu_count() or 1)):
+            train = self._ready(job, generator, arrays, previous)  # what cannot be trained costs nobody
+        if job.privacy and self.policy.delta * patients >= 1:  # said here alone: the number is the site's own
+            _log.warning("delta of policy.yaml is not below 1 / %d, the number of patients: lower it", patients)
         ticket = ledger.reserve(job.event, check=check)
         if not ticket.fresh:  # it was paid for, and its reply is lost: what it trained may have left, so pay again
             ticket = ledger.reserve(job.event, check=check, again=True)
@@ -327,19 +335,26 @@ class Site:
         generator.to(self.record.device)
         first, steps = (job.round - 1) * job.training.local_steps, job.training.local_steps
         common = (generator, self.cohort, job.stage, self.record.style, job.training)
+        threads, limits = torch.get_num_threads(), self.policy.limits
         trainer: PrivateTrainer | LocalTrainer
         if job.privacy:
             trainer = private = PrivateTrainer(*common, job.privacy, job.event)
             run = partial(private.run, first, steps)
+            budget = rehearse(private, job, limits)
         else:
             trainer = plain = LocalTrainer(*common, fold(job.seed, "site", self.record.name))
+            limits.check(memory_gib=plain.needed_bytes() / GIB)
             run = partial(plain.run, first, steps, anchor=arrays, proximal_mu=job.proximal_mu)
+            run = partial(run, longest_s=limits.round_seconds)
+            budget = 0.0
         if previous is not None and trainer.carries_on:
             restore_optimizer(trainer.optimizer, previous)
 
         def train() -> tuple[LocalResult, TrainReply, State]:
-            with _threads(job.threads):
+            with _threads(threads):
                 result = run()
+            if budget and self.policy.hide_round_time:  # before the reply is stored: who asks again must wait too
+                time.sleep(remaining(result.record_seconds, budget))
             weights = {n: p.detach().cpu() for n, p in generator.network.state_dict().items()}
             reply = TrainReply(self.record.name, "ok", job.key, arrays=self._sent(job, weights, arrays))
             return result, reply, optimizer_state(trainer.optimizer)

@@ -1,6 +1,7 @@
 """What a stage trains: a generator, or the autoencoder whose latents the image generator works on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cmrfed.artifacts import new_folder
-from cmrfed.generators.autoencoder import autoencoder_losses, build_autoencoder, save_autoencoder
+from cmrfed.errors import ConfigError
+from cmrfed.generators.autoencoder import AutoencoderConfig, autoencoder_losses, build_autoencoder, save_autoencoder
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator, GeneratorConfig
 
@@ -91,3 +93,38 @@ def make_trainable(
     if stage == "autoencoder":
         return TrainableAutoencoder(config, seed)
     return Generator(config, seed, autoencoder)
+
+
+# --- shapes, without the memory -------------------------------------------------------------------
+@lru_cache(maxsize=16)
+def weight_shapes(stage: str, config: GeneratorConfig) -> Mapping[str, tuple[int, ...]]:
+    """Name and shape of all that a stage trains, without the memory for it.
+
+    Args:
+        stage: "autoencoder", "mask" or "image".
+        config: As in `make_trainable`.
+
+    Raises:
+        ConfigError: There is no such network.
+    """
+    return _shapes(lambda: make_trainable(stage, config).network)
+
+
+@lru_cache(maxsize=16)
+def autoencoder_shapes(config: AutoencoderConfig) -> Mapping[str, tuple[int, ...]]:
+    """Name and shape of the weights of an autoencoder, without the memory for it.
+
+    Raises:
+        ConfigError: There is no such network.
+    """
+    return _shapes(lambda: build_autoencoder(config))
+
+
+def _shapes(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+    try:
+        with torch.device("meta"):
+            return {name: tuple(weight.shape) for name, weight in build().state_dict().items()}
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            "there is no network of this size", got=error, do="correct channels and norm_groups"
+        ) from None

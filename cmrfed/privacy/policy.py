@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cmrfed.artifacts import write_bytes
 from cmrfed.config import Section
-from cmrfed.errors import PrivacyBudgetExhausted, PrivacyError, SiteRefused
+from cmrfed.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger import History
+from cmrfed.privacy.settings import MOST_DRAWS
 from cmrfed.strict_yaml import read_mapping
 
 ROOM_FOR_RETRIES = 1.25
@@ -27,6 +28,61 @@ class MayLeave(Section):
     """Losses, slices seen and seconds of training: each tells something of the patients in a step."""
     error_details: bool = False
     """What went wrong with the site's own data. Otherwise the server learns only that something did."""
+
+
+class Limits(Section):
+    """The largest request that the site computes: each is checked before anything is trained or spent."""
+
+    model_config = ConfigDict(strict=True)
+
+    batch_size: int = Field(1024, ge=1, le=MOST_DRAWS)
+    """Slices in memory together: draws of a patient in private training, the batch elsewhere."""
+    simulated_patients: int = Field(512, ge=1, le=MOST_DRAWS)
+    """Simulated patients that public directions may need; they are kept on the disk of the site."""
+    local_steps: int = Field(10_000, ge=1, le=100_000)
+    """Optimizer steps of one round."""
+    rounds: int = Field(10_000, ge=1, le=100_000)
+    """Rounds of one stage of one run."""
+    parameters: int = Field(1_000_000_000, ge=1, le=100_000_000_000)
+    """Weights of a network, those of an autoencoder included."""
+    threads: int = Field(64, ge=1, le=1024)
+    """Threads of the computation; more are never used than the machine has."""
+    memory_gib: float = Field(64, gt=0, le=100_000)
+    """Memory of one step, GiB, as estimated from made-up arrays before any patient is looked at."""
+    round_seconds: float = Field(86_400, gt=0, le=10_000_000)
+    """Longest time of a round, as estimated from made-up arrays before any patient is looked at."""
+
+    @classmethod
+    def of_simulation(cls) -> "Limits":
+        """Each as large as it can be: who simulates sites asks for what their own machine can do."""
+        return cls(
+            batch_size=MOST_DRAWS,
+            simulated_patients=MOST_DRAWS,
+            local_steps=100_000,
+            rounds=100_000,
+            parameters=100_000_000_000,
+            threads=1024,
+            memory_gib=100_000,
+            round_seconds=10_000_000,
+        )
+
+    def check(self, **asked: float) -> None:
+        """Refuse what is larger than a limit.
+
+        Args:
+            asked: By the name of the limit; what is asked must follow from the request and the machine alone.
+
+        Raises:
+            SiteRefused: One is.
+        """
+        for name, value in asked.items():
+            if not value <= getattr(self, name):
+                raise SiteRefused(
+                    "the request is larger than the site's policy allows",
+                    got=f"limits.{name}: {value:,.6g}",
+                    expected=f"at most {getattr(self, name):,.6g}",
+                    do="ask for less, or let the site raise its limit",
+                )
 
 
 class SitePolicy(Section):
@@ -46,6 +102,10 @@ class SitePolicy(Section):
     """Whose presence is hidden by what may be trained: a patient's, a single slice's, or nobody's."""
     secure_threshold: int | None = Field(None, ge=2)
     """Updates leave inside secure sums alone, whose masks so many sites or more take out together; null: either way."""
+    hide_round_time: bool = Field(True, strict=True)
+    """Whether a private round always takes a time that the request and the machine decide, and not who was sampled."""
+    limits: Limits = Limits()
+    """The largest request that the site computes."""
     may_leave: MayLeave = MayLeave()
     """What else of the patients may reach the server."""
 
@@ -77,6 +137,8 @@ class SitePolicy(Section):
             smallest_cohort=1,
             permitted_stages=("autoencoder", "mask", "image"),
             permitted_units=(unit,),
+            hide_round_time=False,
+            limits=Limits.of_simulation(),
             may_leave=MayLeave(patient_count=all_may, losses=all_may, error_details=True),
         )
 
@@ -111,7 +173,8 @@ class SitePolicy(Section):
             patients: At the site. The number itself is in no message: it may not leave.
 
         Raises:
-            SiteRefused: Unit, stage or cohort is not permitted.
+            SiteRefused: Unit or stage is not permitted.
+            DataError: The cohort is too small. The words of this error stay at the site: they depend on its patients.
             PrivacyBudgetExhausted: The round would exceed the cap.
         """
         if event.unit not in self.permitted_units:
@@ -119,12 +182,28 @@ class SitePolicy(Section):
         if event.stage not in self.permitted_stages:
             raise _not_permitted("stage", event.stage, self.permitted_stages)
         if patients < self.smallest_cohort:
-            raise SiteRefused(
+            raise DataError(
                 "the site has fewer patients than its policy asks for",
                 expected=f"at least {self.smallest_cohort}",
-                do="go on with the other sites",
+                do="add patients, or go on with the other sites",
             )
         self._check_budget(event, history)
+
+    def check_delta(self, declared_patients: int) -> None:
+        """Refuse a request that declares so many patients that the site's δ promises nothing to each of them.
+
+        Publishing one patient in full is (0, 1/N)-private, so δ must be below 1/N.
+
+        Raises:
+            SiteRefused: δ is above 1/N.
+        """
+        if self.delta > 1 / declared_patients:
+            raise SiteRefused(
+                "the site's delta is above 1 / declared_patients: it would promise nothing",
+                got=f"delta {self.delta:g}, {declared_patients} declared patients",
+                expected=f"at most {1 / declared_patients:.3g}",
+                do="let the site lower delta in its policy.yaml, or correct declared_patients",
+            )
 
     def check_sum(self, threshold: int | None) -> None:
         """Refuse a request whose reply the server would see by itself, where the site wants none seen so.

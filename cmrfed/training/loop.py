@@ -16,12 +16,13 @@ from torch import Tensor
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import SliceBatch, draw_rows, gather
-from cmrfed.errors import DataError
+from cmrfed.errors import DataError, SiteRefused
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.trainable import Trainable
 from cmrfed.precision import Precision, arithmetic
 from cmrfed.rng import numpy_generator, torch_generator
 from cmrfed.training.augment import AugmentConfig, augment
+from cmrfed.training.rehearsal import made_up_slices, needed_bytes
 
 Stage = Literal["autoencoder", "mask", "image"]
 """In the order in which they are trained; the first only where a recipe asks for it."""
@@ -81,6 +82,8 @@ class LocalResult:
     losses: list[float]
     items: int
     seconds: float
+    record_seconds: float = 0.0
+    """Of private training: the part that depends on who was sampled."""
 
 
 def stage_inputs(batch: SliceBatch, stage: Stage, style: int) -> tuple[Tensor, Condition]:
@@ -134,6 +137,7 @@ class LocalTrainer:
         *,
         anchor: Mapping[str, Tensor] | None = None,
         proximal_mu: float = 0.0,
+        longest_s: float = math.inf,
     ) -> LocalResult:
         """Take ``steps`` steps, the first of which is number ``first_step`` of the stage.
 
@@ -142,14 +146,38 @@ class LocalTrainer:
             steps: How many.
             anchor: Global weights that FedProx holds on to (arXiv 1812.06127), by name in ``generator.network``.
             proximal_mu: Weight of ½ ‖w - anchor‖².
+            longest_s: Seconds after which no further step is begun.
+
+        Raises:
+            SiteRefused: They are up.
         """
         start = time.monotonic()
         hold = (
             [anchor[n].to(p) for n, p in self.generator.network.named_parameters()] if anchor and proximal_mu else None
         )
         self.generator.network.train()
-        losses = [self._step(step, hold, proximal_mu) for step in range(first_step, first_step + steps)]
+        losses = []
+        for step in range(first_step, first_step + steps):
+            if time.monotonic() - start > longest_s:
+                raise SiteRefused(
+                    "the round takes longer than the site's policy allows",
+                    got=f"{step - first_step} of {steps} steps",
+                    expected=f"limits.round_seconds: at most {longest_s:g}",
+                    do="ask for fewer local steps",
+                )
+            losses.append(self._step(step, hold, proximal_mu))
         return LocalResult(losses, steps * self.config.batch_size, time.monotonic() - start)
+
+    def needed_bytes(self) -> int:
+        """Estimate of the memory of a step; no patient is looked at, and little memory is taken."""
+        rng = torch.Generator().manual_seed(0)
+
+        def losses() -> Tensor:
+            batch = made_up_slices(1, self.generator.config.size_px, rng)
+            raw, cond = stage_inputs(batch, self.stage, self.style)
+            return self.generator.loss(raw.to(self.generator.device), cond.to(self.generator.device), rng)
+
+        return needed_bytes(self.generator.network, losses, self.config.batch_size)
 
     def _batch(self, step: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
         draws = numpy_generator(self.seed, "rows", self.stage, self.style, step)
@@ -198,6 +226,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tens
 # --- what fits ----------------------------------------------------------------------------------
 def check_fit(generator: Trainable, cohort: Cohort) -> None:
     """Raise a DataError if the cohort is empty, of another size, or lacks masks."""
+    check_size(generator, cohort)
+    refuse_unlabelled(cohort, f"cohort {cohort.name}")
+
+
+def check_size(generator: Trainable, cohort: Cohort) -> None:
+    """Raise a DataError if the cohort is empty or of another size."""
     if not len(cohort):
         raise DataError(f"cohort {cohort.name} is empty", expected="at least one patient", do="add patients")
     if cohort.size_px != generator.config.size_px:
@@ -207,7 +241,6 @@ def check_fit(generator: Trainable, cohort: Cohort) -> None:
             expected=f"{generator.config.size_px} px",
             do="prepare the cohort with the size of the recipe",
         )
-    refuse_unlabelled(cohort, f"cohort {cohort.name}")
 
 
 def refuse_unlabelled(cohort: Cohort, who: str) -> None:

@@ -1,8 +1,10 @@
 """Private training of one generator on one site's cohort: the steps that one reservation of the ledger has paid for."""
 
 import fnmatch
+import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,16 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.draws import NO_SLICE, gather
-from cmrfed.errors import ConfigError
+from cmrfed.data.draws import NO_SLICE, SliceBatch, gather
+from cmrfed.errors import ConfigError, DataError
 from cmrfed.generators.trainable import Trainable
 from cmrfed.precision import arithmetic
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD, StepNotes
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training.augment import augment
-from cmrfed.training.loop import LocalResult, Stage, TrainingConfig, check_fit, stage_inputs
+from cmrfed.training.loop import LocalResult, Stage, TrainingConfig, check_size, stage_inputs
+from cmrfed.training.rehearsal import made_up_slices, needed_bytes
 from cmrfed.training.subspace import Coordinates, public_directions
+
+_log = logging.getLogger("cmrfed")
 
 
 def train_only(network: nn.Module, patterns: tuple[str, ...]) -> list[nn.Parameter]:
@@ -54,7 +59,7 @@ class PrivateTrainer:
         event: What was paid for: noise multiplier, sampling rate and number of steps.
 
     Raises:
-        DataError: The cohort is empty, of another size, or lacks masks.
+        DataError: The cohort is empty, of another size, or has no patient with masks.
         PrivacyError: The network cannot be trained privately.
     """
 
@@ -68,7 +73,8 @@ class PrivateTrainer:
         privacy: PrivateTraining,
         event: PrivacyEvent,
     ) -> None:
-        check_fit(generator, cohort)
+        check_size(generator, cohort)
+        _open_arrays(cohort)
         self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
         self.config, self.draws = config, privacy.draws
         self.records, self.alone = _records(cohort, event), event.unit == "slice"
@@ -97,6 +103,22 @@ class PrivateTrainer:
         """Whether the optimizer's state of the round before means anything in this one: directions are found anew."""
         return self.coordinates is None
 
+    def needed_bytes(self) -> int:
+        """Estimate of the memory of a step; no patient is looked at, and little memory is taken."""
+        return needed_bytes(self.generator.network, lambda: self._losses_of(self._made_up(1)), self.draws)
+
+    def rehearse(self) -> float:
+        """Put K made-up slices through a step, up to the noise; seconds of one record. No patient is looked at."""
+
+        def losses(_: int) -> Tensor:
+            return self._losses_of(self._made_up(self.draws))
+
+        self.generator.network.train()
+        return self.steps.rehearse(partial(self._record_losses(losses), 0))
+
+    def _made_up(self, count: int) -> SliceBatch:
+        return made_up_slices(count, self.generator.config.size_px, self._random)
+
     def run(self, first_step: int, steps: int) -> LocalResult:
         """Take ``steps`` steps; the number of the first one sets the learning rate.
 
@@ -107,18 +129,24 @@ class PrivateTrainer:
         rates = [self.config.rate_at(step) for step in range(first_step, first_step + steps)]
         notes = [self._step(rate) for rate in rates]
         losses = [note.mean_loss for note in notes if note.mean_loss is not None]
-        return LocalResult(losses, sum(note.sampled for note in notes) * self.draws, time.monotonic() - start)
+        items, seconds = sum(note.sampled for note in notes) * self.draws, time.monotonic() - start
+        return LocalResult(losses, items, seconds, self.steps.record_seconds)
 
     def _step(self, rate: float) -> StepNotes:
-        if self.coordinates is None:
-            return self.steps.step(self._losses, learning_rate=rate)
-        notes = self.steps.step(partial(self.coordinates.losses, self._losses), learning_rate=rate)
-        self.coordinates.move()
+        notes = self.steps.step(self._record_losses(self._losses), learning_rate=rate)
+        if self.coordinates is not None:
+            self.coordinates.move()
         return notes
+
+    def _record_losses(self, losses: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
+        """Losses as the step needs them: by the weights, or by the coordinates along public directions."""
+        return losses if self.coordinates is None else partial(self.coordinates.losses, losses)
 
     def _losses(self, record: int) -> Tensor:
         """Losses of K draws of one record, (K,)."""
-        batch = gather(self.cohort, self._rows.choice(self.records[record], size=self.draws))
+        return self._losses_of(gather(self.cohort, self._rows.choice(self.records[record], size=self.draws)))
+
+    def _losses_of(self, batch: SliceBatch) -> Tensor:
         if self.alone:  # a neighbour is another record: seen from here, it would be in two gradients
             nothing = torch.full_like(batch.mask, NO_SLICE)
             batch = replace(batch, basal=nothing, ed=nothing)
@@ -129,7 +157,24 @@ class PrivateTrainer:
         return self.generator.loss(raw.to(device), cond.to(device), self._random)
 
 
+def _open_arrays(cohort: Cohort) -> None:
+    """Open the files of a cohort, which are opened when they are first used: not only where somebody is sampled."""
+    shape = (cohort.header.slices, cohort.size_px, cohort.size_px)
+    found = {"images": cohort.images.shape, "masks": cohort.masks.shape, "slices": cohort.slices.shape}
+    wrong = [name for name, got in found.items() if got != (shape if name != "slices" else shape[:1])]
+    if wrong:
+        raise DataError(f"{cohort.root}/{wrong[0]}.npy is damaged", got=found[wrong[0]], do="prepare the cohort again")
+
+
 def _records(cohort: Cohort, event: PrivacyEvent) -> list[np.ndarray]:
-    """Rows of each record: of each patient, or of each slice."""
-    by_patient = [np.asarray(rows) for rows in cohort.rows_of]
+    """Rows of each record: of each patient, or of each slice.
+
+    Patients without masks are left out. A refusal would tell the server that there is one.
+    """
+    pairs = zip(cohort.patients, cohort.rows_of, strict=True)
+    by_patient = [np.asarray(rows) for patient, rows in pairs if patient.has_mask]
+    if not by_patient:
+        raise DataError(f"cohort {cohort.name} has patients without masks alone", do="annotate them")
+    if len(by_patient) < len(cohort):
+        _log.warning("%d patients without masks take no part", len(cohort) - len(by_patient))
     return by_patient if event.unit == "patient" else [rows[i : i + 1] for rows in by_patient for i in range(len(rows))]

@@ -184,7 +184,7 @@ def test_training_without_privacy_is_in_the_ledger_too_and_ends_every_guarantee(
         ({}, {"privacy": None}, r"does not permit this privacy unit.*Got: none.*Expected: patient"),
         ({}, {"privacy": ASKED.model_copy(update={"unit": "slice"})}, r"Got: slice.*Expected: patient"),
         ({"permitted_stages": ("mask",)}, {}, r"does not permit this stage.*Got: image"),
-        ({"smallest_cohort": 7}, {}, r"fewer patients than its policy asks for"),
+        ({"smallest_cohort": 7}, {}, r"^the site cannot use its data or its settings; the reason is in its own log"),
         ({"epsilon_cap": 0.5}, {}, r"would exceed the site's privacy budget; nothing was trained"),
     ],
 )

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cmrfed.errors import PrivacyBudgetExhausted, PrivacyError, SiteRefused
+from cmrfed.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.privacy.ledger import History, PrivacyLedger
-from cmrfed.privacy.policy import MayLeave, SitePolicy
+from cmrfed.privacy.policy import Limits, MayLeave, SitePolicy
 from tests.unit.privacy.test_ledger import event
 
 POLICY = SitePolicy(epsilon_cap=2.0, delta=1e-3)
@@ -27,8 +27,13 @@ def test_the_template_explains_every_field():
     tree = yaml.safe_load(TEMPLATE.read_text())
     assert set(tree) == set(SitePolicy.model_fields)
     assert set(tree["may_leave"]) == set(MayLeave.model_fields)
+    assert set(tree["limits"]) == set(Limits.model_fields)
+    assert Limits.model_validate(tree["limits"]) == Limits(), "what a policy without the section gets"
+    assert tree["hide_round_time"] is True
     lines = TEMPLATE.read_text().splitlines()
-    fields = [n for n, line in enumerate(lines) if line.split(":")[0].strip() in {*tree, *tree["may_leave"]}]
+    fields = [
+        n for n, line in enumerate(lines) if line.split(":")[0].strip() in {*tree, *tree["may_leave"], *tree["limits"]}
+    ]
     assert all(lines[n - 1].lstrip().startswith("#") for n in fields)
 
 
@@ -122,7 +127,7 @@ def test_unit_stage_and_cohort_are_checked():
         POLICY.check(event(unit="slice"), History(), 20)
     with pytest.raises(SiteRefused, match=r"this stage. Got: autoencoder. Expected: mask or image"):
         POLICY.check(event(stage="autoencoder"), History(), 20)
-    with pytest.raises(SiteRefused, match="at least 10") as info:
+    with pytest.raises(DataError, match="at least 10") as info:
         POLICY.check(event(), History(), 7)
     assert "7" not in str(info.value)
     POLICY.check(event(), History(), 10)
@@ -157,3 +162,21 @@ def test_a_site_of_public_data_may_train_without_privacy():
     policy.check(event(sigma=0, unit="none"), History((), unbounded=1), 20)
     with pytest.raises(ValidationError, match="greater than 0"):
         SitePolicy(epsilon_cap=0, delta=1e-3)
+
+
+@pytest.mark.parametrize("name", Limits.model_fields)
+def test_every_limit_is_finite_and_kept(name):
+    limit = getattr(Limits(), name)
+    Limits().check(**{name: limit})
+    for larger in (limit + 1, float("inf"), float("nan")):
+        with pytest.raises(SiteRefused, match=rf"larger than the site's policy allows. Got: limits.{name}"):
+            Limits().check(**{name: larger})
+    bounds = {type(rule).__name__: rule for rule in Limits.model_fields[name].metadata}
+    assert "Le" in bounds
+    assert getattr(Limits.of_simulation(), name) == bounds["Le"].le
+
+
+def test_a_delta_above_one_over_the_declared_patients_is_refused():
+    POLICY.check_delta(1000)
+    with pytest.raises(SiteRefused, match=r"it would promise nothing.*Expected: at most 0.000999"):
+        POLICY.check_delta(1001)
