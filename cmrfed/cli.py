@@ -393,9 +393,13 @@ def figures(
 
 @app.command(epilog="Example: cmrfed ledger runs/demo/sites/00")
 def ledger(
-    site_root: Annotated[Path, typer.Argument(help="The site's folder, which holds ledger.jsonl and policy.yaml.")],
+    site_root: Annotated[Path, typer.Argument(help="The site's folder, with site.json and policy.yaml.")],
     repair: Annotated[
-        str | None, typer.Option(help="What happened to a damaged ledger: makes it usable and logs this reason.")
+        str | None,
+        typer.Option(help="What happened to a damaged, lost or restored ledger: makes it usable and logs this reason."),
+    ] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option(help="With --repair: hash of a line that a coordinator was told of.")
     ] = None,
     delta: Annotated[float | None, typer.Option(help="δ for a site without policy.yaml; otherwise 0.001.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; null is an unbounded ε.")] = False,
@@ -404,8 +408,10 @@ def ledger(
     from cmrfed.privacy.ledger import PrivacyLedger
     from cmrfed.privacy.statement import read_statement, statement_text
 
+    if missing and repair is None:
+        raise ConfigError("--missing belongs to --repair", do='add --repair "what happened"')
     if repair is not None:
-        PrivacyLedger(site_root).repair(repair)
+        PrivacyLedger(site_root).repair(repair, missing or ())
     found = read_statement(site_root, delta)
     print(found.model_dump_json(indent=1) if as_json else statement_text(found))
 

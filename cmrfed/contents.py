@@ -69,6 +69,10 @@ CATALOGUE: tuple[Item, ...] = (
         "run.json", "settings, sites, versions, seconds of each step", "no",
         "counts patients and diagnoses of simulated sites, and tells how long training on them took",
     ),
+    Item(
+        "ledgers.json", "what the sites' privacy ledgers stated over the run", "no",
+        "tells of all runs on the sites' patients, and the claim has the largest of it",
+    ),
     Item("split.json", "identifiers of training and hold-out patients", "no", "names patients"),
     Item("data/", "cohorts of the run: images and masks of patients", "no", "real images, masks and identifiers"),
     Item(

@@ -1,6 +1,7 @@
 """The privacy of a run: its plan before anything is trained, its audit, and what may be claimed after it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ from cmrfed.errors import ConfigError
 from cmrfed.experiment import ALL_STAGES, STAGES, Experiment
 from cmrfed.federation.messages import Spent
 from cmrfed.federation.rounds import RoundStore
+from cmrfed.federation.statements import FILE as STATEMENTS
+from cmrfed.federation.statements import read_statements
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.precision import arithmetic
+from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.audit import audit
 from cmrfed.privacy.budget import Plan, noise_to_signal
-from cmrfed.privacy.event import ADJACENCY
+from cmrfed.privacy.event import ADJACENCY, PrivacyEvent
 from cmrfed.privacy.mechanism import MechanismConfig
 from cmrfed.privacy.settings import STRICT_DELTA, PrivateTraining
+from cmrfed.privacy.statement import Loss
 from cmrfed.training.loop import Stage
 from cmrfed.training.private import train_only
 
@@ -177,19 +182,54 @@ def measured_mu(row: dict[str, Any]) -> str:
 
 
 def spent_by_site(run_dir: Path, digest: str) -> dict[str, Spent | None]:
-    """What each site said with the last reply of it that was used; None where one reply said nothing."""
+    """The largest loss that each site ever stated in this run, whatever it said later; None where a reply said nothing.
+
+    Only sites of which a reply was used are named.
+    """
     told: dict[str, Spent | None] = {}
     for stage in ALL_STAGES:
         for metrics in RoundStore(run_dir / stage, digest).metrics():
             for site, row in metrics["sites"].items():
-                if row["status"] == "ok" and told.get(site, True):
-                    told[site] = Spent.model_validate(row["spent"]) if row["spent"] else None
-    return told
+                if row["status"] == "ok":
+                    said = Spent.model_validate(row["spent"]) if row["spent"] else None
+                    before = told.get(site, said)
+                    told[site] = before.joined(said) if before and said else None
+    heard = read_statements(run_dir / STATEMENTS)
+    return {site: heard[site].largest.joined(s) if s and site in heard else s for site, s in told.items()}
+
+
+def own_events(experiment: Experiment, run_dir: Path) -> dict[str, list[PrivacyEvent]]:
+    """What this run alone has cost each site's patients: the requests that the coordinator sent and saw answered."""
+    asked, events = requests(experiment), dict[str, list[PrivacyEvent]]()
+    for stage in ALL_STAGES:
+        request = asked.get(stage)
+        for metrics in RoundStore(run_dir / stage, experiment.digest).metrics():
+            event = PrivacyEvent(
+                noise_multiplier=request.noise_multiplier if request else 0.0,
+                sampling_rate=request.sampling_rate if request else 1.0,
+                steps=experiment.training(stage).local_steps,
+                run=experiment.name,
+                stage=stage,
+                round=metrics["round"],
+                digest=experiment.digest,
+                unit=request.unit if request else "none",
+            )
+            for site, row in metrics["sites"].items():
+                if row["status"] in ("ok", "set aside"):
+                    events.setdefault(site, []).append(event)
+    return events
+
+
+def at_least(spent: Spent, events: Sequence[PrivacyEvent]) -> Spent:
+    """What a site says, or what these events cost at the same δ, whichever is more."""
+    losses = [Loss.of(epsilon(events, loss.delta)).joined(loss) for loss in spent.at]
+    return spent.model_copy(update={"at": (losses[0], losses[1])})
 
 
 def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
     """What may be said of the data set of a trained run: the sites' ledgers decide, not the recipe.
 
+    Of each site the largest loss that it ever stated counts, and never less than what this run alone has asked of it.
     (ε, δ) holds with any larger ε and δ, and patients are at one site each, so the largest of both over all sites holds
     for everyone.
     """
@@ -199,15 +239,20 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
         return NOT_PRIVATE
     unit = experiment.privacy.unit
     told = spent_by_site(run_dir, experiment.digest)
-    known = [spent for spent in told.values() if spent and spent.unit == unit and spent.bounded]
-    if not told or len(known) < len(told):
+    events = own_events(experiment, run_dir)
+    known = {
+        site: at_least(spent, events[site])
+        for site, spent in told.items()
+        if spent and spent.unit == unit and spent.bounded
+    }
+    if not told or len(known) < len(told) or not all(spent.bounded for spent in known.values()):
         return NOT_PRIVATE
     audited = read_json(run_dir / "audit.json") if (run_dir / "audit.json").exists() else []
     if not audited or not all(row["passed"] for row in audited):
         reason = "was not audited" if not audited else "failed its audit"
         return NOT_PRIVATE.model_copy(update={"statement": f"{NOT_PRIVATE.statement} The private step {reason}."})
-    worst = [max((s.at[i].prv or 0.0) for s in known) for i in range(2)]
-    loose, delta = max((s.at[0].rdp or 0.0) for s in known), max(s.at[0].delta for s in known)
+    worst = [max((s.at[i].prv or 0.0) for s in known.values()) for i in range(2)]
+    loose, delta = max((s.at[0].rdp or 0.0) for s in known.values()), max(s.at[0].delta for s in known.values())
     weaker = " This is weaker than hiding a patient, who has many slices." if unit == "slice" else ""
     start = f" {_public_words(experiment)}" if experiment.pretrain else ""
     return PrivacyStatement(
@@ -220,10 +265,10 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
         strict_delta=STRICT_DELTA,
         epsilon_rdp=_up(loose),
         accountant="PRV (arXiv 2106.02848)",
-        sites={name: spent.model_dump(mode="json") for name, spent in told.items() if spent},
+        sites={name: spent.model_dump(mode="json") for name, spent in known.items()},
         statement=f"Differentially private: {ADJACENCY[unit]}, ε ≤ {_up(worst[0]):g} at δ = {delta:.2g} (PRV; RDP "
-        f"{_up(loose):g}), or ε ≤ {_up(worst[1]):g} at δ = {STRICT_DELTA:g}: the largest loss in the ledger of any "
-        f"site, over all stages and rounds, when it last answered.{weaker}{start} {NOT_COVERED} {_where(run_dir)}",
+        f"{_up(loose):g}), or ε ≤ {_up(worst[1]):g} at δ = {STRICT_DELTA:g}: the largest loss that the ledger of "
+        f"any site ever stated, over all stages and rounds.{weaker}{start} {NOT_COVERED} {_where(run_dir)}",
     )
 
 

@@ -173,6 +173,7 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
             style=number,
             cohort=str(cohort.root),
             patients=cohort.patient_ids,
+            simulated=True,
             device=experiment.compute.device,
         )
         Site.register(root, site, policy)

@@ -39,7 +39,8 @@ cmrfed phantom scans --patients 6 --sites 2
 for number in 0 1; do cmrfed prepare "scans/site-$number" "cohort-$number" --source acdc; done
 sed -i 's/^epsilon_cap: 8/epsilon_cap: null/; s/^permitted_units: .*/permitted_units: [none]/; s/^smallest_cohort: .*/smallest_cohort: 2/' kits/site-*/site/policy.yaml
 mkdir -p kits/site-a/site/cohort kits/site-b/site/cohort
-chown -R 10001:10001 kits/coordinator kits/site-a kits/site-b cohort-0 cohort-1
+mkdir -p cohort-0.ledger cohort-1.ledger
+chown -R 10001:10001 kits/coordinator kits/site-a kits/site-b cohort-0 cohort-1 cohort-0.ledger cohort-1.ledger
 
 said "start"
 (cd kits/coordinator && $COMPOSE up -d)

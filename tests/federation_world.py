@@ -70,7 +70,8 @@ def make_sites(run_dir: Path, sites: int = 3, policy: SitePolicy | None = None) 
     ids, roots = list(cohort.patient_ids), site_roots(run_dir, sites)
     for i, root in enumerate(roots):
         mine, ids = tuple(ids[: i + 1]), ids[i + 1 :]
-        Site.register(root, SiteRecord(name=f"site-{i}", style=i, cohort="../../cohort", patients=mine), policy or OPEN)
+        record = SiteRecord(name=f"site-{i}", style=i, cohort="../../cohort", patients=mine, simulated=True)
+        Site.register(root, record, policy or OPEN)
     return roots
 
 

@@ -53,7 +53,7 @@ class PrivacyStatement(Section):
     """At ``delta``, under RDP."""
     accountant: str | None = None
     sites: dict[str, Any] = {}
-    """What each site's ledger said when the site last answered, with the hash of its last line."""
+    """The largest loss that each site's ledger stated, with the hash of its last line when the site last answered."""
 
 
 NOT_PRIVATE = PrivacyStatement(

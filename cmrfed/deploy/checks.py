@@ -20,6 +20,8 @@ from cmrfed.deploy.kit import SiteKit, read_site_kit
 from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
 from cmrfed.federation.site import Site
 from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.memory import Memory
+from cmrfed.privacy.place import ledger_folder
 from cmrfed.training.loop import refuse_unlabelled
 
 SOON_DAYS = 30
@@ -140,10 +142,16 @@ def _disk(kit: Path) -> str:
 
 
 def _ledger(site: Path) -> str:
-    if not PrivacyLedger.exists(site) and not (site / "state").exists():
-        return "none yet: it is made at the first start"
-    PrivacyLedger(site).history()  # a site that has trained must have one
-    return "whole"
+    found = Site.open(site)
+    if found.record.simulated:
+        raise ConfigError(
+            "site.json says that the site is simulated: its ledger would begin anew with each folder",
+            do="set simulated to false: the ledger belongs beside the cohort",
+        )
+    if not PrivacyLedger.exists(site) and not Memory(site).traces():
+        return f"none yet: it is made at the first start, in {ledger_folder(site)}"
+    found.open_ledger()  # a site that has trained must have one, and no older than it remembers
+    return f"whole: {ledger_folder(site)}"
 
 
 def _code(site: Path) -> str:

@@ -28,11 +28,12 @@ from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
 from cmrfed.experiment import ALL_STAGES, Experiment, read_recipe, resolve
 from cmrfed.federation.messages import Spent
 from cmrfed.federation.rounds import RoundStore
+from cmrfed.federation.statements import FILE as STATEMENTS
 from cmrfed.owner import owned, refuse_if_owned
 from cmrfed.progress import say
 
 CONNECTION = "coordinator"
-FETCHED = ("CONTENTS.md", "run.json", "audit.json", "generators", "start", *ALL_STAGES)
+FETCHED = ("CONTENTS.md", "run.json", "audit.json", STATEMENTS, "generators", "start", *ALL_STAGES)
 LOOK_EVERY_S = 30.0
 RESUMES = 5
 _PATIENCE_S = 120

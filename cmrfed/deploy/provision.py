@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cmrfed.artifacts import write_bytes, write_json, write_text
+from cmrfed.artifacts import OWNER_ALONE, write_bytes, write_text
 from cmrfed.deploy.certificates import (
     Authority,
     days_left,
@@ -161,12 +161,12 @@ def _node_key(out: Path, site: SiteSettings) -> Path:
 
 def _site_folder(folder: Path, site: SiteSettings, number: int) -> None:
     """What is the site's own to change; never written twice."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     if not (folder / "site.json").exists():
         record: dict[str, Any] = {"name": site.name, "style": number, "cohort": "cohort", "device": site.device}
-        write_json(folder / "site.json", SiteRecord(**record).model_dump(mode="json"))
+        SiteRecord(**record).save(folder)
     if not (folder / "policy.yaml").exists():
-        write_text(folder / "policy.yaml", _template("policy.yaml"))
+        write_text(folder / "policy.yaml", _template("policy.yaml"), OWNER_ALONE)
 
 
 # --- files --------------------------------------------------------------------------------------------

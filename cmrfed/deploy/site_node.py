@@ -14,7 +14,7 @@ from cmrfed.deploy.inner import make_inner, nginx_command
 from cmrfed.deploy.kit import SiteKit, read_site_kit
 from cmrfed.deploy.node import UNAPPROVED, flower_environment
 from cmrfed.deploy.supervisor import Supervisor, Worker
-from cmrfed.errors import CmrfedError
+from cmrfed.errors import CmrfedError, ConfigError
 from cmrfed.federation.site import Site
 from cmrfed.owner import owned
 from cmrfed.privacy.journal import Journal
@@ -51,9 +51,16 @@ def _start(kit_folder: Path, kit: SiteKit) -> None:
 
 
 def join(kit_folder: Path) -> Site:
-    """Make the site's ledger and journal, once; the policy that is there stays."""
+    """Make the site's ledger and journal, once; the policy that is there stays.
+
+    Raises:
+        ConfigError: site.json says that the site is simulated.
+        PrivacyError: The policy or the ledger cannot be used.
+    """
     folder = kit_folder / "site"
     record = Site.open(folder).record
+    if record.simulated:
+        raise ConfigError(f"{folder}/site.json says that the site is simulated", do="set simulated to false")
     policy = SitePolicy.load(folder / "policy.yaml")
     Journal(folder).start()
     return Site.register(folder, record, policy)

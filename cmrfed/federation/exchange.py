@@ -24,6 +24,7 @@ from cmrfed.federation.messages import (
     encode_job,
     to_array_record,
 )
+from cmrfed.federation.statements import Statements
 from cmrfed.federation.strategy import FederationConfig, put_aside
 from cmrfed.progress import say
 
@@ -39,10 +40,11 @@ class Roster:
     Args:
         grid: Where the nodes are.
         config: How many there should be, and how long to wait.
+        statements: What the sites have said of their ledgers; None: nothing yet.
     """
 
-    def __init__(self, grid: Grid, config: FederationConfig) -> None:
-        self.grid, self.config = grid, config
+    def __init__(self, grid: Grid, config: FederationConfig, statements: Statements | None = None) -> None:
+        self.grid, self.config, self.statements = grid, config, statements or Statements()
         self.sites: dict[str, SiteInfo] = {}
         self.nodes: dict[str, int] = {}
         self.strangers: dict[int, str] = {}
@@ -216,10 +218,12 @@ def ask(
     outcome.problems = dict.fromkeys(names, ("missing", "not connected, or no answer in time"))
     for attempt in range(1 + config.retries):
         targets = [s for s in outcome.missing() if s in roster.nodes]
-        requests = {site: encode_job(job, arrays, codec_arrays, session) for site in targets}
+        requests = {
+            site: encode_job(job, arrays, codec_arrays, session, roster.statements.last(site)) for site in targets
+        }
         outcome.bytes_down += _arrays([arrays, *([codec_arrays] if codec_arrays else [])]) * len(targets)
         for site, content in _exchange(grid, roster, requests, outcome):
-            _judge(content, roster.sites[site], job, weights, outcome, scratch)
+            _judge(content, roster, roster.sites[site], job, weights, outcome, scratch)
         for site in targets:
             if site in outcome.problems and site not in outcome.replies:
                 roster.tell(f"{site} is left out: {': '.join(outcome.problems[site])}")
@@ -267,7 +271,15 @@ def bytes_of(content: RecordDict) -> int:
     return _arrays(content.array_records.values()) + sum(len(str(text).encode()) for text in texts)
 
 
-def _judge(content: RecordDict, info: SiteInfo, job: StageJob, weights: State, outcome: Outcome, scratch: Path) -> None:
+def _judge(
+    content: RecordDict,
+    roster: Roster,
+    info: SiteInfo,
+    job: StageJob,
+    weights: State,
+    outcome: Outcome,
+    scratch: Path,
+) -> None:
     """File a reply as usable, refused or set aside."""
     try:
         reply = decode_reply(content)
@@ -278,7 +290,7 @@ def _judge(content: RecordDict, info: SiteInfo, job: StageJob, weights: State, o
         return
     if reply.status == "refused":
         outcome.problems[info.name] = ("refused", reply.reason)
-    elif fault := find_fault(reply, info, job, weights):
+    elif fault := find_fault(reply, info, job, weights) or roster.statements.hear(reply):
         outcome.problems[info.name] = ("set aside", fault)
     else:
         if reply.arrays is not None:

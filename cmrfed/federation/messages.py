@@ -131,6 +131,15 @@ class Spent(Section):
         """Whether any loss can be stated."""
         return all(loss.prv is not None for loss in self.at)
 
+    def joined(self, later: "Spent") -> "Spent":
+        """The larger of each loss of both, which holds for both, with the hash of the later statement.
+
+        A loss holds at any larger δ too, so the larger δ of both goes with it. Other units make no joint statement.
+        """
+        at = tuple(mine.joined(theirs) for mine, theirs in zip(self.at, later.at, strict=True))
+        unit = self.unit if self.unit == later.unit else "none"
+        return Spent(unit=unit, at=(at[0], at[1]), ledger_hash=later.ledger_hash)
+
 
 @dataclass(frozen=True)
 class TrainReply:
@@ -172,7 +181,9 @@ def to_state(record: ArrayRecord) -> dict[str, Tensor]:
     return {name: state[name] for name in sorted(state)}
 
 
-def encode_job(job: StageJob, arrays: ArrayRecord, codec: ArrayRecord | None = None, session: str = "") -> RecordDict:
+def encode_job(
+    job: StageJob, arrays: ArrayRecord, codec: ArrayRecord | None = None, session: str = "", ledger: str | None = None
+) -> RecordDict:
     """Pack a request; each call makes records of its own, since a client may change what it gets.
 
     Args:
@@ -180,10 +191,13 @@ def encode_job(job: StageJob, arrays: ArrayRecord, codec: ArrayRecord | None = N
         arrays: Global weights.
         codec: Weights of the autoencoder, of a generator that has one.
         session: Of the secure sum that the reply is meant for.
+        ledger: The hash that the site named last, of a line that its ledger must still have.
     """
     config = ConfigRecord({"job": job.model_dump_json(), "config-digest": job.config_digest})
     if session:
         config["session"] = session
+    if ledger:
+        config["ledger"] = ledger
     content = RecordDict({"arrays": ArrayRecord(dict(arrays.items())), "config": config})
     if codec is not None:
         content["codec"] = ArrayRecord(dict(codec.items()))

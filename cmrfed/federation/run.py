@@ -17,6 +17,8 @@ from cmrfed.federation.exchange import Outcome, Roster, ask
 from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.rounds import RoundStore, ServerState
 from cmrfed.federation.secure_round import SecureRound
+from cmrfed.federation.statements import FILE as STATEMENTS
+from cmrfed.federation.statements import Statements
 from cmrfed.federation.strategy import Aggregator, FederationConfig, choose
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator, GeneratorConfig
@@ -88,7 +90,7 @@ class FederatedRun:
     ) -> None:
         self.grid, self.run_dir, self.run_id, self.seed = grid, run_dir, run_id, seed
         self.digest, self.federation, self.stages, self.threads = digest, federation, tuple(stages), threads
-        self.roster, self.on_round = Roster(grid, federation), on_round
+        self.roster, self.on_round = Roster(grid, federation, Statements(run_dir / STATEMENTS)), on_round
 
     def start_or_resume(self) -> RunResult:
         """Train what is not trained yet.

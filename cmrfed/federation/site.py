@@ -4,9 +4,13 @@ Folder::
 
     site.json                                   SiteRecord
     policy.yaml                                 SitePolicy: what the site allows
-    ledger.jsonl  ledger.head                   what its patients have paid, over all runs
+    ledger.copy.jsonl                           a copy of the cohort's ledger, by which an older one is noticed
     state/<run>/<stage>/round-0007/             the reply and the optimizer's state, written together
         reply.safetensors  optimizer.safetensors
+    state/<run>/<stage>/round-0007.<key>/       the answer to another request for the same round
+
+What the patients have paid, over all runs, is in ``ledger.jsonl`` and ``ledger.head`` of the folder beside the cohort
+(`cmrfed.privacy.place`); a simulated site has them in its own. Only the owner of these folders may enter them.
 """
 
 import json
@@ -15,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,10 +30,11 @@ from flwr.app import Context, RecordDict
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from cmrfed.artifacts import load_state, new_folder, read_json, save_state, write_json
+from cmrfed.artifacts import OWNER_ALONE, load_state, new_folder, read_json, read_metadata, save_state, write_json
 from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
+from cmrfed.federation.cohort_ledger import cohort_ledger
 from cmrfed.federation.compression import compress
 from cmrfed.federation.limits import GIB, check_request, rehearse
 from cmrfed.federation.masking import MaskStep, ShareStep, SiteMasking, Step, UnmaskStep, decode_step, encode_answer
@@ -51,6 +56,7 @@ from cmrfed.generators.trainable import TrainableAutoencoder, make_trainable
 from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.ledger import History, PrivacyLedger
 from cmrfed.privacy.noise import entropy_generator
+from cmrfed.privacy.place import ledger_folder
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA
 from cmrfed.privacy.statement import Loss
@@ -73,11 +79,18 @@ class SiteRecord(Section):
     """Cohort folder: absolute, or relative to the site's folder."""
     patients: tuple[str, ...] | None = None
     """The site's patients in the cohort; None: all."""
+    ledger: str | None = None
+    """Folder of the cohort's privacy ledger: absolute, or relative to the site's folder. None: beside the cohort, under
+    its name with ``.ledger`` added, where every other site on the same cohort finds it too."""
+    simulated: bool = False
+    """Whether the site is part of a simulation, whose ledgers begin with the run and lie in the sites' own folders."""
     device: Literal["cpu", "cuda"] = "cpu"
 
     def save(self, root: Path) -> None:
-        """Write ``root``/site.json."""
-        write_json(root / "site.json", self.model_dump(mode="json"))
+        """Write ``root``/site.json; the folder is the owner's alone from then on."""
+        write_json(root / "site.json", self.model_dump(mode="json"), OWNER_ALONE)
+        with suppress(PermissionError):  # it is somebody else's, who has let this process in
+            root.chmod(0o700)
 
 
 def open_site(context: Context) -> "Site":
@@ -112,9 +125,13 @@ def answer_train(context: Context, content: RecordDict) -> RecordDict:
         nonlocal key
         job, arrays = decode_job(content)
         key = job.key
+        if named := content.config_records["config"].get("ledger"):
+            site.open_ledger().demand(str(named))
         reply = site.train_round(job, arrays, decode_codec(content, job))
-        about = {"stage": job.stage, "round": job.round, "unit": job.event.unit}
-        _note(site.root, "trained", experiment=job.run, **about, epsilon=reply.spent.at[0].prv if reply.spent else None)
+        about: dict[str, Any] = {"stage": job.stage, "round": job.round, "unit": job.event.unit}
+        if reply.spent:
+            about |= {"epsilon": reply.spent.at[0].prv, "ledger": reply.spent.ledger_hash}
+        _note(site.root, "trained", experiment=job.run, **about)
         if job.secure_threshold is not None:
             reply = site.hold_back(job, reply, str(content.config_records["config"].get("session")))
         return encode_reply(reply)
@@ -161,8 +178,15 @@ def _answer(
 
 
 def _without_paths(error: CmrfedError, root: Path | None) -> str:
-    """The words of a refusal as they travel: where the site keeps its folder is nobody else's business."""
-    return str(error).replace(f"{root}/", "").replace(str(root), "the site's folder")
+    """The words of a refusal as they travel: where the site keeps its folders is nobody else's business."""
+    text = str(error)
+    if root is None:
+        return text
+    with suppress(CmrfedError):
+        ledger = ledger_folder(root)
+        if ledger != root:
+            text = text.replace(f"{ledger}/", "").replace(str(ledger), "the ledger's folder")
+    return text.replace(f"{root}/", "").replace(str(root), "the site's folder")
 
 
 def _note(root: Path | None, kind: str, /, **body: Any) -> None:
@@ -217,22 +241,35 @@ class Site:
     def register(cls, root: Path, record: SiteRecord, policy: SitePolicy) -> "Site":
         """Make a site, or change who it is; its ledger is made once, and its policy is kept where it has one.
 
+        The ledger of a cohort that is not there yet is made when it is there.
+
         Raises:
-            PrivacyError: The site has trained, and its ledger is gone.
+            PrivacyError: The ledger of its patients is gone, damaged, or older than what the site remembers.
+            DataError: Its patients have paid in another ledger.
         """
         record.save(root)
         if not (root / "policy.yaml").exists():
             policy.save(root / "policy.yaml")
-        if not PrivacyLedger.exists(root):
-            if (root / "state").exists():
-                raise PrivacyError(
-                    f"{root} has trained on its patients, and its privacy ledger is gone",
-                    got="state/ without ledger.jsonl",
-                    expected="the ledger that was kept from the first round on",
-                    do="restore it from a backup: without it nothing can be said of what was spent",
-                )
-            PrivacyLedger.create(root)
-        return cls(root, record)
+        site = cls(root, record)
+        if record.simulated or (root / record.cohort / "cohort.json").exists():
+            site.open_ledger()
+        return site
+
+    def open_ledger(self) -> PrivacyLedger:
+        """The ledger of the site's patients, compared with what the site remembers of it; made where it never was.
+
+        Raises:
+            PrivacyError: It is gone, damaged, or older than what the site remembers.
+            DataError: The site's patients have paid in another ledger, or its cohort cannot be used.
+        """
+        if not self.record.simulated:
+            named = self.record.ledger is not None
+            return cohort_ledger(self.root, self.record.name, self.cohort, named=named)
+        if not PrivacyLedger.exists(self.root):
+            return PrivacyLedger.create(self.root)
+        ledger = PrivacyLedger(self.root)
+        ledger.lines()
+        return ledger
 
     @cached_property
     def policy(self) -> SitePolicy:
@@ -272,6 +309,7 @@ class Site:
         """
         self.policy.check_sum(job.secure_threshold)
         state = _StateFolder(self.root / "state" / job.run / job.stage)
+        self.open_ledger()  # a ledger that is not whole stops the site, whatever is asked
         stored = state.reply(job)
         return stored or self._pay_and_train(job, arrays, codec, state)
 
@@ -303,7 +341,7 @@ class Site:
         raise AssertionError(f"no such step: {type(step).__name__}")
 
     def _pay_and_train(self, job: StageJob, arrays: State, codec: State | None, state: "_StateFolder") -> TrainReply:
-        ledger, patients = PrivacyLedger(self.root), len(self.cohort)
+        ledger, patients = self.open_ledger(), len(self.cohort)
 
         def check(history: History) -> None:
             self.policy.check(job.event, history, patients)
@@ -405,42 +443,76 @@ def _threads(count: int) -> Iterator[None]:
 
 
 class _StateFolder:
-    """The last rounds of one stage of one run at a site."""
+    """The last rounds of one stage of one run at a site.
+
+    ``round-0007`` answers the last request for round 7 that came. When another one for the same round is answered, it
+    becomes ``round-0007.<key>``, and it is that again when it is asked for again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def _rounds(self) -> list[int]:
-        return sorted(int(p.name.removeprefix("round-")) for p in self.path.glob("round-*"))
+        return sorted({_number(path) for path in self.path.glob("round-*")})
 
     def _folder(self, number: int) -> Path:
         return self.path / f"round-{number:04d}"
 
     def reply(self, job: StageJob) -> TrainReply | None:
         """The stored reply to this very request, or None."""
-        path = self._folder(job.round) / "reply.safetensors"
-        if not path.is_file():
+        folder = self._find(job)
+        if folder is None:
             return None
-        arrays, told = load_state(path)
-        if told["key"] != job.key:
-            return None
+        self._set_aside(job.round, job.key)
+        if folder != self._folder(job.round):
+            folder.rename(self._folder(job.round))
+        arrays, told = load_state(self._folder(job.round) / "reply.safetensors")
         spent = Spent.model_validate_json(told["spent"])
         metrics = json.loads(told["metrics"])
         return TrainReply(told["site"], "ok", job.key, arrays=arrays, metrics=metrics, spent=spent)
 
+    def _find(self, job: StageJob) -> Path | None:
+        """The folder of the answer to a request."""
+        folder = self._folder(job.round)
+        for path in (folder, folder.with_name(f"{folder.name}.{job.key}")):
+            if _key(path) == job.key:
+                return path
+        return None
+
+    def _set_aside(self, number: int, key: str) -> None:
+        """Keep the answer to another request for the same round under its own name."""
+        folder = self._folder(number)
+        other = _key(folder)
+        if other not in (None, key):
+            aside = folder.with_name(f"{folder.name}.{other}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
     def optimizer_before(self, number: int) -> dict[str, Tensor] | None:
         """The optimizer's state after the last round before ``number`` in which the site took part."""
-        earlier = [n for n in self._rounds() if n < number]
+        earlier = [n for n in self._rounds() if n < number and self._folder(n).is_dir()]
         return load_state(self._folder(earlier[-1]) / "optimizer.safetensors")[0] if earlier else None
 
     def save(self, job: StageJob, reply: TrainReply, optimizer: State) -> None:
-        """Write both files at once, then drop what no request can ask for any more."""
+        """Write both files at once, then drop rounds that are older than the last ones up to this, and no others."""
         told = {"site": reply.site, "key": reply.key, "metrics": json.dumps(dict(reply.metrics or {}))}
         told["spent"] = reply.spent.model_dump_json() if reply.spent else ""
+        self._set_aside(job.round, job.key)
         with new_folder(self._folder(job.round)) as part:
-            save_state(part / "reply.safetensors", reply.arrays or {}, told)
-            save_state(part / "optimizer.safetensors", optimizer)
-        kept = [n for n in self._rounds() if n <= job.round][-KEPT_ROUNDS:]
-        for path in [*self.path.glob("round-*"), *self.path.glob(".round-*")]:
-            if path.name not in {self._folder(n).name for n in kept}:
-                shutil.rmtree(path, ignore_errors=True)
+            part.chmod(0o700)
+            save_state(part / "reply.safetensors", reply.arrays or {}, told, OWNER_ALONE)
+            save_state(part / "optimizer.safetensors", optimizer, permissions=OWNER_ALONE)
+        oldest = [n for n in self._rounds() if n <= job.round][-KEPT_ROUNDS:][0]
+        unfinished = self.path.glob(".round-*")
+        for path in [*(p for p in self.path.glob("round-*") if _number(p) < oldest), *unfinished]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _number(folder: Path) -> int:
+    """Of the round in a folder ``round-0007`` or ``round-0007.<key>``."""
+    return int(folder.name.removeprefix("round-").split(".")[0])
+
+
+def _key(folder: Path) -> str | None:
+    """`StageJob.key` of the request that a folder answers; None where there is no answer."""
+    return read_metadata(folder / "reply.safetensors").get("key")

@@ -5,11 +5,10 @@ line is first written as the head (atomically, on the disk before anything else 
 after a crash the head holds what the file may lack, and reading finishes the interrupted append. Every other difference
 between the two, and every byte that changed, is damage, and reading refuses.
 
-The chain shows accidents and careless edits. Who can write both files can put an old copy of both in their place: keep
-the last hash elsewhere (`PrivacyLedger.spent` gives it) to notice that as well.
+The chain shows accidents and careless edits. An old copy of both files passes for the chain by itself; what sites
+remember of it (`cmrfed.privacy.memory`) and what coordinators were told shows that.
 """
 
-import fcntl
 import json
 import os
 import secrets
@@ -18,15 +17,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cmrfed.artifacts import canonical_json, digest_json, write_bytes
+from cmrfed.artifacts import OWNER_ALONE, canonical_json, digest_json, write_bytes
 from cmrfed.errors import PrivacyError
+from cmrfed.owner import owned
 
 START = "0" * 64
 """The hash before the first line."""
 _KEYS = {"number", "previous", "time", "kind", "body", "hash"}
+PATIENCE_S = 60.0
+"""How long to wait for another process to be done with a ledger: a use of it takes a fraction of a second."""
 _NONCE = "nonce"
 """128 random bits in each line. Hashes of lines travel: without it, whoever knows what was asked could find the time of
 a line by trying every second. Lines of earlier versions have none."""
@@ -58,6 +61,7 @@ def make_line(number: int, previous: str, kind: str, body: dict[str, Any]) -> Li
     return Line(number, previous, kind, body, digest, (canonical_json({**content, "hash": digest}) + "\n").encode())
 
 
+@lru_cache(maxsize=1 << 14)
 def parse_line(raw: bytes) -> Line | None:
     """The line in ``raw``, newline included, or None where a single byte is not as it was written."""
     try:
@@ -100,10 +104,16 @@ def last_hash(lines: tuple[Line, ...]) -> str:
 
 
 class Chain:
-    """The two files in one folder. Every method but `locked` and `create` is to be called inside ``with locked()``."""
+    """The two files in one folder. Every method but `locked` and `survey` is to be called inside ``with locked()``.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where they are.
+        site: Folder of the site that uses them, for advice in messages; None: the same.
+    """
+
+    def __init__(self, folder: Path, site: Path | None = None) -> None:
         self.folder, self.path, self.head_path = folder, folder / "ledger.jsonl", folder / "ledger.head"
+        self.site = site or folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -111,15 +121,12 @@ class Chain:
 
         Raises:
             PrivacyError: There is no such folder; it is not made, so that a misspelt one leaves nothing behind.
+            InUse: Another process keeps it for a minute.
         """
         if not self.folder.is_dir():
             raise missing_ledger(self.folder)
-        handle = os.open(self.folder / "ledger.lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with owned(self.folder, "the privacy ledger", wait_s=PATIENCE_S):
             yield
-        finally:
-            os.close(handle)
 
     def survey(self) -> Survey:
         """Read both files without judging them."""
@@ -148,21 +155,21 @@ class Chain:
             self._write_tail(sum(len(line.raw) for line in survey.lines), survey.head.raw)
             return (*survey.lines, survey.head)
         if not survey.sound:
-            raise _damaged(self.path, survey)
+            raise _damaged(self.path, survey, self.site)
         return survey.lines
 
     def append(self, lines: tuple[Line, ...], kind: str, body: dict[str, Any]) -> Line:
         """Add a line after ``lines``, which are what `read` gave; it is on the disk when this returns."""
         line = make_line(len(lines), last_hash(lines), kind, body)
-        write_bytes(self.head_path, line.raw)
+        write_bytes(self.head_path, line.raw, OWNER_ALONE)
         self._write_tail(sum(len(known.raw) for known in lines), line.raw)
         return line
 
-    def replace_damaged(self, survey: Survey, kind: str, body: dict[str, Any]) -> Line:
-        """Keep the lines that hold, and add one in place of all else; the caller has kept a copy."""
-        line = make_line(len(survey.lines), last_hash(survey.lines), kind, body)
-        write_bytes(self.head_path, line.raw)
-        write_bytes(self.path, b"".join(known.raw for known in survey.lines) + line.raw)
+    def replace_damaged(self, lines: tuple[Line, ...], kind: str, body: dict[str, Any]) -> Line:
+        """Keep these lines, and add one in place of all else; the caller has kept a copy."""
+        line = make_line(len(lines), last_hash(lines), kind, body)
+        write_bytes(self.head_path, line.raw, OWNER_ALONE)
+        write_bytes(self.path, b"".join(known.raw for known in lines) + line.raw, OWNER_ALONE)
         return line
 
     def _write_tail(self, place: int, raw: bytes) -> None:
@@ -180,11 +187,11 @@ def missing_ledger(folder: Path) -> PrivacyError:
         f"{folder} has no privacy ledger",
         got="no ledger.jsonl",
         expected="the folder of a site that takes part in training",
-        do="name the right folder, or restore the ledger; only a site that has never trained may start a new one",
+        do="name the right folder; only a site that has never trained may start a new ledger",
     )
 
 
-def _damaged(path: Path, survey: Survey) -> PrivacyError:
+def _damaged(path: Path, survey: Survey, site: Path) -> PrivacyError:
     held = len(survey.lines)
     if survey.head is None:
         found = f"{held} good line(s), and no readable head"
@@ -196,6 +203,6 @@ def _damaged(path: Path, survey: Survey) -> PrivacyError:
         f"the privacy ledger {path} is damaged",
         got=found,
         expected="an unbroken chain of lines that ends with the head",
-        do=f"restore both files from a backup, or run cmrfed ledger {shlex.quote(str(path.parent))} --repair "
-        '"what happened": what cannot be read then counts as unbounded loss',
+        do=f'run cmrfed ledger {shlex.quote(str(site))} --repair "what happened": what can be read here or in the '
+        "site's own copy counts as it is, and what is lost as unbounded; a backup that is put back first needs it too",
     )

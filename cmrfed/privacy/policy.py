@@ -7,7 +7,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from cmrfed.artifacts import write_bytes
+from cmrfed.artifacts import OWNER_ALONE, write_bytes
 from cmrfed.config import Section
 from cmrfed.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.privacy.event import PrivacyEvent, Unit
@@ -144,7 +144,7 @@ class SitePolicy(Section):
 
     def save(self, path: Path) -> None:
         """Write policy.yaml."""
-        write_bytes(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
+        write_bytes(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode(), OWNER_ALONE)
 
     @classmethod
     def load(cls, path: Path) -> "SitePolicy":

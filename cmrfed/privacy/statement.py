@@ -29,6 +29,14 @@ class Loss(Section):
         prv, rdp = (v if math.isfinite(v) else None for v in (value.prv, value.rdp))
         return cls(delta=value.delta, prv=prv, rdp=rdp)
 
+    def joined(self, other: "Loss") -> "Loss":
+        """The larger of each: it holds wherever one of both does."""
+        prv, rdp = (
+            None if mine is None or theirs is None else max(mine, theirs)
+            for mine, theirs in ((self.prv, other.prv), (self.rdp, other.rdp))
+        )
+        return Loss(delta=max(self.delta, other.delta), prv=prv, rdp=rdp)
+
 
 class StageLoss(Section):
     """What one stage of one run cost by itself."""

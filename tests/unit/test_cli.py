@@ -254,7 +254,7 @@ def test_a_damaged_ledger_is_told_in_words_and_the_advice_works(site, call):
     status, _, err = call("ledger", site)
     assert is_one_paragraph(status, err)
     assert "line 2 is torn, edited or out of place. Expected: an unbroken chain" in err
-    advice = re.search(r"run cmrfed (ledger .*): what cannot be read", err)
+    advice = re.search(r"run cmrfed (ledger .*): what can be read", err)
     status, out, _ = call(*shlex.split(advice[1]))
     assert status == 0
     assert "Repaired: what happened" in out

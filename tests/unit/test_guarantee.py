@@ -10,8 +10,9 @@ from cmrfed.artifacts import read_json, write_json
 from cmrfed.errors import ConfigError, PrivacyError
 from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.guarantee import audit_experiment, audit_text, claim, plan_rows, plan_text, requests
+from cmrfed.guarantee import audit_experiment, audit_text, claim, own_events, plan_rows, plan_text, requests
 from cmrfed.pipeline import begin, train
+from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.audit import AuditResult
 from cmrfed.privacy.policy import SitePolicy
 
@@ -190,6 +191,79 @@ def test_one_site_without_a_bound_ends_the_claim_for_all(run_dir: Path, change) 
     assert not made.differentially_private
     assert made.epsilon is None
     assert "Not differentially private" in made.statement
+
+
+# --- the largest statement, and never less than the run itself -------------------------------------
+def lower(row: dict, prv: float = 0.5) -> None:
+    for loss in row["spent"]["at"]:
+        loss.update(prv=prv, rdp=prv)
+
+
+def round_file(run_dir: Path, stage: str, number: int) -> Path:
+    return run_dir / stage / f"round-{number:04d}" / "metrics.json"
+
+
+@pytest.mark.parametrize("rounds", [[("image", 2)], [(s, n) for s in ("mask", "image") for n in (1, 2)]])
+def test_what_a_site_says_later_never_lowers_the_claim(run_dir: Path, rounds: list) -> None:
+    """Once the last statement alone, once each that rounds keep: what was heard, and the run itself, remain."""
+    before = claim(experiment(), run_dir)
+    for stage, number in rounds:
+        metrics = read_json(round_file(run_dir, stage, number))
+        for row in metrics["sites"].values():
+            lower(row)
+        write_json(round_file(run_dir, stage, number), metrics)
+    for heard in (True, False):
+        if not heard:
+            (run_dir / "ledgers.json").unlink()
+        made = claim(experiment(), run_dir)
+        assert (made.epsilon, made.epsilon_strict, made.delta) == (before.epsilon, before.epsilon_strict, before.delta)
+
+
+def test_a_larger_loss_in_an_earlier_round_stays(run_dir: Path) -> None:
+    metrics = read_json(round_file(run_dir, "mask", 1))
+    metrics["sites"]["site-0"]["spent"]["at"][0].update(prv=9.9, rdp=10.5)
+    write_json(round_file(run_dir, "mask", 1), metrics)
+    made = claim(experiment(), run_dir)
+    assert (made.epsilon, made.epsilon_rdp) == (9.9, 10.5)
+    assert made.sites["site-0"]["at"][0]["prv"] == 9.9
+
+
+def test_the_largest_of_several_deltas_is_stated(run_dir: Path) -> None:
+    metrics = read_json(round_file(run_dir, "mask", 1))
+    metrics["sites"]["site-0"]["spent"]["at"][0].update(delta=0.05)
+    write_json(round_file(run_dir, "mask", 1), metrics)
+    made, before = claim(experiment(), run_dir), 6.0
+    assert made.delta == 0.05
+    assert 5.8 < (made.epsilon or 0) <= before
+
+
+def test_the_run_itself_costs_what_its_plan_says(run_dir: Path) -> None:
+    events = own_events(experiment(), run_dir)
+    assert set(events) == {"site-0", "site-1"}
+    made = claim(experiment(), run_dir)
+    for each in events.values():
+        assert math.ceil(epsilon(each, 0.01).prv * 1000) / 1000 == made.epsilon, "an honest ledger says the same"
+
+
+def test_a_statement_that_was_heard_and_not_used_counts_too(run_dir: Path) -> None:
+    heard = read_json(run_dir / "ledgers.json")
+    heard["site-1"]["largest"]["at"][0].update(prv=20.0, rdp=22.0)
+    write_json(run_dir / "ledgers.json", heard)
+    assert claim(experiment(), run_dir).epsilon == 20.0
+    heard["site-1"]["largest"]["at"][0].update(prv=None, rdp=None)
+    write_json(run_dir / "ledgers.json", heard)
+    assert not claim(experiment(), run_dir).differentially_private
+
+
+def test_a_site_that_never_answered_is_not_in_the_claim(run_dir: Path) -> None:
+    for stage in ("mask", "image"):
+        for number in (1, 2):
+            metrics = read_json(round_file(run_dir, stage, number))
+            metrics["sites"]["site-1"].update(status="missing", spent=None)
+            write_json(round_file(run_dir, stage, number), metrics)
+    made = claim(experiment(), run_dir)
+    assert made.differentially_private
+    assert set(made.sites) == {"site-0"}
 
 
 def test_without_an_audit_or_with_a_failed_one_nothing_is_claimed(run_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """A site under privacy: it pays before it trains, keeps to its own policy, and lets nothing out beside the update."""
 
+import stat
 import subprocess
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from flwr.app import ArrayRecord, Context, RecordDict
 from cmrfed.artifacts import digest_state
 from cmrfed.errors import FederationError, PrivacyError
 from cmrfed.federation.messages import StageJob, TrainReply, decode_info, decode_reply, encode_job, to_array_record
-from cmrfed.federation.site import Site, SiteRecord, answer_hello, answer_train
+from cmrfed.federation.site import Site, SiteRecord, _StateFolder, answer_hello, answer_train
 from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.memory import COPY
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import subspace
@@ -74,7 +76,7 @@ def test_what_the_ledger_tells_does_not_depend_on_the_patients(tmp_path: Path) -
     """The same requests give the same words, whoever is at the site; only the update differs."""
     small = Site.register(
         tmp_path / "s",
-        SiteRecord(name="ward", cohort=str(tiny_cohort(tmp_path / "few", 2).root)),
+        SiteRecord(name="ward", cohort=str(tiny_cohort(tmp_path / "elsewhere" / "few", 2).root)),
         CLOSED,
     )
     large = make_site(tmp_path)
@@ -140,6 +142,49 @@ def test_a_repeated_request_is_answered_from_the_stored_reply_and_costs_nothing(
     assert digest_state(again.arrays or {}) == digest_state(first.arrays or {})
     assert again.spent == first.spent
     assert paid(site) == [True]
+
+
+def test_an_old_round_with_other_settings_loses_no_answer_and_is_paid_anew(site: Site, monkeypatch) -> None:
+    first = {number: site.train_round(*request(number)) for number in (1, 2, 3)}
+    other = request(2, privacy=ASKED.model_copy(update={"clip_norm": 0.25}))
+    changed = site.train_round(*other)
+    assert paid(site) == [True] * 4
+    forbid_training(monkeypatch)
+    for job, expected in (
+        (request(3), first[3]),
+        (request(2), first[2]),
+        (other, changed),
+        (request(2), first[2]),
+        (request(3), first[3]),
+    ):
+        again = Site.open(site.root).train_round(*job)
+        assert digest_state(again.arrays or {}) == digest_state(expected.arrays or {})
+        assert again.spent == expected.spent
+    assert paid(site) == [True] * 4, "nothing is trained or paid twice"
+
+
+def test_rounds_go_on_from_the_answer_that_was_asked_for_last(site: Site) -> None:
+    state = _StateFolder(site.root / "state" / "r" / "image")
+    for number in (1, 2, 3, 4):
+        job = request(number, weights_seed=number)[0]
+        state.save(job, TrainReply("ward", "ok", job.key), {"round": torch.tensor([number])})
+    changed = request(2, weights_seed=9)[0]
+    state.save(changed, TrainReply("ward", "ok", changed.key), {"round": torch.tensor([20])})
+    assert state.optimizer_before(3) == {"round": torch.tensor([20])}
+    assert sorted(p.name for p in state.path.glob("round-*")) == ["round-0002", "round-0003", "round-0004"]
+    assert state.optimizer_before(5) == {"round": torch.tensor([4])}
+    last = request(6)[0]
+    state.save(last, TrainReply("ward", "ok", last.key), {"round": torch.tensor([6])})
+    assert sorted(p.name for p in state.path.glob("round-*")) == ["round-0004", "round-0006"]
+
+
+def test_replies_moments_and_policies_are_the_owners_alone(site: Site) -> None:
+    Journal(site.root).start()
+    site.train_round(*request())
+    found = [path for path in site.root.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert {"reply.safetensors", "optimizer.safetensors", "policy.yaml", "journal.jsonl"} <= {p.name for p in found}
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in found} == {path.name: 0o600 for path in found}
+    assert stat.S_IMODE(site.root.stat().st_mode) == 0o700
 
 
 def test_a_round_that_died_before_its_reply_was_stored_is_paid_twice(site: Site, monkeypatch) -> None:
@@ -237,12 +282,42 @@ def test_a_site_without_a_policy_takes_no_part(site: Site) -> None:
 def test_a_site_whose_ledger_is_gone_refuses_and_cannot_be_registered_again(site: Site) -> None:
     site.train_round(*request())
     for name in ("ledger.jsonl", "ledger.head"):
-        (site.root / name).unlink()
+        (PrivacyLedger(site.root).folder / name).unlink()
     reason = answer(Site.open(site.root), *request(2)).reason
-    assert "no privacy ledger" in reason
-    assert str(site.root) not in reason
-    with pytest.raises(PrivacyError, match=r"its privacy ledger is gone.*restore it from a backup"):
+    assert "its privacy ledger is gone" in reason
+    assert str(site.root.parent) not in reason
+    with pytest.raises(PrivacyError, match=r"its privacy ledger is gone.*--repair \"what happened\""):
         Site.register(site.root, site.record, CLOSED)
+
+
+def test_a_reply_whose_line_the_ledger_lacks_stops_the_site(site: Site) -> None:
+    """Ledger and copy are restored together; the stored reply is newer."""
+    files = [*(PrivacyLedger(site.root).folder / n for n in ("ledger.jsonl", "ledger.head")), site.root / COPY]
+    site.train_round(*request())
+    saved = {path: path.read_bytes() for path in files}
+    site.train_round(*request(2))
+    for path, data in saved.items():
+        path.write_bytes(data)
+    for number in (1, 2, 3):  # what was answered before is not answered either
+        reason = answer(Site.open(site.root), *request(number)).reason
+        assert "older than what the site remembers" in reason
+        assert "a stored reply" in reason
+        assert str(site.root.parent) not in reason
+    with pytest.raises(PrivacyError, match="older than what the site remembers"):
+        Site.register(site.root, site.record, CLOSED)
+
+
+def test_a_coordinator_that_knows_a_later_ledger_is_told_and_nothing_is_trained(site: Site, monkeypatch) -> None:
+    told = site.train_round(*request()).spent
+    assert told is not None
+    forbid_training(monkeypatch)
+    job, weights = request(2)
+    content = encode_job(job, to_array_record(weights), ledger="f" * 64)
+    reply = decode_reply(answer_train(context(site), content))
+    assert (reply.status, paid(site)) == ("refused", [True])
+    assert "told of a later state of this site's privacy ledger" in reply.reason
+    again = encode_job(request()[0], to_array_record(weights), ledger=told.ledger_hash)
+    assert decode_reply(answer_train(context(site), again)).status == "ok"
 
 
 def test_registering_again_keeps_policy_and_ledger(site: Site) -> None:
