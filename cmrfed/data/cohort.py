@@ -26,7 +26,8 @@ from cmrfed.errors import DataError
 from cmrfed.rng import uniform
 from cmrfed.text import one_line, parse_json, read_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: hearts are shown in one view, whatever the order of axes in their files; in version 1 they lie as stored."""
 SLICE_DTYPE = np.dtype([("patient", "<i4"), ("phase", "i1"), ("index", "<i2"), ("count", "<i2")])
 
 
@@ -125,7 +126,7 @@ def write_cohort(
                     expected=(depth, size_px, size_px),
                 )
             rows += [(len(records), int(volume.phase), z, depth) for z in range(depth)]
-            images.append(volume.image.astype(np.float16))
+            images.append(volume.image.astype(np.float16, copy=False))
             masks.append(
                 np.zeros(volume.image.shape, np.uint8) if volume.mask is None else volume.mask.astype(np.uint8)
             )
@@ -191,10 +192,10 @@ class Cohort(Sequence[PatientRecord]):
         raw = read_object(root / "cohort.json")
         if raw.get("schema_version") != SCHEMA_VERSION:
             raise DataError(
-                f"{root} is of another schema version",
-                got=raw.get("schema_version"),
-                expected=SCHEMA_VERSION,
-                do="prepare it again",
+                f"{root} was prepared by another version of this project, which may have turned hearts another way",
+                got=f"schema version {raw.get('schema_version')}",
+                expected=f"{SCHEMA_VERSION}",
+                do=f"prepare it again: cmrfed prepare SOURCE {root} --source {raw.get('source') or 'acdc'}",
             )
         try:
             header = CohortHeader.model_validate(raw)

@@ -24,6 +24,8 @@ class Phase(IntEnum):
     ES = 1
 
 
+WHOLE = 1e-3
+"""Distance from a whole number below which a mask's value counts as that number."""
 STRUCTURES = (Label.LV, Label.MYO, Label.RV)
 
 ACDC_LABELS = {0: Label.BACKGROUND, 1: Label.RV, 2: Label.MYO, 3: Label.LV}
@@ -34,7 +36,7 @@ def to_canonical(mask: np.ndarray, mapping: Mapping[int, Label], where: str = "m
     """Map source labels to canonical ones.
 
     Args:
-        mask: Any shape, integral values.
+        mask: Any shape, integral values; what a scale factor in the header adds to them (2.9999) is rounded off.
         mapping: Source value → label.
         where: Named in the error.
 
@@ -44,7 +46,11 @@ def to_canonical(mask: np.ndarray, mapping: Mapping[int, Label], where: str = "m
     Raises:
         DataError: The mask holds a value that is not integral or not in the mapping.
     """
-    values = np.unique(mask)
+    with np.errstate(invalid="ignore"):
+        if mask.dtype.kind == "f":
+            whole = np.rint(mask)
+            mask = np.where(np.abs(mask - whole) < WHOLE, whole, mask)
+        values = np.unique(mask)
     strange = [float(v) for v in values if not float(v).is_integer() or int(v) not in mapping]
     if strange:
         raise DataError(

@@ -1,6 +1,6 @@
 """From a source's files to a cohort: one orientation, one field of view around the heart, one range of grey."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,19 +8,20 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy import ndimage
 
-from cmrfed.artifacts import digest_bytes, write_json
+from cmrfed.artifacts import write_json
 from cmrfed.config import Section
 from cmrfed.data.account import Account, kinds_of
+from cmrfed.data.checks import Examined, Problem, Twins, examine, image_key, lacking, place_of, structures
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Label
+from cmrfed.data.orientation import orient
 from cmrfed.data.sources import DataSet, RawArrays, RawPatient, read
-from cmrfed.data.verify import check_volume
 from cmrfed.errors import DataError
-from cmrfed.progress import Track, say, track
+from cmrfed.progress import say, track
 
-UNSURE_GROWTH = 0.02
-"""Change of the drawn area a slice, summed over ED and ES, below which the order is in doubt (70 ACDC patients: 0.096
-and more; 45 Sunnybrook patients: one of 0.005, a dilated apex, the others 0.03 and more)."""
+SKIPPED = "skipped"
+NAMED_MOST = 5
+"""Largest number of patients that a note names."""
 
 
 class PrepareConfig(Section):
@@ -53,6 +54,20 @@ class Quarantined:
     status: str = "set aside"
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a patient: prepared, or what is wrong with it."""
+
+    patient: RawPatient
+    prepared: PreparedPatient | None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be assumed."""
+        return () if self.prepared is None else self.prepared.record.notes
+
+
 def prepare(
     src: Path,
     out: Path,
@@ -64,8 +79,9 @@ def prepare(
 ) -> Cohort:
     """Prepare a data set as a cohort folder.
 
-    A patient that cannot be used is set aside: the others go on, and ``quarantine.json`` in the cohort says why. It
-    has an entry for everybody who was found and is not in the cohort; ``cohort.json`` counts them.
+    A patient of which `cmrfed verify` would report anything is set aside: the others go on, and ``quarantine.json`` in
+    the cohort says why. It has an entry for everybody who was found and is not in the cohort; ``cohort.json`` counts
+    them.
 
     Args:
         src: Folder of the data set.
@@ -73,7 +89,7 @@ def prepare(
         source: A key of ``sources.SOURCES``.
         config: Sizes and ranges.
         name: Name of the cohort; the name of ``src`` by default.
-        strict: Fail on the first patient that cannot be used.
+        strict: Fail when a patient cannot be used.
 
     Raises:
         ConfigError: The source is not known.
@@ -85,22 +101,22 @@ def prepare(
     found = read(src, source)
     if strict:
         _refuse_unread(found)
-    taken: list[str] = []
-    aside: list[Quarantined] = []
-    try:
-        with track(f"preparing {src.name}", len(found)) as progress:
-            cohort = write_cohort(
-                out,
-                _usable(found.patients, config, taken, aside, progress, strict),
-                name=name or src.name,
-                source=source,
-                size_px=config.size_px,
-                labels=None,
-                preparation=_as_record(config),
-                account=lambda: _account(found, taken, aside),
-            )
-    finally:
-        _report(found, taken, aside)
+    verdicts = assess(found.patients, config, title=f"preparing {src.name}")
+    aside = [_quarantined(verdict) for verdict in verdicts if verdict.prepared is None]
+    account = _account(found, aside)
+    _report(account, aside, verdicts)
+    if strict and (refused := [item for item in aside if item.status != SKIPPED]):
+        raise DataError(f"patient {refused[0].patient_id} cannot be used: {refused[0].reason}")
+    cohort = write_cohort(
+        out,
+        (v.prepared for v in verdicts if v.prepared is not None),
+        name=name or src.name,
+        source=source,
+        size_px=config.size_px,
+        labels=None,
+        preparation=_as_record(config),
+        account=lambda: account,
+    )
     write_json(out / "quarantine.json", [asdict(item) for item in aside])
     return cohort
 
@@ -115,34 +131,10 @@ def _as_record(config: PrepareConfig) -> dict[str, float | int | str | None]:
     return {**config.model_dump(exclude={"percentiles"}), "percentile_low": low, "percentile_high": high}
 
 
-def _usable(
-    raw: Sequence[RawPatient],
-    config: PrepareConfig,
-    taken: list[str],
-    aside: list[Quarantined],
-    progress: Track,
-    strict: bool,
-) -> Iterator[PreparedPatient]:
-    pixels: dict[str, str] = {}
-    for patient in raw:
-        if patient.skipped:
-            aside.append(Quarantined(patient.patient_id, str(patient.path), str(patient.problem), "skipped"))
-            progress.advance(note=patient.patient_id)
-            continue
-        try:
-            if patient.patient_id in taken:
-                raise DataError(f"patient {patient.patient_id} comes twice", do="rename or remove one of the two")
-            arrays = load(patient)
-            _refuse_twin(patient.patient_id, arrays, pixels)
-            prepared = _prepare(patient, arrays, config)
-        except DataError as error:
-            if strict:
-                raise
-            aside.append(Quarantined(patient.patient_id, str(patient.path), str(error)))
-        else:
-            taken.append(patient.patient_id)
-            yield prepared
-        progress.advance(note=patient.patient_id)
+def _quarantined(verdict: Verdict) -> Quarantined:
+    patient = verdict.patient
+    status = SKIPPED if patient.skipped else "set aside"
+    return Quarantined(patient.patient_id, str(patient.path), "; ".join(map(str, verdict.problems)), status)
 
 
 def _refuse_unread(found: DataSet) -> None:
@@ -156,132 +148,143 @@ def _refuse_unread(found: DataSet) -> None:
         )
 
 
-def _account(found: DataSet, taken: Sequence[str], aside: Sequence[Quarantined]) -> Account:
-    skipped = sum(item.status == "skipped" for item in aside)
+def _account(found: DataSet, aside: Sequence[Quarantined]) -> Account:
+    skipped = sum(item.status == SKIPPED for item in aside)
     return Account(
         found=len(found),
-        accepted=len(taken),
+        accepted=len(found) - len(aside),
         set_aside=len(aside) - skipped,
         skipped=skipped,
         left_out=kinds_of(found.left_out),
     )
 
 
-def _report(found: DataSet, taken: Sequence[str], aside: Sequence[Quarantined]) -> None:
-    if len(taken) + len(aside) == len(found):  # not so where the first unusable patient ended it
-        for line in _account(found, taken, aside).lines():
-            say(line)
-    refused = [item for item in aside if item.status != "skipped"]
-    if refused:
-        say(f"{len(refused)} of {len(found)} patients set aside (see quarantine.json):")
-        for item in refused:
+def _report(account: Account, aside: Sequence[Quarantined], verdicts: Sequence[Verdict]) -> None:
+    for line in account.lines():
+        say(line)
+    if account.set_aside:
+        say(f"{account.set_aside} of {account.found} patients set aside (see quarantine.json):")
+    for item in aside:
+        if item.status != SKIPPED:
             say(f"  {item.patient_id}: {item.reason}")
+    for line in grouped_notes((v.patient.patient_id, v.notes) for v in verdicts):
+        say(f"note: {line}")
 
 
-def _refuse_twin(patient_id: str, raw: Sequence[RawArrays], pixels: dict[str, str]) -> None:
-    """One patient under two names would be on both sides of a split; the one that comes later is set aside."""
-    for arrays in raw:
-        key = digest_bytes(arrays.image.tobytes())
-        twin = pixels.setdefault(key, patient_id)
-        if twin != patient_id:
-            raise DataError(
-                f"patient {patient_id} has the same images as {twin}",
-                expected="one name for each patient",
-                do="nothing, if they are one patient; else correct the file that was copied",
-            )
+def grouped_notes(notes: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """One line for each different note, with the patients that it is about."""
+    about: dict[str, list[str]] = {}
+    for patient, texts in notes:
+        for text in texts:
+            about.setdefault(text, []).append(patient)
+    lines = []
+    for text, patients in about.items():
+        more = f" and {len(patients) - NAMED_MOST} more" if len(patients) > NAMED_MOST else ""
+        lines.append(f"{text} ({', '.join(patients[:NAMED_MOST])}{more})")
+    return lines
 
 
-def load(patient: RawPatient) -> list[RawArrays]:
-    """Read the volumes of one patient.
+# --- which patients can be used ---------------------------------------------------------------
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a patient until all of its data set have been read."""
+
+    patient: RawPatient
+    prepared: PreparedPatient | None
+    problems: tuple[Problem, ...]
+    images: tuple[tuple[str, str], ...] = ()
+    """Place and digest of each image."""
+    drawn: tuple[tuple[str, frozenset[int]], ...] = ()
+    """Place of each image and the structures that are drawn in it."""
+
+
+def assess(
+    raw: Sequence[RawPatient],
+    config: PrepareConfig,
+    *,
+    title: str,
+    twins: Twins | None = None,
+    owner: Callable[[str], str] = str,
+) -> list[Verdict]:
+    """Read, check and prepare the patients of a data set: what `prepare` takes and what `verify` reports.
+
+    Args:
+        raw: The patients, in order.
+        config: Sizes and ranges.
+        title: What the progress bar says.
+        twins: Images of other data sets, which must not come again; grows by those that are accepted.
+        owner: Patient identifier → its name in ``twins``.
+
+    Returns:
+        One verdict a patient, in order. Images are kept in float16, as a cohort keeps them.
+    """
+    seen = []
+    with track(title, len(raw)) as progress:
+        for patient in raw:
+            seen.append(_look(patient, config))
+            progress.advance(note=patient.patient_id)
+    annotated = frozenset[int]().union(*(labels for s in seen if not s.problems for _, labels in s.drawn))
+    twins, names = Twins() if twins is None else twins, set[str]()
+    verdicts = []
+    for item in seen:
+        problems = list(item.problems)
+        if item.patient.patient_id in names:
+            reason = f"patient {item.patient.patient_id} comes twice: rename or remove one of the two"
+            problems.append(Problem(str(item.patient.path), reason))
+        for place, labels in item.drawn:
+            problems += [Problem(place, reason) for reason in lacking(labels, annotated)]
+        problems = problems or twins.problems(owner(item.patient.patient_id), item.images)
+        if not problems:
+            names.add(item.patient.patient_id)
+        verdicts.append(Verdict(item.patient, None if problems else item.prepared, tuple(problems)))
+    return verdicts
+
+
+def _look(patient: RawPatient, config: PrepareConfig) -> _Seen:
+    examined = examine(patient)
+    if examined.problems:
+        return _Seen(patient, None, examined.problems)
+    try:
+        prepared = _prepared(examined, config)
+    except DataError as error:
+        return _Seen(patient, None, (Problem(str(patient.path), str(error)),))
+    pairs = list(zip(examined.volumes, examined.arrays, strict=True))
+    return _Seen(
+        patient,
+        prepared,
+        (),
+        tuple((place_of(v), image_key(a.image)) for v, a in pairs),
+        tuple((place_of(v), structures(a.mask)) for v, a in pairs),
+    )
+
+
+def _prepared(examined: Examined, config: PrepareConfig) -> PreparedPatient:
+    """Orient, crop, resample and scale the volumes of one patient.
 
     Raises:
-        DataError: A file cannot be read.
+        DataError: The heart cannot be found, or an image is constant about it.
     """
-    if patient.problem is not None:
-        raise patient.problem
-    return [volume.load() for volume in patient.volumes]
-
-
-def prepare_patient(patient: RawPatient, config: PrepareConfig) -> PreparedPatient:
-    """Read, orient, crop, resample and scale the volumes of one patient.
-
-    Raises:
-        DataError: A file cannot be read, the phases do not share a grid, ``verify.check_volume`` finds something
-            wrong with a volume, or an image is constant about the heart.
-    """
-    return _prepare(patient, load(patient), config)
-
-
-def _prepare(patient: RawPatient, raw: list[RawArrays], config: PrepareConfig) -> PreparedPatient:
-    _check(patient, raw)
-    raw, notes = orient(raw)
+    patient = examined.patient
+    raw, notes = orient(examined.arrays)
     centre, more = heart_centre(raw)
     spacing = raw[0].spacing_mm
     pixel = config.field_mm / config.size_px
     prepared = None if spacing is None else (pixel, pixel, spacing[2])
-    masked = all(r.mask is not None for r in raw)
-    if not masked and any(r.mask is not None for r in raw):
-        more = (*more, "only one phase has a mask: it serves to centre and orient, and is not kept")
     volumes = []
-    for volume, arrays in zip(patient.volumes, raw, strict=True):
+    for volume, arrays in zip(examined.volumes, raw, strict=True):
         image, mask = crop(arrays, centre, config)
-        image = scale(image, config.percentiles, str(volume.image_path))
-        volumes.append(Volume(patient.patient_id, volume.phase, image, mask if masked else None, prepared))
+        image = scale(image, config.percentiles, str(volume.image_path)).astype(np.float16)
+        volumes.append(Volume(patient.patient_id, volume.phase, image, mask, prepared))
     record = PatientRecord(
         patient_id=patient.patient_id,
         group=patient.group,
         vendor=patient.vendor,
         centre=patient.centre,
-        has_mask=masked,
+        has_mask=all(r.mask is not None for r in raw),
         spacing_mm=prepared,
-        notes=(*patient.notes, *notes, *more, *((raw[0].spacing_note,) if raw[0].spacing_note else ())),
+        notes=(*examined.notes, *notes, *more),
     )
     return PreparedPatient(record, tuple(volumes))
-
-
-def _check(patient: RawPatient, raw: Sequence[RawArrays]) -> None:
-    if len({(v.image_path, v.frame) for v in patient.volumes}) < len(patient.volumes):
-        raise DataError(f"ED and ES of {patient.patient_id} are the same frame", do="correct the table or Info.cfg")
-    grids = {(r.image.shape[1:], r.spacing_mm and tuple(round(v, 3) for v in r.spacing_mm)) for r in raw}
-    if len(grids) != 1:
-        raise DataError(
-            f"the phases of {patient.patient_id} do not share a grid", got=sorted(map(str, grids)), expected="one"
-        )
-    drawn = {int(v) for r in raw if r.mask is not None for v in np.unique(r.mask)} - {0}
-    for volume, arrays in zip(patient.volumes, raw, strict=True):
-        if problems := check_volume(arrays.image, arrays.mask, drawn):
-            raise DataError(
-                f"{volume.image_path} cannot be used: {'; '.join(problems)}",
-                do="correct the image or its mask, or leave the patient out",
-            )
-
-
-def orient(raw: Sequence[RawArrays]) -> tuple[list[RawArrays], tuple[str, ...]]:
-    """Turn all volumes of a patient so that the first slice is the base.
-
-    The heart is larger at the base: the order is turned when its drawn area grows along the slices (slope of a
-    least-squares line over the drawn slices, summed over the phases). Without masks the file's order is kept.
-    A note says so where the order had to be turned or is not assured.
-    """
-    masks = [r.mask for r in raw if r.mask is not None]
-    if not masks:
-        return list(raw), ("no mask: slices in the order of the file, base first is not assured",)
-    growth = sum(_growth(mask) for mask in masks)
-    doubt = ("the drawn area hardly changes along the slices: base first is not assured",)
-    notes = doubt if abs(growth) < UNSURE_GROWTH else ()
-    if growth <= 0:
-        return list(raw), notes
-    turned = [
-        RawArrays(r.image[::-1], None if r.mask is None else r.mask[::-1], r.spacing_mm, r.spacing_note) for r in raw
-    ]
-    return turned, ("slices turned: the file begins at the apex", *notes)
-
-
-def _growth(mask: np.ndarray) -> float:
-    """Change of the drawn area from slice to slice, as a share of the largest area."""
-    area = np.count_nonzero(mask, axis=(1, 2))
-    drawn = np.flatnonzero(area)
-    return float(np.polyfit(drawn, area[drawn], 1)[0] / area.max()) if len(drawn) > 1 else 0.0
 
 
 def heart_centre(raw: Sequence[RawArrays]) -> tuple[tuple[float, float], tuple[str, ...]]:

@@ -130,9 +130,13 @@ class Case:
 
 
 def affine_of(spacing_mm: tuple[float, float, float] | None) -> np.ndarray:
-    """Affine (4, 4) for arrays in the order (column, row, slice); unknown spacing gives the identity."""
+    """Affine (4, 4) for arrays in the order (column, row, slice): columns to the left, rows to the posterior.
+
+    This is how converters write what is shown as it is stored, and viewers show it so. Unknown spacing is written as
+    1 mm at the origin, which readers of this project take as unknown.
+    """
     row, column, depth = spacing_mm or (1.0, 1.0, 1.0)
-    return np.diag([column, row, depth, 1.0])
+    return np.diag([-column, -row, depth, 1.0])
 
 
 def write_case(folder: Path, case: Case) -> None:

@@ -15,12 +15,13 @@ import numpy as np
 
 from cmrfed.artifacts import digest_bytes, digest_folder
 from cmrfed.data.account import kinds_of
+from cmrfed.data.checks import by_cavity, check_volume
 from cmrfed.data.cohort import CohortHeader
+from cmrfed.data.orientation import lies_otherwise
 from cmrfed.data.prepare import PrepareConfig, crop, heart_centre, scale
 from cmrfed.data.sources import RawArrays, RawPatient, RawVolume, read
 from cmrfed.data.sources.raw import nifti_files, stem_of
 from cmrfed.data.synthetic import SyntheticDataset
-from cmrfed.data.verify import check_volume
 from cmrfed.errors import CmrfedError, DataError, EvaluationError
 from cmrfed.evaluation.slices import SliceSet, joined, slices_of_synthetic
 from cmrfed.progress import track
@@ -107,6 +108,8 @@ class _Foreign:
         self.resampled = self.rescaled = 0
         self.seen: dict[str, str] = {}
         self.left_out: tuple[str, ...] = ()
+        self.notes: dict[str, list[str]] = {}
+        """What had to be assumed of the files' geometry → patients."""
 
     def read(self) -> Judged:
         patients = read(self.root, self.layout)
@@ -135,6 +138,10 @@ class _Foreign:
                 loaded.append((volume, self._load(case, volume)))
             except DataError as error:
                 self.aside.append((case, str(error)))
+        if patient.phases_assumed and len(loaded) == len(patient.volumes):
+            volumes, ordered, _ = by_cavity(patient, [a for _, a in loaded])
+            loaded = list(zip(volumes, ordered, strict=True))
+        self._note(patient, [a for _, a in loaded])
         for volume, arrays in loaded:
             case = f"{patient.patient_id}_{volume.phase.name}"
             try:
@@ -145,6 +152,12 @@ class _Foreign:
             self.parts.append((patient.patient_id, volume.phase.name, image, mask))
             self.spacing[case] = spacing
             self.unmasked += [case] if mask is None else []
+
+    def _note(self, patient: RawPatient, loaded: Sequence[RawArrays]) -> None:
+        """Keep what had to be assumed of a patient's geometry. Masks are not asked how to turn it: they are judged."""
+        turned = ("the right ventricle lies on the side of the lateral wall",) if lies_otherwise(loaded) else ()
+        for note in dict.fromkeys((*(n for a in loaded for n in a.notes), *turned)):
+            self.notes.setdefault(note, []).append(patient.patient_id)
 
     def _load(self, case: str, volume: RawVolume) -> RawArrays:
         """Read a volume that shows something and is not a copy of another one."""
@@ -188,10 +201,14 @@ class _Foreign:
         )
         named = [f"{case} ({why})" for case, why in self.aside]
         lists = {"set aside": named, "without a mask (in fidelity and leakage only)": self.unmasked}
+        notes = [
+            f"{len(patients)} patients: {note} ({', '.join(patients[:3])})" for note, patients in self.notes.items()
+        ]
         return (
             done,
             *self.left_out,
             *(_listed(text, names, count + len(self.aside)) for text, names in lists.items() if names),
+            *notes,
         )
 
 

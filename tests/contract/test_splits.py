@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, given
 
-from cmrfed.data.cohort import Cohort, CohortHeader, PatientRecord
+from cmrfed.data.cohort import SCHEMA_VERSION, Cohort, CohortHeader, PatientRecord
 from cmrfed.data.partition import PartitionConfig, partition, refuse_lone_values
 from cmrfed.errors import DataError
 
@@ -18,7 +18,7 @@ class Listed(Cohort):
 
     def __init__(self, records: tuple[PatientRecord, ...], chosen: tuple[str, ...] | None = None) -> None:
         header = CohortHeader(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             name="listed",
             source="acdc",
             size_px=8,

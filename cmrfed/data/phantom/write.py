@@ -13,6 +13,7 @@ from cmrfed.data.labels import Phase
 from cmrfed.data.phantom.anatomy import GROUPS, draw_heart
 from cmrfed.data.phantom.render import render
 from cmrfed.data.phantom.signal import ScannerStyle, site_style
+from cmrfed.data.synthetic import affine_of
 from cmrfed.errors import ConfigError
 from cmrfed.progress import track
 from cmrfed.rng import numpy_generator
@@ -117,10 +118,10 @@ def _write_patient(folder: Path, volumes: tuple[PhantomVolume, ...], truth: dict
     frames = 30
     number = {Phase.ED: 1, Phase.ES: 9 + int(str(truth["patient"])[-3:]) % 5}
     for volume in volumes:
-        row, column, depth = volume.spacing_mm
+        affine = affine_of(volume.spacing_mm)
         stem = folder / f"{folder.name}_frame{number[volume.phase]:02d}"
         for array, ending in ((volume.image, ""), (volume.mask, "_gt")):
-            file = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), np.diag([column, row, depth, 1.0]))
+            file = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
             file.header.set_xyzt_units("mm", "sec")
             nib.save(file, f"{stem}{ending}.nii.gz")
     lines = {"ED": number[Phase.ED], "ES": number[Phase.ES], "Group": truth["group"], "NbFrame": frames}

@@ -1,46 +1,45 @@
 """What a source yields: patients whose volumes are read from NIfTI only when they are asked for."""
 
+import gzip
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from cmrfed.data.geometry import Frame, Grid, grid_of, view_of
 from cmrfed.data.labels import Label, Phase, to_canonical
+from cmrfed.data.overlay import lay
 from cmrfed.data.sources.walk import SUFFIXES, stem_of, walk
 from cmrfed.errors import DataError
 
 __all__ = ["SUFFIXES", "RawArrays", "RawPatient", "RawVolume", "find_nifti", "nifti_files", "read_nifti", "stem_of"]
 
-_UNREADABLE = (
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    OSError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    zlib.error,
-)
-PLAUSIBLE_MM = (0.4, 4.0)
-"""In-plane voxel spacing of cine cardiac MRI; a header outside this range says nothing."""
+MOST_BYTES = 4 << 30
+"""Largest content of one file that is read."""
 
 
 @dataclass(frozen=True)
 class RawArrays:
-    """The pixels of one volume as the file stores them, slices first.
+    """The pixels of one volume in the short-axis view of :mod:`cmrfed.data.geometry`.
 
     image: float32 (Z, H, W), any range. mask: uint8 (Z, H, W) canonical, or None.
-    spacing_mm: row, column, slice; None when the header does not know, and ``spacing_note`` says why.
+    spacing_mm: row, column, slice; None when the header does not know, and ``notes`` say why.
+    frame: what the affine says of the patient. base_first: whether the affine says that the first slice is the base.
+    notes: what had to be assumed to bring it into this view.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
     spacing_mm: tuple[float, float, float] | None
-    spacing_note: str | None = None
+    frame: Frame = Frame.ALIGNED
+    base_first: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,25 @@ class RawVolume:
     frame: int | None = None
 
     def load(self) -> RawArrays:
-        """Read image, mask and spacing.
+        """Read image, mask and spacing; lay the mask on its image and turn both into the short-axis view.
 
         Raises:
-            DataError: A file cannot be read, has another number of axes, holds unknown labels, or the mask does
-                not have the shape of the image.
+            DataError: A file cannot be read, has another number of axes, holds unknown labels, does not say where its
+                slices lie, or mask and image cannot be reconciled.
         """
-        image, (spacing, note) = read_nifti(self.image_path, self.frame)
-        if self.mask_path is None:
-            return RawArrays(image.astype(np.float32), None, spacing, note)
-        mask = to_canonical(read_nifti(self.mask_path, self.frame)[0], self.labels, str(self.mask_path))
-        if mask.shape != image.shape:
-            raise DataError(
-                f"{self.mask_path} does not fit its image",
-                got=f"(slices, rows, columns) {mask.shape}",
-                expected=f"{image.shape}, as in {self.image_path.name}",
-                do="export the mask again on the grid of its image",
-            )
-        return RawArrays(image.astype(np.float32), mask, spacing, note)
+        image, grid = read_nifti(self.image_path, self.frame)
+        image, mask, notes = image.astype(np.float32), None, grid.notes
+        view = view_of(grid)
+        if self.mask_path is not None:
+            stored, mask_grid = read_nifti(self.mask_path, self.frame)
+            drawn = to_canonical(stored, self.labels, str(self.mask_path))
+            mask, more = lay(drawn, mask_grid, image, grid, str(self.mask_path))
+            mask, notes = np.ascontiguousarray(view.of(mask)), (*notes, *more)
+        spacing = grid.spacing
+        if spacing is not None:
+            normal, row, column = view.axes
+            spacing = (spacing[row], spacing[column], spacing[normal])
+        return RawArrays(np.ascontiguousarray(view.of(image)), mask, spacing, grid.frame, view.base_first, notes)
 
 
 @dataclass(frozen=True)
@@ -126,52 +126,63 @@ def nifti_files(root: Path) -> list[Path]:
     return walk(root).nifti
 
 
-def read_nifti(
-    path: Path, frame: int | None = None
-) -> tuple[np.ndarray, tuple[tuple[float, float, float] | None, str | None]]:
-    """Read a volume as (Z, Y, X); NIfTI stores (X, Y, Z[, T]).
+def read_nifti(path: Path, frame: int | None = None) -> tuple[np.ndarray, Grid]:
+    """Read a volume as it is stored, to the last byte: a gzip file whose checksum does not fit is refused.
 
     Args:
         path: .nii or .nii.gz.
         frame: Time index of a 4-D file; None reads a 3-D file.
 
     Returns:
-        The array in the file's own type after scaling, and (spacing, note) of :func:`spacing_of`.
+        The array (3 axes, in stored order) in the file's own type after scaling, and its grid.
 
     Raises:
-        DataError: The file cannot be read, or has another number of axes or fewer frames.
+        DataError: The file cannot be read, has another number of axes or fewer frames, or its header contradicts
+            itself (see :func:`cmrfed.data.geometry.grid_of`).
     """
     try:
-        file: Any = nib.load(path)
-        _check_shape(path, file, frame)
-        array = np.asanyarray(file.dataobj if frame is None else file.dataobj[..., frame])
-    except _UNREADABLE as error:
+        stat = path.stat()
+        file = _open(path, stat.st_mtime_ns, stat.st_size)
+        shape = _shape(path, file, frame)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # overflowing scale factors: the values that result are looked at later
+            array = np.asanyarray(file.dataobj).reshape(shape)
+            grid = grid_of(file, str(path))
+    except DataError:
+        raise
+    except Exception as error:  # nibabel and zlib raise many kinds for a damaged file
         raise DataError(f"{path} cannot be read", got=error, expected="a NIfTI file", do="restore the file") from None
-    return array.reshape(file.shape[:3]).transpose(2, 1, 0), spacing_of(file)
+    return (array if frame is None else array[..., frame]), grid
 
 
-def _check_shape(path: Path, file: Any, frame: int | None) -> None:
-    shape = file.shape[:3] + tuple(n for n in file.shape[3:] if n > 1 or frame is not None)
+@lru_cache(maxsize=2)
+def _open(path: Path, _modified: int, _size: int) -> Any:
+    """The file with its whole content; the last two are kept, since both phases may lie in one image and one mask."""
+    if not path.name.endswith(".gz"):
+        return nib.load(path)
+    try:
+        with gzip.open(path) as handle:
+            content = handle.read(MOST_BYTES)
+            while handle.read(1 << 20):  # to the end, where the checksum is tested
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise OSError(f"the file is truncated or damaged: {error}") from None
+    kind = nib.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
+    return kind.from_bytes(content)
+
+
+def _shape(path: Path, file: Any, frame: int | None) -> tuple[int, ...]:
+    """The shape without trailing axes of one: 3 axes, or 4 with ``frame``."""
+    shape = tuple(file.shape[:3]) + tuple(n for n in file.shape[3:] if n > 1)
+    if frame is not None and len(shape) == 3 and len(file.shape) > 3:
+        shape = (*shape, 1)
     fits = len(shape) == 3 if frame is None else len(shape) == 4 and 0 <= frame < shape[3]
-    if not fits or 0 in shape or file.get_data_dtype().fields:
+    plain = isinstance(file, nib.Nifti1Image | nib.Nifti2Image) and file.get_data_dtype().kind in "iufb"
+    if not fits or 0 in shape or not plain:
         wanted = "(X, Y, slices)" if frame is None else f"(X, Y, slices, frames) with frame {frame}"
         raise DataError(
             f"{path} is not an image of that kind",
             got=f"shape {file.shape}, {file.get_data_dtype()}",
             expected=f"{wanted}, plain numbers",
         )
-
-
-def spacing_of(file: Any) -> tuple[tuple[float, float, float] | None, str | None]:
-    """Read row, column and slice spacing in mm from a NIfTI header, or None with the reason.
-
-    Tools that lose the spacing write 1 × 1 × 1 mm with the identity (or its mirror) as affine; such a header
-    is taken as "unknown", as is one whose in-plane spacing no cine scan has (see ``PLAUSIBLE_MM``).
-    """
-    zooms = tuple(float(v) for v in file.header.get_zooms()[:3])
-    if zooms == (1.0, 1.0, 1.0) and np.array_equal(np.abs(file.affine), np.eye(4)):
-        return None, "spacing unknown: the header says 1 mm with an identity affine"
-    low, high = PLAUSIBLE_MM
-    if not (low <= zooms[0] <= high and low <= zooms[1] <= high and 0 < zooms[2] < np.inf):
-        return None, f"spacing unknown: the header's {zooms} mm is not plausible"
-    return (zooms[1], zooms[0], zooms[2]), None
+    return shape

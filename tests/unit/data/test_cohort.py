@@ -119,7 +119,16 @@ def test_errors_of_opening(tmp_path):
     with pytest.raises(DataError, match=r"(?s)cohort\.json is damaged.*size_px"):
         Cohort.open(root)
     (root / "cohort.json").write_text(json.dumps({**header, "schema_version": 99}))
-    with pytest.raises(DataError, match=r"another schema version\. Got: 99\. Expected: 1"):
+    with pytest.raises(DataError, match=r"another version of this project.*version 99\. Expected: 2.*prepare"):
+        Cohort.open(root)
+
+
+def test_a_cohort_of_the_first_version_is_to_be_prepared_again(tmp_path):
+    """Its hearts lie as their files were stored, so they must not be mixed with others."""
+    root = write(tmp_path / "c", [patient("a")]).root
+    header = json.loads((root / "cohort.json").read_text())
+    (root / "cohort.json").write_text(json.dumps({**header, "schema_version": 1, "source": "mnms"}))
+    with pytest.raises(DataError, match=r"turned hearts another way.*Got: schema version 1.*--source mnms"):
         Cohort.open(root)
 
 

@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Label, Phase
-from cmrfed.data.prepare import PrepareConfig, centre_from_motion, crop, heart_centre, orient, prepare, scale
+from cmrfed.data.orientation import orient
+from cmrfed.data.prepare import PrepareConfig, centre_from_motion, crop, heart_centre, prepare, scale
 from cmrfed.data.sources import RawArrays, read
 from cmrfed.errors import DataError
 from tests.source_files import acdc_patient, save, short_axis
@@ -152,13 +153,14 @@ def test_percentiles_must_rise():
         PrepareConfig(percentiles=(99, 1))
 
 
-def test_a_mask_of_one_phase_only_is_not_kept(tmp_path):
+def test_a_patient_with_a_mask_of_one_phase_only_is_set_aside(tmp_path):
+    """As `verify` has always said; its images alone can be used once the other mask is removed too."""
+    acdc_patient(tmp_path / "h" / "good")
     folder = acdc_patient(tmp_path / "h" / "p")
     (folder / "p_frame09_gt.nii.gz").unlink()
     cohort = prepare(tmp_path / "h", tmp_path / "a", "acdc", SMALL)
-    assert not cohort.patients[0].has_mask
-    assert all(v.mask is None for v in cohort.iter_volumes())
-    assert any("only one phase has a mask" in note for note in cohort.patients[0].notes)
+    assert cohort.patient_ids == ("good",)
+    assert "its mask is missing, while the other phase has one" in (tmp_path / "a" / "quarantine.json").read_text()
 
 
 # --- orientation ----------------------------------------------------------------------------
@@ -306,4 +308,4 @@ def test_one_patient_under_two_names_is_kept_once(tmp_path):
     assert cohort.patient_ids == ("patient001",)
     aside = json.loads((tmp_path / "out" / "quarantine.json").read_text())
     assert [item["patient_id"] for item in aside] == ["patient002"]
-    assert "same images as patient001" in aside[0]["reason"]
+    assert "patient001_frame01.nii.gz: the same patient under two identifiers" in aside[0]["reason"]

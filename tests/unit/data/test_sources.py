@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cmrfed.data.geometry import view_of
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.sources import SOURCES, read
 from cmrfed.data.sources.raw import read_nifti
@@ -30,33 +31,35 @@ def volumes(patient):
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_axes_and_spacing_are_turned_together(tmp_path, suffix):
     image = np.arange(2 * 3 * 4).reshape(2, 3, 4).astype(float)
-    got, (spacing, note) = read_nifti(save(tmp_path / f"a{suffix}", image, (1.5, 1.25, 10.0)))
-    assert np.array_equal(got, image)
-    assert (spacing, note) == ((1.25, 1.5, 10.0), None)
+    got, grid = read_nifti(save(tmp_path / f"a{suffix}", image, (1.5, 1.25, 10.0)))
+    assert np.array_equal(view_of(grid).of(got), image)
+    assert (grid.spacing, grid.notes) == ((1.5, 1.25, 10.0), ())
 
 
 @pytest.mark.parametrize(
     ("affine", "known"),
     [
+        (np.diag([1.5, 1.5, 8, 1]), True),
         (np.eye(4), False),
         (np.diag([-1.0, -1, 1, 1]), False),
-        (np.diag([1.0, 1, 8, 1]), True),
+        (np.diag([1.0, 1, 8, 1]), False),
         (np.diag([0.1, 0.1, 8, 1]), False),
         (np.diag([9.0, 9, 8, 1]), False),
     ],
 )
 def test_spacing_is_unknown_when_the_header_knows_nothing(tmp_path, affine, known):
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 2), np.float32), affine), tmp_path / "a.nii")
-    _, (spacing, note) = read_nifti(tmp_path / "a.nii")
-    assert (spacing is not None) == known
-    assert (note is None) == known
+    _, grid = read_nifti(tmp_path / "a.nii")
+    assert (grid.spacing is not None) == known
+    assert any("spacing unknown" in note for note in grid.notes) != known
 
 
 def test_one_millimetre_with_a_real_position_is_believed(tmp_path):
     affine = np.eye(4)
     affine[:3, 3] = (-120, 35, 7)
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 2), np.float32), affine), tmp_path / "a.nii")
-    assert read_nifti(tmp_path / "a.nii")[1] == ((1, 1, 1), None)
+    grid = read_nifti(tmp_path / "a.nii")[1]
+    assert (grid.spacing, grid.slice_axis, grid.notes) == ((1, 1, 1), 2, ())
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -70,7 +73,7 @@ def test_a_damaged_file_is_named(tmp_path):
 
 def test_wrong_number_of_axes(tmp_path):
     film = save(tmp_path / "film.nii", np.zeros((3, 5, 6, 4)))
-    assert read_nifti(film, 3)[0].shape == (3, 5, 6)
+    assert read_nifti(film, 3)[0].shape == (6, 5, 3)
     with pytest.raises(DataError, match=r"not an image of that kind.*\(6, 5, 3, 4\).*Expected: \(X, Y, slices\)"):
         read_nifti(film)
     with pytest.raises(DataError, match=r"with frame 4"):
@@ -140,7 +143,7 @@ def test_a_bad_patient_does_not_hide_the_others(tmp_path):
 def test_a_mask_of_another_shape_is_named(tmp_path):
     folder = acdc_patient(tmp_path / "a")
     save(folder / "a_frame01_gt.nii.gz", short_axis(slices=5)[1])
-    with pytest.raises(DataError, match=r"a_frame01_gt\.nii\.gz does not fit its image.*\(5, 80, 96\).*\(6, 80, 96\)"):
+    with pytest.raises(DataError, match=r"a_frame01_gt\.nii\.gz does not fit its image.*\(96, 80, 5\)"):
         volumes(patients(tmp_path, "acdc")["a"])
 
 
