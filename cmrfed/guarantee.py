@@ -1,8 +1,7 @@
 """The privacy of a run: its plan before anything is trained, its audit, and what may be claimed after it."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ from cmrfed.federation.rounds import RoundStore
 from cmrfed.federation.statements import FILE as STATEMENTS
 from cmrfed.federation.statements import read_statements
 from cmrfed.generators.trainable import make_trainable
-from cmrfed.precision import arithmetic
 from cmrfed.privacy.accountant import epsilon
-from cmrfed.privacy.audit import audit
 from cmrfed.privacy.budget import Plan, noise_to_signal
 from cmrfed.privacy.event import ADJACENCY, PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig
 from cmrfed.privacy.settings import STRICT_DELTA, PrivateTraining
 from cmrfed.privacy.statement import Loss
+from cmrfed.training.audit import audit_training
 from cmrfed.training.loop import Stage
 from cmrfed.training.private import train_only
 
@@ -136,7 +133,7 @@ def _moved(row: dict[str, Any]) -> str:
 
 # --- after --------------------------------------------------------------------------------------
 def audit_experiment(experiment: Experiment) -> list[dict[str, Any]]:
-    """Audit the step of each private stage as it is configured, in seconds, without any patient: rows of audit.json.
+    """Audit the training of each private stage as it is configured, without any patient: rows of audit.json.
 
     Raises:
         ConfigError: The experiment is not private.
@@ -152,26 +149,30 @@ def audit_experiment(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def _audited(experiment: Experiment, stage: Stage, request: PrivateTraining) -> dict[str, Any]:
-    training = experiment.training(stage)
-    half = arithmetic(training.precision, experiment.compute.device).itemsize < 4
-    config = MechanismConfig(
-        clip_norm=request.clip_norm,
-        declared_patients=request.declared_patients,
-        precision="bf16" if half else "fp32",
+    found = audit_training(
+        stage, experiment.generator(stage), experiment.training(stage), request, experiment.compute.device
     )
-    found = audit(request.noise_multiplier, config)
-    measured = {name: value if math.isfinite(value) else None for name, value in asdict(found).items()}
-    return {"stage": stage, **measured, "passed": found.passed}
+    return {"stage": stage, **found.row()}
 
 
 def audit_text(rows: list[dict[str, Any]]) -> str:
-    """The audit in words, for the terminal."""
-    return "\n".join(
-        f"{row['stage']}: σ = {row['noise_multiplier']:.3f}: {measured_mu(row)}, {row['canaries']} canaries, "
-        f"theory {row['theory']:.3f}: "
-        + ("passed" if row["passed"] else "FAILED: the step releases more than it promises")
-        for row in rows
+    """The audit in words, for the terminal: one line for each stage, and one for each property of its step."""
+    return "\n".join(line for row in rows for line in _audit_lines(row))
+
+
+def _audit_lines(row: dict[str, Any]) -> Iterator[str]:
+    verdict = "passed" if row["passed"] else f"FAILED: {failed_checks(row)}"
+    yield (
+        f"{row['stage']}: σ = {row['noise_multiplier']:.3f}: {measured_mu(row)}, theory {row['theory']:.3f}; "
+        f"{len(row['checks'])} properties: {verdict}"
     )
+    for check in row["checks"]:
+        yield f"  {'ok  ' if check['passed'] else 'FAIL'}  {check['name']}: {check['measured']}; {check['expected']}"
+
+
+def failed_checks(row: dict[str, Any]) -> str:
+    """Names of the properties of a row of audit.json that do not hold."""
+    return "; ".join(check["name"] for check in row.get("checks", ()) if not check["passed"]) or "no detail is kept"
 
 
 def measured_mu(row: dict[str, Any]) -> str:

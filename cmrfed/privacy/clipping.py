@@ -58,28 +58,50 @@ def check_module(module: nn.Module) -> None:
         )
 
 
-class BufferGuard:
-    """Notices any write to the buffers of a module: what a forward pass writes there reaches the server unclipped."""
+class StateGuard:
+    """Notices any write to a module, bit by bit: what a forward pass writes there reaches the server unclipped.
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module, self._seen = module, self._state(module)
+    Copies are compared, so that writes are found that torch does not count: by ``.data``, or to a frozen parameter.
 
-    @staticmethod
-    def _state(module: nn.Module) -> dict[str, tuple[int, int]]:
-        return {name: (id(buffer), buffer._version) for name, buffer in module.named_buffers()}
+    Args:
+        module: Its parameters and buffers are copied now.
+        but: Parameters that may change.
+    """
+
+    def __init__(self, module: nn.Module, but: Sequence[nn.Parameter] = ()) -> None:
+        self._module, self._free = module, {id(p) for p in but}
+        self._seen = {name: (id(tensor), tensor.detach().clone()) for name, tensor in self._state().items()}
+
+    def _state(self) -> dict[str, Tensor]:
+        parameters = {name: p for name, p in self._module.named_parameters() if id(p) not in self._free}
+        return {**parameters, **dict(self._module.named_buffers())}
 
     def check(self) -> None:
         """Compare with the state at construction.
 
         Raises:
-            PrivacyError: A buffer was written, replaced or added.
+            PrivacyError: A parameter or a buffer was written, replaced or added.
         """
-        now = self._state(self._module)
-        changed = sorted(name for name in self._seen | now if self._seen.get(name) != now.get(name))
+        now = self._state()
+        changed = sorted(name for name in self._seen | now if not self._same(name, now))
         if changed:
             raise PrivacyError(
-                "a forward pass wrote to a buffer of the module: it depends on the patients, and has no noise",
-                got=", ".join(changed),
-                expected="buffers that stay as they are",
-                do="use a module without running statistics",
+                "a forward pass wrote to a buffer or a parameter of the module: it depends on the patients, and has "
+                "no noise",
+                got=", ".join(changed[:5]),
+                expected="weights and buffers that stay as they are while gradients are taken",
+                do="use a module without running statistics, and write to none of its tensors",
             )
+
+    def _same(self, name: str, now: dict[str, Tensor]) -> bool:
+        if name not in self._seen or name not in now:
+            return False
+        identity, copy = self._seen[name]
+        tensor = now[name].detach()
+        alike = id(now[name]) == identity and tensor.shape == copy.shape and tensor.dtype == copy.dtype
+        return alike and torch.equal(_bits(tensor), _bits(copy))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """As whole numbers, so that NaN is equal to itself and -0 is not 0."""
+    return tensor.contiguous().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_zeros(0)

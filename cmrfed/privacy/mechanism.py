@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from cmrfed.config import Section
 from cmrfed.errors import PrivacyError
-from cmrfed.privacy.clipping import BufferGuard, check_module, record_gradient
+from cmrfed.privacy.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.noise import open_noise_source
 from cmrfed.privacy.sampling import poisson_sample
@@ -101,6 +101,7 @@ class PrivateSGD:
             raise PrivacyError("too many records for exact sums", expected=f"at most {MOST_RECORDS:,}")
         self.module, self.event, self.records, self.config = module, event, records, config
         self.steps_left = event.steps
+        self._untrained = StateGuard(module, but=self.parameters)  # from the first step to the last
         self.device = self.parameters[0].device
         noise = open_noise_source(self.device)
         self.noise_source = f"{noise.name}; each value the sum of four (arXiv 2107.10138)"
@@ -123,7 +124,7 @@ class PrivateSGD:
             learning_rate: For this step; a function of its number alone.
 
         Raises:
-            PrivacyError: All steps are taken, an earlier one failed, or the forward pass wrote to a buffer.
+            PrivacyError: All steps are taken, an earlier one failed, or the forward pass wrote to the module.
         """
         if not self.steps_left:
             raise PrivacyError(
@@ -151,7 +152,7 @@ class PrivateSGD:
         Returns:
             Seconds.
         """
-        guard, start = BufferGuard(self.module), time.monotonic()
+        guard, start = StateGuard(self.module), time.monotonic()
         self._begin()
         try:
             _, gradient = self._gradient(losses)
@@ -166,7 +167,7 @@ class PrivateSGD:
 
     def _accumulate(self, sampled: list[int], losses_of: Callable[[int], Tensor]) -> StepNotes:
         """Sum the clipped gradients of the sampled records into ``summed_grad``, float64."""
-        guard, start = BufferGuard(self.module), time.monotonic()
+        guard, start = StateGuard(self.module), time.monotonic()
         self._begin()
         losses, clipped, missing = [], 0, 0
         for record in sampled:
@@ -178,6 +179,7 @@ class PrivateSGD:
             clipped += int(found[1] > self.config.clip_norm)
         self.record_seconds += time.monotonic() - start
         guard.check()
+        self._untrained.check()
         return StepNotes(len(sampled), clipped, missing, sum(losses) / len(losses) if losses else None)
 
     def _begin(self) -> None:

@@ -18,7 +18,7 @@ from cmrfed.artifacts import write_text
 from cmrfed.data.account import fact_lines
 from cmrfed.data.synthetic import INTENDED_USE, Manifest
 from cmrfed.evaluation.pictures import REAL_PATIENTS
-from cmrfed.guarantee import measured_mu
+from cmrfed.guarantee import failed_checks, measured_mu
 from cmrfed.report.folder import Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs
 from cmrfed.report.plots import Chart, curves
@@ -68,7 +68,9 @@ def _mechanism(contents: Contents) -> list[list[str]]:
 def _mechanism_row(plan: dict[str, Any], found: dict[str, Any] | None) -> list[str]:
     measured = "not audited"
     if found:
-        word = "passed" if found["passed"] else "FAILED: the step does not keep its word"
+        word = "passed" if found["passed"] else f"FAILED: {failed_checks(found)}"
+        if found.get("checks"):
+            word += f" ({len(found['checks'])} properties)"
         measured = f"{measured_mu(found)}, theory {found['theory']:.3f}: {word}"
     return [
         plan["stage"],

@@ -18,7 +18,7 @@ from cmrfed.data.public import PublicPatients, public_patients
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.trainable import Trainable
 from cmrfed.precision import arithmetic
-from cmrfed.privacy.clipping import BufferGuard, check_module, record_gradient
+from cmrfed.privacy.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.settings import Subspace
 from cmrfed.rng import fold, numpy_generator, torch_generator
 from cmrfed.training.augment import augment
@@ -44,13 +44,13 @@ class Coordinates(nn.Module):
         self._directions = directions
         self._moved = [p for p in network.parameters() if p.requires_grad]
         self._start = [p.detach().clone() for p in self._moved]
+        self._guard = StateGuard(network)
 
     def losses(self, losses_of: Callable[[int], Tensor], record: int) -> Tensor:
         """The mean of a record's losses, as a function of z: its gradient by z is U times that by the weights."""
-        guard = BufferGuard(self._network[0])
         losses = losses_of(record)
         gradient = record_gradient(losses, self._moved)
-        guard.check()
+        self._guard.check()
         mean = losses.detach().float().mean()
         if gradient is None:
             return mean * torch.nan
@@ -65,6 +65,7 @@ class Coordinates(nn.Module):
         parts = shift.split([p.numel() for p in self._moved])
         for parameter, start, part in zip(self._moved, self._start, parts, strict=True):
             parameter.copy_(start + part.view_as(start))
+        self._guard = StateGuard(self._network[0])
 
 
 def public_directions(generator: Trainable, stage: Stage, config: Subspace, training: TrainingConfig) -> Tensor:

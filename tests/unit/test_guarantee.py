@@ -13,7 +13,8 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.guarantee import audit_experiment, audit_text, claim, own_events, plan_rows, plan_text, requests
 from cmrfed.pipeline import begin, train
 from cmrfed.privacy.accountant import epsilon
-from cmrfed.privacy.audit import AuditResult
+from cmrfed.privacy.audit import AuditResult, Check
+from cmrfed.privacy.audit.mu import Mu
 from cmrfed.privacy.policy import SitePolicy
 
 TINY = {"backbone": {"channels": [32], "patch_px": 8, "norm_groups": 4}}
@@ -118,24 +119,34 @@ def test_settings_that_would_undo_privacy_are_refused(changes: dict, message: st
 
 
 # --- audit --------------------------------------------------------------------------------------
-def test_the_audit_runs_the_configured_step_of_each_stage() -> None:
-    rows = audit_experiment(experiment())
+def test_the_audit_runs_the_configured_training_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("cmrfed.guarantee.audit_training", lambda *told: asked.append(told) or made_audit(1.2))
+    tried = experiment()
+    rows = audit_experiment(tried)
     assert [row["stage"] for row in rows] == ["mask", "image"]
-    assert [row["noise_multiplier"] for row in rows] == [r.noise_multiplier for r in requests(experiment()).values()]
+    settings = [(s, tried.generator(s), tried.training(s), r, "cpu") for s, r in requests(tried).items()]
+    assert asked == settings
     assert audit_text(rows).count("theory") == 2
     with pytest.raises(ConfigError, match="no private step to audit"):
         audit_experiment(experiment(**NOT_PRIVATE))
 
 
-def test_a_failed_audit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    loud = AuditResult(9.0, 8.0, 10.0, 7.0, 1.0, 0.99, 100, 10, 2.0)
-    monkeypatch.setattr("cmrfed.guarantee.audit", lambda *_: loud)
-    assert "FAILED: the step releases more than it promises" in audit_text(audit_experiment(experiment()))
-    bare = AuditResult(math.inf, math.inf, math.inf, math.inf, 1.0, 0.99, 100, 10, 2.0)
-    monkeypatch.setattr("cmrfed.guarantee.audit", lambda *_: bare)
+def made_audit(mu: float, p_value: float = 0.5) -> AuditResult:
+    lines = (Check("noise: mean", "+0.001", "0.000", 0.7), Check("noise: law", "distance 0.1", "near 0", p_value))
+    return AuditResult(lines, Mu(mu, mu - 1, mu + 1, 1.0, 100), 2.0, 10)
+
+
+def test_a_failed_audit_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmrfed.guarantee.audit_training", lambda *_: made_audit(1.2, 1e-9))
+    text = audit_text(audit_experiment(experiment()))
+    assert "µ = 1.200 (0.200 to 2.200 at 99%), theory 1.000; 2 properties: FAILED: noise: law" in text
+    assert "  ok    noise: mean: +0.001; 0.000" in text
+    assert "  FAIL  noise: law: distance 0.1; near 0" in text
+    monkeypatch.setattr("cmrfed.guarantee.audit_training", lambda *_: made_audit(math.inf, 0.0))
     rows = audit_experiment(experiment())
     assert rows[0]["mu"] is None
-    assert "µ = ∞ (there is no noise), 100 canaries, theory 1.000: FAILED" in audit_text(rows)
+    assert "µ = ∞ (there is no noise), theory 1.000" in audit_text(rows)
 
 
 # --- after --------------------------------------------------------------------------------------
