@@ -7,6 +7,7 @@ before the answer leaves::
                                           shares.json      who takes part, and the shares that were sealed for them
                                           masked.json      whose shares have come, and with which weight
     state/<run>/<stage>/unmasked/<key>.json                the one request to unmask that was answered; kept for ever
+    sums/<digest of an update>.json                        the session that this update is summed in; kept for ever
 
 The steps are in docs/secure-aggregation.md, the mathematics in `cmrfed.federation.secure_sum`.
 """
@@ -24,7 +25,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from pydantic import Field, ValidationError
 
-from cmrfed.artifacts import digest_json, load_state, new_folder, read_json, write_json
+from cmrfed.artifacts import digest_json, digest_state, load_state, new_folder, read_json, write_json
 from cmrfed.config import Section
 from cmrfed.errors import FederationError, SiteRefused
 from cmrfed.federation.messages import SAFE_NAME, PublicKeys, State, to_array_record, to_state
@@ -187,6 +188,7 @@ class SiteMasking:
         self.site, self.key, self.folder = site, key, folder
         self.round = folder / f"round-{number:04d}"
         self.secure, self.marker = self.round / "secure", folder / "unmasked" / f"{key}.json"
+        self.sums = folder.parents[2] / "sums"
 
     # --- before the steps -----------------------------------------------------------------------
     def open(self, session: str, threshold: int, *, private: bool) -> PublicKeys:
@@ -209,11 +211,20 @@ class SiteMasking:
             return _public(read_json(path))
 
     def _in_no_other_sum(self, session: str) -> None:
-        if self.marker.is_file() and read_json(self.marker)["session"] != session:
-            raise SiteRefused(
-                "this update is part of a sum already; from a second sum with other sites it could be told",
-                do="go on with the run that asked first, or begin a run with another seed",
-            )
+        """Each update is unmasked in one session alone, whatever run, stage or round it is asked for.
+
+        The same request is known by its key, although other threads may change last bits of its update; the same update
+        by its digest, although another request asks for it.
+        """
+        for marker in (self.marker, self._mark_of_update()):
+            if marker.is_file() and read_json(marker)["session"] != session:
+                raise SiteRefused(
+                    "this update is part of a sum already; from a second sum with other sites it could be told",
+                    do="go on with the run that asked first, or begin a run with another seed",
+                )
+
+    def _mark_of_update(self) -> Path:
+        return self.sums / f"{digest_state(self._update())}.json"
 
     # --- the steps ------------------------------------------------------------------------------
     def share(self, step: ShareStep) -> dict[str, str]:
@@ -310,6 +321,7 @@ class SiteMasking:
             half = len(next(iter(shares.values()))) // 2
             made = {name: text[:half] if name in sent else text[half:] for name, text in shares.items()}
             answer = {"session": step.session, "answer": made}
+            write_json(self._mark_of_update(), {"session": step.session})
             return dict(self._once("", step, lambda: answer, self.marker)["answer"])
 
     # --- memory ---------------------------------------------------------------------------------
@@ -346,10 +358,8 @@ class SiteMasking:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One message at a time, whatever processes answer them."""
-        if not self.marker.parent.is_dir():
-            with new_folder(self.marker.parent):
-                pass
-        handle = os.open(self.marker.parent, os.O_RDONLY)
+        self.sums.mkdir(exist_ok=True)
+        handle = os.open(self.sums, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

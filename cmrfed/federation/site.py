@@ -380,7 +380,7 @@ class Site:
             run = partial(private.run, first, steps)
             budget = rehearse(private, job, limits)
         else:
-            trainer = plain = LocalTrainer(*common, fold(job.seed, "site", self.record.name))
+            trainer = plain = LocalTrainer(*common, self._seed(job))
             limits.check(memory_gib=plain.needed_bytes() / GIB)
             run = partial(plain.run, first, steps, anchor=arrays, proximal_mu=job.proximal_mu)
             run = partial(run, longest_s=limits.round_seconds)
@@ -398,6 +398,15 @@ class Site:
             return result, reply, optimizer_state(trainer.optimizer)
 
         return train
+
+    def _seed(self, job: StageJob) -> int:
+        """Seed of training without privacy; within a secure sum no other request gets the same draws.
+
+        Otherwise two runs that differ in name alone would give the same updates, and sums over other sites would differ
+        by the update of one.
+        """
+        asked = (self.record.name,) if job.secure_threshold is None else (self.record.name, job.key)
+        return fold(job.seed, "site", *asked)
 
     def _sent(self, job: StageJob, new: State, old: State) -> State:
         """What a reply carries: the weights, or their change, in fewer bits or to be masked.

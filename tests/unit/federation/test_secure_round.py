@@ -222,6 +222,45 @@ def test_a_server_that_lost_its_sum_gets_no_second_one(tmp_path: Path, monkeypat
         secure_run(tmp_path, 3).start_or_resume()
 
 
+def another_run(run_dir: Path, spoil: Spoil = lambda site, kind, content: content, **settings: object):
+    """The same recipe under another name, in another folder, at the same sites."""
+    grid = FaultyGrid(run_dir, 3, spoil)
+    settings = {"min_sites": 2, "retries": 0, "secure_aggregation": {"threshold": 2}, **settings}
+    run = federated_run(run_dir, tiny_stage(rounds=1), grid=grid, sites=3, **settings)
+    run.run_id, run.run_dir = "other-run", run_dir / "other"
+    return run
+
+
+def test_the_same_update_in_a_run_of_another_name_is_in_no_second_sum(tmp_path: Path) -> None:
+    """A sum over three sites and one over two of them would differ by the update of the third."""
+    make_sites(tmp_path, 3)
+    secure_run(tmp_path, 3).start_or_resume()
+    with pytest.raises(FederationError, match=r"refused \(this update is part of a sum already; from a second sum"):
+        another_run(tmp_path, losing("train", 2)).start_or_resume()
+    assert not list((tmp_path / "other").rglob("global.safetensors"))
+
+
+def test_an_update_of_which_no_mask_was_taken_out_may_be_in_another_sum(tmp_path: Path) -> None:
+    make_sites(tmp_path, 3)
+    with pytest.raises(FederationError, match="stopped at step masked"):
+        secure_run(tmp_path, 3, losing("train.masked", 0, 1)).start_or_resume()
+    another_run(tmp_path).start_or_resume()
+    assert list((tmp_path / "other").rglob("global.safetensors"))
+
+
+def test_draws_of_a_secure_sum_are_those_of_its_request_alone(tmp_path: Path) -> None:
+    site = Site.open(make_sites(tmp_path, 3)[0])
+    plain = [tiny_request(run=name)[0] for name in ("r", "other")]
+    summed = [
+        tiny_request(secure_threshold=2, **change)[0] for change in ({}, {"run": "other"}, {"proximal_mu": 1e-30})
+    ]
+    assert site._seed(plain[0]) == site._seed(plain[1])
+    assert len({site._seed(job) for job in [plain[0], *summed]}) == 4
+    assert site._seed(summed[0]) == site._seed(tiny_request(secure_threshold=2, threads=4)[0]), (
+        "repeated, it is the same"
+    )
+
+
 # --- what the server sees -----------------------------------------------------------------------
 def test_what_reaches_the_server_is_masked_and_no_update(tmp_path: Path) -> None:
     make_sites(tmp_path, 3)
