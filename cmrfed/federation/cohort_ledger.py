@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cmrfed.data.cohort import Cohort
-from cmrfed.errors import DataError, PrivacyError
+from cmrfed.errors import DataError
 from cmrfed.privacy.chain import Chain
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.place import END, assigned_folder, beside
@@ -31,8 +31,8 @@ def cohort_ledger(root: Path, site: str, cohort: Cohort, *, named: bool = False)
         named: Whether its owner has named the ledger, and so knows of others beside.
 
     Raises:
-        PrivacyError: The ledger is gone, damaged or older than what the site remembers, or lies where it would be lost.
-        DataError: Patients have paid in another ledger.
+        PrivacyError: The ledger is gone, damaged or older than what the site remembers.
+        DataError: Patients have paid in another ledger, or the ledger lies where it would be lost.
     """
     place = assigned_folder(root)
     _refuse_inside(place, cohort)
@@ -70,7 +70,7 @@ def _mark(identity: str, text: str) -> str:
 def _refuse_inside(place: Path, cohort: Cohort) -> None:
     folder = cohort.root.resolve()
     if place.is_relative_to(folder) or (folder / END).exists():
-        raise PrivacyError(
+        raise DataError(
             "the privacy ledger lies inside the cohort, and would be deleted when the cohort is prepared again",
             got=place if place.is_relative_to(folder) else folder / END,
             expected=f"a folder beside it, such as {beside(folder)}",

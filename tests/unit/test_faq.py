@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cmrfed import pipeline
+from cmrfed.artifacts import write_json
 from cmrfed.data.cohort import Cohort, write_cohort
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.checks import probe
@@ -125,6 +126,27 @@ def damaged_ledger(folder: Path) -> None:
     PrivacyLedger(folder).history()
 
 
+def own_ledger(folder: Path) -> PrivacyLedger:
+    write_json(folder / "site.json", {"name": "ward", "cohort": "cohort"})
+    ledger = PrivacyLedger.create(folder)
+    ledger.reserve(event(1))
+    return ledger
+
+
+def ledger_is_gone(folder: Path) -> None:
+    shutil.rmtree(own_ledger(folder).folder)
+    PrivacyLedger.create(folder)
+
+
+def older_ledger(folder: Path) -> None:
+    ledger = own_ledger(folder)
+    saved = {name: (ledger.folder / name).read_bytes() for name in ("ledger.jsonl", "ledger.head")}
+    ledger.reserve(event(2))
+    for name, data in saved.items():
+        (ledger.folder / name).write_bytes(data)
+    ledger.history()
+
+
 def ask(patients: int = 20, **changes: object) -> None:
     SitePolicy(epsilon_cap=0.1, delta=0.001).check(event(**changes), History(), patients)
 
@@ -181,6 +203,8 @@ PROVOCATIONS: dict[str, Callable[[Path], object]] = {
     "is in use": in_use,
     "training and hold-out share": shared_patients,
     "has no privacy ledger": lambda folder: PrivacyLedger(folder).history(),
+    "ledger is gone": ledger_is_gone,
+    "older than what the site": older_ledger,
     "is damaged": damaged_ledger,
     "would exceed the site": lambda _: ask(),
     "does not permit": lambda _: ask(unit="none", sigma=0.0),

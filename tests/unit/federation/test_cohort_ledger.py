@@ -108,10 +108,10 @@ def test_a_ledger_that_is_named_is_used(tmp_path: Path, cohort: Path) -> None:
 def test_a_ledger_inside_the_cohort_is_refused_since_preparing_deletes_it(
     tmp_path: Path, cohort: Path, place: str
 ) -> None:
-    with pytest.raises(PrivacyError, match="lies inside the cohort"):
+    with pytest.raises(DataError, match="lies inside the cohort"):
         kit(tmp_path / "kit", cohort, ledger=place.format(cohort=cohort))
     (cohort / ".ledger").mkdir()  # what a slash at the end of a variable in compose.yaml makes
-    with pytest.raises(PrivacyError, match="lies inside the cohort"):
+    with pytest.raises(DataError, match="lies inside the cohort"):
         kit(tmp_path / "other", cohort)
 
 
