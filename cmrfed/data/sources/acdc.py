@@ -73,6 +73,8 @@ def _grouped(tree: Tree) -> dict[tuple[Path, str], _Files]:
     together = Counter(folder for folder, _ in every)
     for files in every.values():
         files.shares_folder = together[files.folder] > 1
+        for number in sorted(set(files.masks) - set(files.images)) if files.images else ():
+            tree.leave(files.folder / min(files.masks[number]), "masks without their image", lost=True)
     return every
 
 

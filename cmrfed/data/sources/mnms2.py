@@ -46,7 +46,7 @@ def read(tree: Tree) -> Iterator[RawPatient]:
     bare = folders_without_images(tree, {folder for folder, _ in volumes}, {*names, *table.names})
     for folder in bare:
         yield without_images(tree, folder, EXPECTED)
-    yield from in_table_alone(table.others(names | {folder.name for folder in bare}))
+    yield from in_table_alone(table.others(names | {folder.name for folder in bare}), tree.root)
 
 
 def _patient(tree: Tree, name: str, folder: Path, table: PatientTable) -> RawPatient:

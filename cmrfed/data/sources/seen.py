@@ -85,8 +85,8 @@ def once(tree: Tree, files: Mapping[K, tuple[str, list[Path]]]) -> list[K]:
     return [key for key in files if key not in left]
 
 
-def in_table_alone(names: Iterable[str]) -> Iterator[RawPatient]:
+def in_table_alone(names: Iterable[str], root: Path) -> Iterator[RawPatient]:
     """Yield patients of a table of whom nothing else is there: a table often covers more than one folder."""
     for name in names:
         problem = DataError(f"{name} is in the CSV, and its images are not below the folder")
-        yield RawPatient(name, (), problem=problem, skipped=True)
+        yield RawPatient(name, (), path=root, problem=problem, skipped=True)

@@ -110,8 +110,9 @@ def _code(name: str) -> str:
 def _find(tree: Tree, key: str) -> list[Path]:
     """The CSVs with the column ``key`` below the folder, or in the nearest of the folders just above it."""
     below = [p for p in tree.files if _is_table(p)]
+    above = tree.root.absolute().parent
     looked: list[Path] = []
-    for level in (below, _beside(tree.root.parent), _beside(tree.root.parent.parent)):
+    for level in (below, _beside(above), _beside(above.parent)):
         looked += level
         if found := [path for path in level if _layout(decoded(path), key)]:
             return found
@@ -120,7 +121,7 @@ def _find(tree: Tree, key: str) -> list[Path]:
     raise DataError(
         f"{tree.root} has no table of patients",
         got="; ".join(broken[:3])
-        or [p.name for p in looked[:5]]
+        or [p.name for p in looked if p.suffix.lower() != ".txt"][:5]
         or (f"no CSV, but {sheets[0]}" if sheets else "no CSV"),
         expected=f"a CSV with the column '{key}'",
         do="save the spreadsheet as CSV" if sheets else "put the CSV of the data set into its folder",
@@ -128,7 +129,7 @@ def _find(tree: Tree, key: str) -> list[Path]:
 
 
 def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in (".csv", ".tsv") and not path.name.startswith((".", "~$"))
+    return path.suffix.lower() in (".csv", ".tsv", ".txt") and not path.name.startswith((".", "~$"))
 
 
 def _beside(folder: Path) -> list[Path]:

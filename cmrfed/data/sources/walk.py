@@ -180,7 +180,7 @@ def walk(root: Path) -> Tree:
     """
     if printable(str(root.absolute())) != str(root.absolute()):
         raise DataError(f"{printable(str(root))} is not in UTF-8", do="rename the folder")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{root} is not a folder", expected="the folder of the data set", do="check the path")
     if any(clutter(part) == "trash" for part in root.absolute().parts):
         raise DataError(f"{root} lies in the trash", expected="a folder in use", do="move the data out of it first")
@@ -224,7 +224,7 @@ class _Walk:
                 path = folder / name
                 if printable(name) != name:
                     self._tree.leave(path, "names that are not UTF-8 (rename them)", lost=True)
-                elif path.is_symlink():
+                elif os.path.islink(path):
                     self._links.append(path)
                 elif (kind := self._kind(path)) == "folder" and self._may_enter(path):
                     waiting.append(path)
@@ -304,7 +304,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _why(path: Path, error: OSError) -> tuple[str, str]:
     """Why a path cannot be followed, for its patient and as a kind."""
-    if not path.is_symlink():
+    if not os.path.islink(path):
         return f"cannot be opened: {error.strerror}", "files that cannot be opened"
     if error.errno == errno.ELOOP:
         return "is a link that leads to itself", "links that lead to themselves"

@@ -82,6 +82,14 @@ def test_folders_without_frames_are_accounted_for(tmp_path):
     assert set(found) == {"patient001", "patient002", "patient003", "other", "patient004"}
 
 
+def test_a_lone_mask_beside_frames_is_pointed_out(tmp_path):
+    folder = acdc_patient(tmp_path / "p1")
+    save(folder / "p1_frame05_gt.nii.gz", short_axis()[1])
+    data = read(tmp_path, "acdc")
+    assert [(item.path, item.lost) for item in data.left_out] == [("p1/p1_frame05_gt", True)]
+    assert data.patients[0].problem is None
+
+
 def test_only_folders_without_frames(tmp_path):
     (tmp_path / "patient001").mkdir()
     assert "holds no image" in ids(tmp_path)["patient001"]

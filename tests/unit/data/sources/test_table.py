@@ -1,5 +1,6 @@
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -106,6 +107,13 @@ def test_several_tables_are_read_together(tmp_path):
     (tmp_path / "scans" / "~$info.csv").write_bytes(b"lock of a spreadsheet")
     found = table(tmp_path, "External code,ED,ES\nA,0,5\n")
     assert values(found, "A")[:2] == ["0", "5"]
+
+
+def test_a_table_above_a_folder_that_is_named_from_where_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "a" / "scans").mkdir(parents=True)
+    (tmp_path / "info.txt").write_bytes("External code\tED\tES\r\nA\t0\t5\r\n".encode("utf-16"))
+    monkeypatch.chdir(tmp_path / "a")
+    assert PatientTable(walk(Path("scans")), KEY, COLUMNS).names == ["A"]
 
 
 def test_a_table_above_the_folder(tmp_path):

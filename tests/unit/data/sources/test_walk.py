@@ -159,6 +159,7 @@ def test_what_cannot_be_opened_is_named(tmp_path, monkeypatch):
     tree = walk(tmp_path)
     assert shown(tree) == ["p1/p1.nii.gz"]
     assert tree.broken == {tmp_path / "p2": "cannot be opened: Permission denied"}
+    assert [(item.path, item.lost) for item in tree.left_out] == [("p2", True)]
     with pytest.raises(DataError, match="p2 cannot be opened"):
         walk(tmp_path / "p2")
 
