@@ -1,6 +1,7 @@
 """What a source yields: patients whose volumes are read from NIfTI only when they are asked for."""
 
 import gzip
+import math
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ __all__ = ["SUFFIXES", "RawArrays", "RawPatient", "RawVolume", "find_nifti", "ni
 
 MOST_BYTES = 4 << 30
 """Largest content of one file that is read."""
+MOST_VOXELS = 1 << 28
+"""Largest number of voxels of one volume: 80 times those of a large cine scan."""
+_LONGEST_HEADER = 544
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -156,19 +161,47 @@ def read_nifti(path: Path, frame: int | None = None) -> tuple[np.ndarray, Grid]:
 
 
 @lru_cache(maxsize=2)
-def _open(path: Path, _modified: int, _size: int) -> Any:
+def _open(path: Path, _modified: int, size: int) -> Any:
     """The file with its whole content; the last two are kept, since both phases may lie in one image and one mask."""
-    if not path.name.endswith(".gz"):
-        return nib.load(path)
+    if not path.name.lower().endswith(".gz"):
+        file: Any = nib.load(path)
+        if _declared(file.header) > size:
+            raise ValueError(f"the header declares {_declared(file.header)} bytes, the file has {size}")
+        return file
     try:
         with gzip.open(path) as handle:
-            content = handle.read(MOST_BYTES)
-            while handle.read(1 << 20):  # to the end, where the checksum is tested
-                pass
+            start = handle.read(_LONGEST_HEADER)
+            kind = nib.Nifti2Image if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
+            header = kind.header_class(start[: kind.header_class.template_dtype.itemsize], check=False)
+            content = start + _rest(handle, _declared(header))
     except (OSError, EOFError, zlib.error) as error:
         raise OSError(f"the file is truncated or damaged: {error}") from None
-    kind = nib.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
     return kind.from_bytes(content)
+
+
+def _declared(header: Any) -> int:
+    """How many bytes a header says that its file has, before memory is taken for them.
+
+    Raises:
+        ValueError: They are none, or more than a scan has.
+    """
+    shape = tuple(int(n) for n in header.get_data_shape())
+    size = int(header.get_data_offset()) + math.prod(shape) * int(header.get_data_dtype().itemsize)
+    if not shape or min(shape) <= 0 or size > MOST_BYTES or math.prod(shape[:3]) > MOST_VOXELS:
+        raise ValueError(f"the header declares shape {shape} and {size} bytes, which no scan has")
+    return size
+
+
+def _rest(handle: gzip.GzipFile, wanted: int) -> bytes:
+    """The next ``wanted`` bytes or some more; what follows is read too, for the checksum at the end, and dropped."""
+    blocks, length = [], 0
+    while block := handle.read(_BLOCK):
+        if length <= wanted:
+            blocks.append(block)
+        length += len(block)
+        if length > MOST_BYTES:
+            raise ValueError(f"the file has more than {MOST_BYTES} bytes, which no scan has")
+    return b"".join(blocks)
 
 
 def _shape(path: Path, file: Any, frame: int | None) -> tuple[int, ...]:
