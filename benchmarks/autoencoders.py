@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import run_benchmark
 from benchmarks.choices import agreement
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
@@ -75,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import run_benchmark
 from benchmarks.sampling import SUBSETS, Material, from_run
 from cmrfed.data.draws import gather
 from cmrfed.data.labels import STRUCTURES
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

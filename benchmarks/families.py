@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import run_benchmark
 from cmrfed.artifacts import read_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
@@ -125,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

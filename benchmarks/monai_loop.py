@@ -14,6 +14,8 @@ recipe's sampler, and DDIM in the tutorial's inferer. All take turns within one 
     python -m benchmarks.monai_loop
     python -m benchmarks.monai_loop --size 64
     python -m benchmarks.monai_loop --quick        # tiny networks: shows that it runs
+
+It needs einops, which MONAI's network asks for: pip install -e '.[dev]'.
 """
 
 import argparse
@@ -32,13 +34,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks import run_benchmark
 from benchmarks.training import QUICK, RECIPE, endless, phantom_cohort
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.experiment import Experiment, resolve
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.precision import arithmetic
+from cmrfed.precision import arithmetic, autocast
 from cmrfed.training.loop import LocalTrainer, stage_inputs
 
 LABELS = 4
@@ -83,7 +86,7 @@ class Tutorial:
         self.optimizer = torch.optim.Adam(network.parameters(), lr=rate)
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[object]:
-        return torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32)
+        return autocast("cpu", self.dtype)
 
     def train(self, steps: int) -> None:
         """Take steps."""
@@ -194,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main, "einops")

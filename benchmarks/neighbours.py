@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
+from benchmarks import run_benchmark
 from cmrfed.evaluation.nearest import neighbours
 
 Search = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -103,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

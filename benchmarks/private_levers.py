@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import run_benchmark
 from benchmarks.training import QUICK, phantom_cohort
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
@@ -32,7 +33,7 @@ from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.guarantee import plan_rows
 from cmrfed.pipeline import Data, open_data, stage_specs, write_sites
-from cmrfed.precision import arithmetic
+from cmrfed.precision import arithmetic, autocast
 from cmrfed.pretrain import pretrained
 from cmrfed.training.loop import stage_inputs
 
@@ -91,7 +92,7 @@ def holdout_loss(made: Generator, usual: GeneratorConfig, cohort: Cohort, draws:
     rng, total = torch.Generator().manual_seed(1), []
     dtype = arithmetic("bf16", "cpu")
     generator.network.eval()
-    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with torch.no_grad(), autocast("cpu", dtype):
         for _ in range(draws):
             for rows in np.array_split(cohort.rows, -(-len(cohort.rows) // batch)):
                 raw, cond = stage_inputs(gather(cohort, rows), "image", UNKNOWN)
@@ -166,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

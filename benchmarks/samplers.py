@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from benchmarks import run_benchmark
 from benchmarks.sampling import SUBSETS, from_run
 from cmrfed.data.draws import gather
 from cmrfed.evaluation.features import Extractor, FeatureConfig, open_extractor
@@ -101,4 +102,4 @@ def plot(curves: Curves, floor: float, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

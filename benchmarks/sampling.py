@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import run_benchmark
 from benchmarks.training import QUICK, phantom_cohort
 from cmrfed.artifacts import read_json
 from cmrfed.data.cohort import Cohort
@@ -199,4 +200,4 @@ def compare(material: Material, args: argparse.Namespace, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import run_benchmark
 from benchmarks.training import phantom_cohort
 from cmrfed.artifacts import read_json
 from cmrfed.data.cohort import Cohort
@@ -157,4 +158,4 @@ def table(args: argparse.Namespace, cohort: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

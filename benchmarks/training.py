@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks import run_benchmark
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.partition import PartitionConfig, partition
@@ -44,7 +45,7 @@ from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.generator import Generator
-from cmrfed.precision import arithmetic
+from cmrfed.precision import arithmetic, autocast
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.training.loop import LocalTrainer, Stage, stage_inputs
 
@@ -94,7 +95,7 @@ class Plain:
             clean, planes = next(self.batches)
             noise = torch.randn_like(clean)
             noisy, time_, target = self._perturb(clean, noise)
-            with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+            with autocast("cpu", self.dtype):
                 inputs = torch.cat([functional.pixel_unshuffle(noisy, self.patch), planes], 1)
                 out = functional.pixel_shuffle(self.unet(inputs, time_, return_dict=False)[0], self.patch)
                 loss = functional.mse_loss(out.float(), target)
@@ -223,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import STRUCTURES, Label, Phase
 from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.surface import PIXELS, Spacing, SurfaceDistance, surface_distance
+from cmrfed.precision import Precision, arithmetic, autocast
 from cmrfed.rng import torch_generator
 
 
@@ -35,8 +36,8 @@ class SegmenterConfig(Section):
     """Of AdamW (arXiv 1711.05101)."""
     seeds: int = Field(3, ge=1)
     """Number of segmenters of each arm."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the network's arithmetic."""
+    precision: Precision = "bf16"
+    """Of the network's arithmetic: bf16 where the processor computes in it, fp32 everywhere else."""
     augment: bool = True
     """Vary the slices as :func:`augment` does."""
     mixed_share: float = Field(0.5, gt=0, lt=1)
@@ -158,12 +159,12 @@ def train_segmenter(
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps + 1)
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    learnt = _only(labels)
+    learnt, dtype = _only(labels), arithmetic(config.precision, "cpu")
     for _ in range(config.steps):
         x, y = _batch(sources, config, random)
         if config.augment:
             x, y = augment(x, y, random)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast("cpu", dtype):
             logits = model(x.contiguous(memory_format=torch.channels_last))
         loss = loss_of(logits.float(), learnt[y][:, None])
         optimiser.zero_grad(set_to_none=True)

@@ -31,6 +31,7 @@ from cmrfed.evaluation.segmenter import (
     labelled_slices,
     train_segmenter,
 )
+from cmrfed.precision import granted
 from cmrfed.progress import track
 
 __all__ = ["ARMS", "Examination", "Runs", "arm_on_other_images", "arms_findings", "site_utility", "utility"]
@@ -97,7 +98,9 @@ class Examination:
         first, second = sources
         data = [digest_state({"images": s.images, "masks": s.masks}) for s in (first, second) if s is not None]
         plain = {key for key in ("augment", "mixed_share") if getattr(self.config, key) == getattr(_USUAL, key)}
-        settings = self.config.model_dump(exclude={"seeds"} | plain)
+        settings = self.config.model_dump(exclude={"seeds"} | plain) | {
+            "precision": granted(self.config.precision, "cpu")
+        }
         name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
         path = self.cache / f"segmenter-{name}.safetensors"
         model = build_segmenter(self.config, seed)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cmrfed.config import Section
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.generators.backbone import Channels
+from cmrfed.precision import full_precision
 
 
 class AutoencoderConfig(Section):
@@ -142,7 +143,7 @@ class LatentCodec(nn.Module):
     def encode(self, raw: Tensor) -> Tensor:
         """Images => latents."""
         self._refuse_untrained()
-        with torch.autocast(raw.device.type, enabled=False):
+        with full_precision(raw.device.type):
             mean: Tensor = self.vae.encode(raw.float()).latent_dist.mean
         return mean
 
@@ -150,7 +151,7 @@ class LatentCodec(nn.Module):
     def decode(self, array: Tensor) -> Tensor:
         """Latents => images, clipped to [-1, 1]."""
         self._refuse_untrained()
-        with torch.autocast(array.device.type, enabled=False):
+        with full_precision(array.device.type):
             image: Tensor = self.vae.decode(array.float()).sample
         return image.clamp(-1, 1)
 

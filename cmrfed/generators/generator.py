@@ -20,6 +20,7 @@ from cmrfed.generators.codec import CodecName, make_codec
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.process import DDPMConfig, FlowConfig, ProcessConfig, make_process
 from cmrfed.generators.samplers import SamplerConfig, make_sampler
+from cmrfed.precision import autocast, full_precision
 
 
 class GeneratorSettings(Section):
@@ -131,7 +132,7 @@ class Generator(nn.Module):
             shared_seeds: B seeds of a second noise; items with the same one resemble each other.
             shared: Share of the variance of the initial noise that comes from ``shared_seeds``, in [0, 1].
             batch_size: Items at a time.
-            precision: torch.bfloat16 for autocast, where the processor has it.
+            precision: Of the arithmetic, as `cmrfed.precision.arithmetic` gives it.
             on_batch: Called with the number of items done.
             on_state: Called with the time that is left, from 1000 to 0, and each batch as it stands then, decoded:
                 before every evaluation of the network, and at 0. A sampler that corrects a step comes twice to a
@@ -153,7 +154,7 @@ class Generator(nn.Module):
         for start in range(0, len(cond), batch_size):
             part = slice(start, start + batch_size)
             noise = self._noise(seeds[part], None if shared_seeds is None else shared_seeds[part], shared)
-            with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            with autocast(self.device.type, precision):
                 array = self._integrate(noise, cond[part].to(self.device), seeds[part], config, on_state)
             parts.append(self.codec.decode(array).cpu())
             if on_batch:
@@ -205,7 +206,7 @@ class Generator(nn.Module):
 
     def _shown(self, array: Tensor) -> Tensor:
         """A state, decoded just as a sample is: outside of autocast, on the CPU."""
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device.type):
             return self.codec.decode(array).cpu()
 
     def sampler(self, config: SamplerConfig | None = None) -> SchedulerMixin:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from cmrfed.config import Section
 from cmrfed.errors import PrivacyError
+from cmrfed.precision import arithmetic, autocast
 from cmrfed.privacy.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.noise import open_noise_source
@@ -214,7 +215,7 @@ class PrivateSGD:
 
     def _gradient(self, losses: Callable[[], Tensor]) -> tuple[float, list[Tensor] | None]:
         """Mean loss of one record, and its gradient, as `record_gradient` gives it."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with autocast(self.device.type, arithmetic(self.config.precision, self.device.type)):
             values = losses()
         gradient = record_gradient(values, self.parameters)
         return float(values.detach().float().mean()), gradient

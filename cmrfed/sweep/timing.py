@@ -16,7 +16,7 @@ from cmrfed.generators.autoencoder import AutoencoderConfig, autoencoder_loss, b
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.pipeline import stage_specs
-from cmrfed.precision import arithmetic
+from cmrfed.precision import arithmetic, autocast
 
 REPEATS = 2
 """Timed steps of each kind, after one that is not; their median counts."""
@@ -55,7 +55,7 @@ class Clock:
 
             def step() -> None:
                 optimizer.zero_grad(set_to_none=True)
-                with torch.autocast(self.device, dtype, enabled=dtype != torch.float32):
+                with autocast(self.device, dtype):
                     loss = generator.loss(raw, cond, rng).mean()
                 loss.backward()
                 optimizer.step()
@@ -104,7 +104,7 @@ class Clock:
 
             def step() -> None:
                 optimizer.zero_grad(set_to_none=True)
-                with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                with autocast("cpu", dtype):
                     loss = F.cross_entropy(model(images).float(), labels)
                 loss.backward()
                 optimizer.step()

@@ -25,7 +25,7 @@ from cmrfed.errors import PrivacyError
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import GeneratorConfig
 from cmrfed.generators.trainable import make_trainable
-from cmrfed.precision import arithmetic
+from cmrfed.precision import granted
 from cmrfed.privacy.audit import AuditResult, Check, audit
 from cmrfed.privacy.audit.checks import Finding, binomial_p, normal_p, squares_p, worst_of, yes_or_no
 from cmrfed.privacy.audit.run import EXACT_NOISE
@@ -65,11 +65,10 @@ def audit_training(
     Raises:
         PrivacyError: A step cannot be made with these settings.
     """
-    half = arithmetic(training.precision, device) == torch.bfloat16
     config = MechanismConfig(
         clip_norm=privacy.clip_norm,
         declared_patients=privacy.declared_patients,
-        precision="bf16" if half else "fp32",
+        precision=granted(training.precision, device),
     )
     found = audit(
         privacy.noise_multiplier,

@@ -15,7 +15,7 @@ from cmrfed.generators.autoencoder import (
     build_autoencoder,
     standardise,
 )
-from cmrfed.precision import Precision, arithmetic
+from cmrfed.precision import Precision, arithmetic, autocast
 from cmrfed.progress import track
 from cmrfed.rng import fold, numpy_generator, torch_generator
 from cmrfed.training.augment import AugmentConfig, augment
@@ -74,7 +74,7 @@ def train_autoencoder(
     with track("Training the autoencoder on the phantom", training.steps) as progress:
         for step in range(training.steps):
             images = _images(cohort, training, seed, step).to(device)
-            with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            with autocast(images.device.type, dtype):
                 rng = torch_generator(seed, "autoencoder noise", step)
                 loss = autoencoder_loss(network, images, rng, training.kl_weight)
             optimizer.param_groups[0]["lr"] = training.rate_at(step)

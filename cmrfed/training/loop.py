@@ -19,7 +19,7 @@ from cmrfed.data.draws import SliceBatch, draw_rows, gather
 from cmrfed.errors import DataError, SiteRefused
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.trainable import Trainable
-from cmrfed.precision import Precision, arithmetic
+from cmrfed.precision import Precision, arithmetic, autocast
 from cmrfed.rng import numpy_generator, torch_generator
 from cmrfed.training.augment import AugmentConfig, augment
 from cmrfed.training.rehearsal import made_up_slices, needed_bytes
@@ -194,7 +194,7 @@ class LocalTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         device = self.generator.device.type
         dtype = arithmetic(self.config.precision, device)
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             loss = self.generator.loss(raw, cond, rng).mean()
         loss.backward()
         if hold is not None:

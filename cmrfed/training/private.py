@@ -16,7 +16,7 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import NO_SLICE, SliceBatch, gather
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.generators.trainable import Trainable
-from cmrfed.precision import arithmetic
+from cmrfed.precision import granted
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD, StepNotes
 from cmrfed.privacy.settings import PrivateTraining, Subspace
@@ -81,11 +81,10 @@ class PrivateTrainer:
         trained = train_only(generator.network, privacy.trained)
         self.coordinates = self._coordinates(privacy.subspace)
         self.optimizer = config.make_optimizer(trained if self.coordinates is None else [self.coordinates.z])
-        dtype = arithmetic(config.precision, generator.device.type)
         mechanism = MechanismConfig(
             clip_norm=privacy.clip_norm,
             declared_patients=privacy.declared_patients,
-            precision="bf16" if dtype == torch.bfloat16 else "fp32",
+            precision=granted(config.precision, generator.device.type),
         )
         module = self.coordinates or generator.network
         self.steps = PrivateSGD(module, self.optimizer, event, len(self.records), mechanism)

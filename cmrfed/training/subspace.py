@@ -17,7 +17,7 @@ from cmrfed.data.draws import gather
 from cmrfed.data.public import PublicPatients, public_patients
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.trainable import Trainable
-from cmrfed.precision import arithmetic
+from cmrfed.precision import arithmetic, autocast, full_precision
 from cmrfed.privacy.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.settings import Subspace
 from cmrfed.rng import fold, numpy_generator, torch_generator
@@ -54,7 +54,7 @@ class Coordinates(nn.Module):
         mean = losses.detach().float().mean()
         if gradient is None:
             return mean * torch.nan
-        with torch.autocast(self.z.device.type, enabled=False):
+        with full_precision(self.z.device.type):
             slope = self._directions @ torch.cat([g.flatten() for g in gradient])
             return mean + ((self.z - self.z.detach()) * slope).sum()
 
@@ -114,7 +114,7 @@ def _gradients(
         if training.augment:
             batch = augment(batch, training.augment, rng, with_images=stage != "mask")
         raw, cond = stage_inputs(batch, stage, UNKNOWN)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(device.type, dtype):
             losses = generator.loss(raw.to(device), cond.to(device), rng)
         gradient = record_gradient(losses, moved)
         if gradient is not None:

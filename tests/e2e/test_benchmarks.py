@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
         ("training", r"images/s, federation of 4 sites : plain diffusers loop = [\d.]+"),
         ("sampling", r"images/s, .+ : .+ = [\d.]+"),
         ("monai_loop", r"images/s in sampling, ours : MONAI's tutorial loop = [\d.]+"),
+        ("emulated_bf16", r"time of a step of the image stage, forced : float32 = [\d.]+"),
         ("neighbours", r"time, cdist : blocks = [\d.]+"),
         ("scale", r"peak memory, 3 : 2 sites = [\d.]+"),
         ("private_levers", r"recipe +[\d.]+ .* s\nK = 1 +[\d.]+ "),
