@@ -20,6 +20,7 @@ from benchmarks import run_benchmark
 from cmrfed.artifacts import read_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
+from cmrfed.evaluation.reading import read_evaluation
 from cmrfed.evaluation.result import EvaluationReport, Metric
 from cmrfed.experiment import Experiment
 from cmrfed.generators.generator import Generator
@@ -28,13 +29,13 @@ from cmrfed.progress import say
 from cmrfed.training.loop import LocalTrainer, stage_inputs
 
 QUALITY = {
-    "KID": "KID (phantom-cnn-v1)",
-    "SSIM": "SSIM, mask-paired",
-    "Dice, synthetic only, hold-out": "Dice, trained on synthetic only, tested on hold-out",
-    "the same over real": "Dice ratio synthetic / real, hold-out",
+    "KID": "fidelity.kid.synthetic.phantom-cnn-v1",
+    "SSIM": "fidelity.ssim.paired",
+    "Dice, synthetic only, hold-out": "utility.dice.synthetic.holdout",
+    "the same over real": "utility.dice-ratio.synthetic.holdout",
 }
 """Column => metric of the evaluation; Dice on every other data set is added."""
-FLOOR = "KID (phantom-cnn-v1), training against hold-out"
+FLOOR = "fidelity.kid.training.phantom-cnn-v1"
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Family:
     def __post_init__(self) -> None:
         record = read_json(self.run_dir / "run.json")
         self.experiment = Experiment.model_validate(record["experiment"])
-        self.report = EvaluationReport.model_validate(read_json(self.run_dir / "evaluation" / "evaluation.json"))
+        self.report = read_evaluation(self.run_dir / "evaluation" / "evaluation.json")
         site = read_json(self.run_dir / "sites" / "00" / "site.json")
         self.cohort = Cohort.open(site["cohort"]).select(site["patients"])
         self.generator = Generator.load(self.run_dir / "generators" / "image")
@@ -74,9 +75,9 @@ class Family:
         self.generator.sample(cond, range(images), batch_size=images, precision=precision)
         self.draw_s.append((time.monotonic() - start) / images)
 
-    def find(self, name: str) -> Metric | None:
+    def find(self, metric_id: str) -> Metric | None:
         """A metric of the run's evaluation."""
-        return self.report.find(name)
+        return self.report.find(metric_id)
 
     def row(self, others: list[str]) -> list[str]:
         """Cells of the table, with the metrics ``others`` of other data sets."""
@@ -85,11 +86,10 @@ class Family:
         return [self.experiment.name, *(cell(self.find(name)) for name in names), *speeds, f"{self.parameters:,}"]
 
 
-def external(report: EvaluationReport) -> list[str]:
-    """Metrics of what synthetic slices teach for other data sets."""
-    start = "Dice, trained on synthetic only, tested on "
-    names = [m.name for m in report.metrics if m.name.startswith(start) and ":" not in m.name]
-    return [name for name in names if name != QUALITY["Dice, synthetic only, hold-out"]]
+def external(report: EvaluationReport) -> dict[str, str]:
+    """Test set => metric of what synthetic slices teach for it, but for the hold-out."""
+    found = report.select("utility.dice", arm="synthetic", structure=None, segmenter=None)
+    return {str(m.test): m.id for m in found if m.test not in (None, "holdout")}
 
 
 def cell(metric: Metric | None) -> str:
@@ -115,13 +115,12 @@ def main() -> None:
         for family in families:
             family.turn(turn, args.steps, args.images)
         say(f"turn {turn + 1} of {args.turns}")
-    others = list(dict.fromkeys(name for family in families for name in external(family.report)))
-    tests = [name.rpartition(" ")[2] for name in others]
-    head = ["recipe", *QUALITY, *(f"Dice, {name}" for name in tests), "training images/s", "images/s", "parameters"]
+    others = {test: metric_id for family in families for test, metric_id in external(family.report).items()}
+    head = ["recipe", *QUALITY, *(f"Dice, {test}" for test in others), "training images/s", "images/s", "parameters"]
     print("| " + " | ".join(head) + " |")
     print("| " + " | ".join("---" for _ in head) + " |")
     for family in families:
-        print("| " + " | ".join(family.row(others)) + " |")
+        print("| " + " | ".join(family.row([*others.values()])) + " |")
     print(f"\n{FLOOR}: {cell(families[0].find(FLOOR))}; {args.threads} thread(s)")
 
 

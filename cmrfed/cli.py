@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from cmrfed.cli_deploy import add_to
-from cmrfed.errors import CmrfedError, ConfigError, PrivacyError, SweepError
+from cmrfed.errors import CmrfedError, ConfigError, PrivacyError, SweepError, leave_error
 from cmrfed.progress import console, say
 from cmrfed.recipes import find_recipe, find_sweep
 
@@ -472,5 +472,6 @@ def main() -> None:
 def _fail(error: BaseException, text: str, debug: bool) -> None:
     if debug:
         raise error
+    leave_error(text, getattr(error, "code", None))
     console.print(f"error: {text}", style="bold red" if console.is_terminal else None, markup=False, soft_wrap=True)
     sys.exit(1)

@@ -1,5 +1,21 @@
 """Errors that a user can act on: what happened, what was got, what was expected, what to do."""
 
+import contextlib
+import json
+import os
+from pathlib import Path
+
+ERROR_FILE = "CMRFED_ERROR_FILE"
+"""Environment variable: the file that a command which fails writes its error to, for the program that started it."""
+
+
+def leave_error(text: str, code: str | None = None) -> None:
+    """Write an error as JSON to the file that `ERROR_FILE` names, if it names one that can be written."""
+    path = os.environ.get(ERROR_FILE)
+    if path:
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"error": text, "code": code}, ensure_ascii=False))
+
 
 class CmrfedError(Exception):
     """Base of every error that is reported to the user as one paragraph, without a traceback.
@@ -9,10 +25,19 @@ class CmrfedError(Exception):
         got: What was found.
         expected: What would have been accepted.
         do: What the user can do about it.
+        code: The kind of error, for code that depends on it; sentences may change.
     """
 
-    def __init__(self, what: str, *, got: object = None, expected: object = None, do: str | None = None) -> None:
-        self.what, self.got, self.expected, self.do = what, got, expected, do
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        do: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        self.what, self.got, self.expected, self.do, self.code = what, got, expected, do, code
         parts = [what.rstrip(".") + "."]
         parts += [f"Got: {got}."] if got is not None else []
         parts += [f"Expected: {expected}."] if expected is not None else []

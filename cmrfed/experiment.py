@@ -213,6 +213,10 @@ class Experiment(Section):
         return digest_json(tree)
 
 
+INVALID_RECIPE = "invalid-recipe"
+"""Code of the error that settings do not make an experiment."""
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a YAML recipe, by the rules of `cmrfed.strict_yaml`.
 
@@ -287,7 +291,8 @@ def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -
     except ValidationError as error:
         problems = "; ".join(_in_words(problem) for problem in error.errors())
         where = recipe if isinstance(recipe, Path) else "the recipe"
-        raise ConfigError(f"{where} cannot be used", got=problems, do="correct these settings") from None
+        do = "correct these settings"
+        raise ConfigError(f"{where} cannot be used", got=problems, do=do, code=INVALID_RECIPE) from None
 
 
 def _with_threads(tree: dict[str, Any]) -> dict[str, Any]:

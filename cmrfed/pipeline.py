@@ -24,7 +24,7 @@ from cmrfed.data.pool import pool
 from cmrfed.data.prepare import PrepareConfig, prepare
 from cmrfed.data.synthetic import PAIRED, RECONSTRUCTED, Case, Manifest, PostProcessed, SyntheticDataset
 from cmrfed.errors import CmrfedError, ConfigError, DataError
-from cmrfed.evaluation.judge import claim_of, evaluate
+from cmrfed.evaluation.judge import check_test_names, claim_of, evaluate
 from cmrfed.experiment import STAGES, Experiment
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
@@ -106,6 +106,7 @@ def _split(experiment: Experiment, whole: Cohort, run_dir: Path) -> dict[str, An
 def _externals(experiment: Experiment) -> dict[str, Cohort]:
     """The other data sets; opened before training too, so that a wrong path does not show after it."""
     places = experiment.data.external
+    check_test_names(places)
     return {name: _open_sized(Path(place), experiment.data.size_px) for name, place in places.items()}
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from cmrfed.artifacts import read_json
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.evaluation.pictures import REAL_PATIENTS
+from cmrfed.evaluation.reading import read_evaluation
 from cmrfed.progress import say
 
 FINAL = 0
@@ -58,8 +59,8 @@ def scalars_of(run_dir: Path) -> list[Scalar]:
         raise DataError(f"{run_dir} is not a run", expected="a folder made by `cmrfed run`", do="give its folder")
     found = [scalar for path in sorted(run_dir.glob("*/round-*/metrics.json")) for scalar in _round(read_json(path))]
     judged = run_dir / "evaluation" / "evaluation.json"
-    metrics = read_json(judged)["metrics"] if judged.exists() else []
-    values = [Scalar(f"{m['axis']}/{m['name']}", FINAL, m["value"]) for m in metrics if m.get("value") is not None]
+    metrics = read_evaluation(judged).metrics if judged.exists() else ()
+    values = [Scalar(m.id.replace(".", "/", 1), FINAL, m.value) for m in metrics if m.value is not None]
     return [*found, *values]
 
 

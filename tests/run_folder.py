@@ -8,7 +8,8 @@ from cmrfed.artifacts import write_json
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.pictures import enlarge, grey, outlined, save_png, sheet
 from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest
-from cmrfed.evaluation.result import EvaluationReport, Metric
+from cmrfed.evaluation.catalogue import metric, series, unavailable
+from cmrfed.evaluation.result import Estimate, EvaluationReport, Metric, Notice, Series, Verdict
 from cmrfed.synthesis.write import write_dataset
 
 SITES = {"site-0": {"DCM": 5, "NOR": 2}, "site-1": {"HCM": 6}, "site-2": {"MINF": 4, "RV": 3}}
@@ -112,48 +113,56 @@ def _write_evaluation(folder: Path, random: np.random.Generator) -> None:
         save_png(folder / "pictures" / f"{name}.png", sheet(rows))
     EvaluationReport(
         metrics=_metrics(),
-        warnings=("Only 10 patients are held out: intervals are wide.",),
+        warnings=(Notice(text="Only 10 patients are held out: intervals are wide."),),
         series=_series(random),
         sizes={"train": 20, "holdout": 10, "synthetic": 3},
-        verdict={
-            "fidelity": "Fair: KID is 0.0123; real patients have 0.0010. Rule: good up to 0.001, fair up to 0.02.",
-            "anatomy": "Good: 97 % of the masks have a closed myocardium. Rule: good from 95 %.",
-            "memorisation": "No sign of copying found: 2 % copies. This is no guarantee of privacy.",
-            "utility": "Poor: 0.70 of the Dice of a segmenter trained on real images. Rule: poor below 0.9.",
-        },
+        verdicts=_verdicts(),
     ).write(folder)
 
 
-def _metrics() -> tuple[Metric, ...]:
-    dice = {"axis": "utility", "unit": "Dice, 0 to 1", "n": 10, "higher_is_better": True}
-    floor = "reference: one half of the real images against the other"
+def _verdicts() -> tuple[Verdict, ...]:
     return (
-        Metric(axis="fidelity", name="KID", value=0.0123, low=0.01, high=0.015, n=120, higher_is_better=False,
-               reference=0.001, detail=floor),
-        Metric(axis="fidelity", name="SSIM, mask-paired", value=0.412, low=0.39, high=0.43, n=10,
-               higher_is_better=True, detail="mean over slices of the hold-out patients"),
-        Metric(axis="fidelity", name="LPIPS", unavailable="there are no backbone weights on this machine. "
-               "Do: name a file with evaluation.lpips_backbone"),
-        Metric(axis="anatomy", name="closed myocardium", value=0.97, n=48, unit="share", higher_is_better=True,
-               reference=0.99),
-        Metric(axis="memorisation", name="nearer to train than to hold-out", value=0.52, low=0.4, high=0.64, n=48,
-               unit="share", reference=0.5, detail="0.5 is expected when nothing is remembered"),
-        Metric(name="Dice, trained on real only, tested on hold-out", value=0.802, low=0.76, high=0.84, **dice),
-        Metric(name="Dice, trained on synthetic only, tested on hold-out", value=0.786, low=0.74, high=0.82,
-               reference=0.802, detail="mean over structures; 3 seed(s), 0.781 to 0.792", **dice),
+        Verdict(axis="fidelity", level="fair", word="Fair", text="KID is 0.0123; real patients have 0.0010.",
+                rule="Good up to 0.001, fair up to 0.02."),
+        Verdict(axis="anatomy", level="good", word="Good", text="97 % of the masks have a closed myocardium.",
+                rule="Good from 95 %."),
+        Verdict(axis="memorisation", level="none-found", word="No sign of copying found",
+                text="2 % copies. This is no guarantee of privacy."),
+        Verdict(axis="utility", level="poor", word="Poor", text="0.70 of the Dice of one trained on real images.",
+                rule="Poor below 0.9."),
     )  # fmt: skip
 
 
-def _series(random: np.random.Generator) -> dict[str, dict[str, tuple[float, ...]]]:
-    def some(mean: float, spread: float, count: int) -> tuple[float, ...]:
-        return tuple(random.normal(mean, spread, count).tolist())
+def _metrics() -> tuple[Metric, ...]:
+    def of(**qualifiers: str) -> dict[str, str]:
+        return qualifiers
 
-    return {
-        "Dice per patient, hold-out": {
-            "real only": some(0.8, 0.05, 10),
-            "synthetic only": some(0.78, 0.05, 10),
-            "real and synthetic": some(0.83, 0.04, 10),
-        },
-        "LV area, px": {"real": some(400, 60, 80), "synthetic": some(380, 70, 48)},
-        "distance to the nearest neighbour": {"train": some(0.4, 0.05, 48), "hold-out": some(0.41, 0.05, 48)},
-    }
+    floor = "reference: one half of the real images against the other"
+    return (
+        metric("fidelity.kid", Estimate(0.0123, 0.01, 0.015), of(arm="synthetic", space="phantom-cnn-v1"), n=120,
+               reference=0.001, detail=floor),
+        metric("fidelity.ssim", Estimate(0.412, 0.39, 0.43), of(arm="paired"), n=10,
+               detail="mean over slices of the hold-out patients"),
+        unavailable("fidelity.lpips", "there are no backbone weights on this machine. "
+                    "Do: name a file with evaluation.lpips_backbone", of(arm="paired")),
+        metric("anatomy.closed-rings", 0.97, of(arm="synthetic"), n=48, reference=0.99),
+        metric("memorisation.nearer-to-training", Estimate(0.52, 0.4, 0.64), of(space="pixels"), n=48, reference=0.5,
+               detail="0.5 is expected when nothing is remembered"),
+        metric("utility.dice", Estimate(0.802, 0.76, 0.84), of(arm="real", test="holdout"), n=10),
+        metric("utility.dice", Estimate(0.786, 0.74, 0.82), of(arm="synthetic", test="holdout"), n=10,
+               reference=0.802, detail="mean over structures; 3 seed(s), 0.781 to 0.792"),
+    )  # fmt: skip
+
+
+def _series(random: np.random.Generator) -> tuple[Series, ...]:
+    def some(mean: float, spread: float, count: int) -> list[float]:
+        return random.normal(mean, spread, count).tolist()
+
+    dice = {"real": some(0.8, 0.05, 10), "synthetic": some(0.78, 0.05, 10), "both": some(0.83, 0.04, 10)}
+    areas = {"holdout": some(400, 60, 80), "synthetic": some(380, 70, 48)}
+    near = {"synthetic-to-training": some(0.4, 0.05, 48), "synthetic-to-holdout": some(0.41, 0.05, 48)}
+    return (
+        series("utility.dice-per-patient", dice, {"test": "holdout"}),
+        series("anatomy.shape", areas, {"structure": "lv", "quantity": "area"}, unit="pixels"),
+        series("memorisation.nearest-distance", near, {"space": "pixels"}),
+    )

@@ -35,7 +35,7 @@ grid:
   seed: [0, 1]
 """
 RUNNER = """
-import json, shutil, sys, time
+import json, os, shutil, sys, time
 from pathlib import Path
 import yaml
 recipe = Path(sys.argv[1])
@@ -46,18 +46,21 @@ with (folder.parent.parent / "calls.txt").open("a") as calls:
 time.sleep(orders.get("seconds", 0))
 if "error" in orders:
     print("Traceback of something else")
-    sys.exit("error: " + orders["error"])
+    Path(os.environ["CMRFED_ERROR_FILE"]).write_text(json.dumps({"error": orders["error"], "code": None}))
+    sys.exit(1)
 shutil.copytree(orders["sites"], folder / "sites", dirs_exist_ok=True)
 epsilon = tree["privacy"]["epsilon"]
 value = 0.8 - (0.6 / epsilon if epsilon else 0) + 0.01 * tree["seed"]
 metrics = [
-    {"axis": "utility", "name": "Dice, trained on synthetic only, tested on hold-out", "value": value, "reference": 0.9,
-     "low": value - 0.02, "high": value + 0.02, "n": 5},
-    {"axis": "fidelity", "name": "KID (phantom-cnn-v1)", "value": 1 - value, "low": 0.9 - value, "high": 1.1 - value},
-    {"axis": "leakage", "name": "Membership attacks, black box", "unavailable": "too few. Do: hold out more"},
+    {"axis": "utility", "measure": "dice", "arm": "synthetic", "test": "holdout", "name": "Dice of synthetic",
+     "value": value, "reference": 0.9, "low": value - 0.02, "high": value + 0.02, "n": 5, "unit": "dice"},
+    {"axis": "fidelity", "measure": "kid", "arm": "synthetic", "space": "phantom-cnn-v1", "name": "KID",
+     "value": 1 - value, "low": 0.9 - value, "high": 1.1 - value},
+    {"axis": "leakage", "measure": "membership", "space": "black-box", "name": "Membership",
+     "unavailable": "too few. Do: hold out more"},
 ]
 (folder / "evaluation").mkdir(exist_ok=True)
-(folder / "evaluation" / "evaluation.json").write_text(json.dumps({"metrics": metrics}))
+(folder / "evaluation" / "evaluation.json").write_text(json.dumps({"schema_version": 2, "metrics": metrics}))
 noise = 8 / (epsilon or 1)
 plan = [{"stage": s, "noise_multiplier": 2 * noise, "noise_to_signal": noise} for s in ("mask", "image")]
 (folder / "run.json").write_text(json.dumps({

@@ -1,4 +1,4 @@
-"""White-box leakage: can patients who were learned from be told from others by a saved generator?
+"""White-box membership inference: does a saved generator tell training patients from others?
 
 All families are asked for the noise in an array x = a x_0 + s ε: DDPM at time t has a = √ᾱ_t and s = √(1 - ᾱ_t); flow
 matching has a = 1 - σ and s = σ, with σ chosen for the same ratio s / a as the cosine schedule has at t. The network's
@@ -19,6 +19,7 @@ from torch import Tensor
 from cmrfed.data.cohort import Cohort, PatientRecord
 from cmrfed.data.draws import gather
 from cmrfed.errors import EvaluationError
+from cmrfed.evaluation.catalogue import unavailable
 from cmrfed.evaluation.membership import (
     FEWEST,
     Attack,
@@ -29,7 +30,6 @@ from cmrfed.evaluation.membership import (
     ceiling_series,
     matched,
     too_few,
-    unavailable,
 )
 from cmrfed.evaluation.memorisation import repeated_patients
 from cmrfed.evaluation.result import Findings
@@ -49,12 +49,14 @@ STRIDE = 10
 """Between the deterministic steps of SecMI."""
 BATCH = 64
 FEWEST_REFERENCES = 2
+SPACE = "white-box"
+"""How these attacks have access, in ids."""
 SOURCES = {
     "loss": "minus the error of the predicted noise, t ≤ 200, same noise for all patients (arXiv 2302.03262)",
-    "SimA": f"minus the norm of the noise that is seen in the clean image at t = {NEAR} (arXiv 2509.25003)",
-    "PIA": f"minus the change of the predicted noise from t = 0 to {NEAR}, 4-norm (arXiv 2305.18355)",
-    "SecMI": f"minus the error of a step there and back at t = {NEAR} (arXiv 2302.01316)",
-    "calibrated loss": "the loss score less its mean under the reference generators (arXiv 2111.08440)",
+    "sima": f"minus the norm of the noise that is seen in the clean image at t = {NEAR} (arXiv 2509.25003)",
+    "pia": f"minus the change of the predicted noise from t = 0 to {NEAR}, 4-norm (arXiv 2305.18355)",
+    "secmi": f"minus the error of a step there and back at t = {NEAR} (arXiv 2302.01316)",
+    "calibrated-loss": "the loss score less its mean under the reference generators (arXiv 2111.08440)",
 }
 """Attack → its score."""
 
@@ -167,9 +169,9 @@ def _scored(target: Generator, slices: Slices, config: AttackConfig, seed: int) 
     probe = Probe(target)
     return {
         "loss": loss_score(probe, slices, config.noises, seed),
-        "SimA": sima_score(probe, slices),
-        "PIA": pia_score(probe, slices),
-        "SecMI": secmi_score(probe, slices),
+        "sima": sima_score(probe, slices),
+        "pia": pia_score(probe, slices),
+        "secmi": secmi_score(probe, slices),
     }
 
 
@@ -192,7 +194,7 @@ def patient_scores(
             found = _scored(target, slices, config, seed)
             if references:
                 usual = torch.stack([_loss_of(r, slices, config, seed) for r in references]).mean(0)
-                found["calibrated loss"] = found["loss"] - usual
+                found["calibrated-loss"] = found["loss"] - usual
             for attack, values in found.items():
                 parts.setdefault(attack, []).append(values)
             bar.advance(len(slices.clean))
@@ -264,18 +266,17 @@ def white_box(
             f"{len(members)} pairs of training and hold-out patients with masks have the same group and vendor; "
             f"{FEWEST} are needed. Do: hold out more patients of the groups and vendors that are trained on"
         )
-        return Findings(metrics=(unavailable("Membership attacks, white box", reason),))
+        return Findings(metrics=(unavailable("leakage.membership", reason, {"space": SPACE}),))
     used = others if len(others) >= FEWEST_REFERENCES else []
     sides = ((train, members, "members"), (holdout, outsiders, "others"))
     found = [patient_scores(target, used, c, p, config, seed, name) for c, p, name in sides]
     fresh = untrained(target, seed)
     control = [patient_scores(fresh, used, c, p, config, seed, f"{name}, untrained") for c, p, name in sides]
-    out = too_few("white box", len(outsiders)) + ceiling_series(claim) + _missing_references(len(others))
+    out = too_few(SPACE, len(outsiders)) + ceiling_series(claim) + _missing_references(len(others))
     for attack in found[0]:
         scores, empty = (Scores(part[0][attack], part[1][attack]) for part in (found, control))
         words = f"up to {config.slices} slices of each patient; {SOURCES[attack]}"
-        name = f"{attack} (white box)"
-        out += attack_findings(Attack(name, scores, empty, "an untrained generator", words), claim)
+        out += attack_findings(Attack(attack, SPACE, scores, empty, "an untrained generator", words), claim)
     return out
 
 
@@ -286,4 +287,4 @@ def _missing_references(count: int) -> Findings:
         f"{count} reference generator(s); {FEWEST_REFERENCES} are needed. "
         "Do: give --reference twice or more: generators like this one, trained on patients of neither cohort"
     )
-    return Findings(metrics=(unavailable("AUC, calibrated loss (white box)", reason),))
+    return Findings(metrics=(unavailable("leakage.auc", reason, {"attack": "calibrated-loss", "space": SPACE}),))

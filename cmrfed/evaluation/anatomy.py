@@ -11,14 +11,14 @@ from skimage.measure import euler_number, label, perimeter_crofton, regionprops
 
 from cmrfed.config import Section
 from cmrfed.data.labels import STRUCTURES, Label
+from cmrfed.evaluation.catalogue import metric, series, unavailable, unit_words
 from cmrfed.evaluation.clinical import UNITS, patient_quantities
 from cmrfed.evaluation.compared import Samples, differing_metric
 from cmrfed.evaluation.result import Estimate, Findings, Metric, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
 SHAPES = ("area", "eccentricity", "roundness", "solidity")
-VALID, AS_DRAWN = "Anatomically valid masks", ", as drawn"
-_UNITS = {"area": "pixels", "eccentricity": "0 to 1", "roundness": "0 to 1", "solidity": "0 to 1"}
+_UNITS = {"area": "pixels", "eccentricity": "fraction", "roundness": "fraction", "solidity": "fraction"}
 
 
 class AnatomyConfig(Section):
@@ -122,37 +122,33 @@ def _shape_metric(
 ) -> Metric:
     """Wasserstein distance to the hold-out in standard deviations over hold-out patients."""
     structure, shape = key
-    name, spread = f"{structure.name} {shape}, distance to hold-out", float(holdout.std()) if len(holdout) > 1 else 0.0
+    spread = float(holdout.std()) if len(holdout) > 1 else 0.0
+    of = {"structure": structure.name.lower(), "quantity": shape}
     if not len(synthetic) or not spread:
         reason = (
             "no synthetic patient has it" if not len(synthetic) else "it does not vary over the hold-out's patients"
         )
-        return Metric(axis="anatomy", name=name, unavailable=f"{reason}. Do: give more patients with this structure")
-    estimate = _distance(synthetic / spread, holdout / spread, config.bootstrap_draws, 0)
-    return Metric(
-        axis="anatomy",
-        name=name,
-        **estimate._asdict(),
+        return unavailable("anatomy.shape-distance", f"{reason}. Do: give more patients with this structure", of)
+    return metric(
+        "anatomy.shape-distance",
+        _distance(synthetic / spread, holdout / spread, config.bootstrap_draws, 0),
+        of,
         n=len(synthetic),
-        unit="SD of hold-out patients",
-        higher_is_better=False,
         reference=float(wasserstein_distance(train / spread, holdout / spread)) if len(train) else None,
-        detail=f"Wasserstein-1 over patients' means ({_UNITS[shape]}): synthetic {synthetic.mean():.3g}, "
+        detail=f"Wasserstein-1 over patients' means ({unit_words(_UNITS[shape])}): synthetic {synthetic.mean():.3g}, "
         f"hold-out {holdout.mean():.3g}; reference: training against hold-out patients",
     )
 
 
-def _share(name: str, detail: str, values: np.ndarray, reference: np.ndarray) -> Metric:
+def _share(measure: str, arm: str, detail: str, values: np.ndarray, reference: np.ndarray) -> Metric:
+    key, of = f"anatomy.{measure}", {"arm": arm}
     if not len(values):
-        return Metric(axis="anatomy", name=name, unavailable="no slice has the structures. Do: check the masks")
-    estimate = mean_interval(values)
-    return Metric(
-        axis="anatomy",
-        name=name,
-        **estimate._asdict(),
+        return unavailable(key, "no slice has the structures. Do: check the masks", of)
+    return metric(
+        key,
+        mean_interval(values),
+        of,
         n=len(values),
-        unit="share of slices",
-        higher_is_better=True,
         reference=float(reference.mean()) if len(reference) else None,
         detail=f"{detail}; mean per patient; reference: hold-out patients",
     )
@@ -168,18 +164,21 @@ def anatomy(synthetic: SliceSet, train: SliceSet, holdout: SliceSet, config: Ana
         config: Smallest structure and number of bootstrap draws.
     """
     shapes = [patient_shapes(s, config.minimum_area_px) for s in (synthetic, train, holdout)]
-    none, metrics, series = np.zeros(0), [], {}
+    none, metrics, plots = np.zeros(0), [], []
     for key in ((structure, shape) for structure in STRUCTURES for shape in SHAPES):
         mine, trained, held = (found.get(key, none) for found in shapes)
         if not len(held):
             continue  # the hold-out's annotators did not draw it
         metrics.append(_shape_metric(key, mine, trained, held, config))
-        series[f"{key[0].name} {key[1]} ({_UNITS[key[1]]})"] = {
-            "synthetic": tuple(mine.tolist()),
-            "training": tuple(trained.tolist()),
-            "hold-out": tuple(held.tolist()),
-        }
-    found = Findings(metrics=tuple(metrics), series=series)
+        plots.append(
+            series(
+                "anatomy.shape",
+                {"synthetic": mine, "training": trained, "holdout": held},
+                {"structure": key[0].name.lower(), "quantity": key[1]},
+                unit=_UNITS[key[1]],
+            )
+        )
+    found = Findings(metrics=tuple(metrics), series=tuple(plots))
     if (Label.MYO, "area") in shapes[2]:
         found += _rules(synthetic, holdout)
     labels = [s for s in STRUCTURES if (s, "area") in shapes[2]]
@@ -191,59 +190,57 @@ def anatomy(synthetic: SliceSet, train: SliceSet, holdout: SliceSet, config: Ana
 
 def _named(shapes: dict[tuple[Label, str], np.ndarray], quantities: Samples) -> Samples:
     """All that is compared over patients, under the names that a reader sees."""
-    named = {f"{structure.name} {shape}": values for (structure, shape), values in shapes.items()}
-    return {**named, **quantities}
+    return {**{f"{structure.name} {shape}": v for (structure, shape), v in shapes.items()}, **quantities}
 
 
 def _function(synthetic: Samples, train: Samples, holdout: Samples, config: AnatomyConfig) -> Findings:
     """Distributions of volumes, ejection fractions and mass, in their own units."""
-    none, metrics, series = np.zeros(0), [], {}
-    for name, held in holdout.items():
-        if name not in UNITS:
+    none, metrics, plots = np.zeros(0), [], []
+    for quantity, held in holdout.items():
+        if quantity not in UNITS:
             continue  # a shape
-        mine, trained, unit = synthetic.get(name, none), train.get(name, none), UNITS[name]
-        metrics.append(_quantity_metric(name, mine, trained, held, config))
-        if name.endswith("ejection fraction") or unit == "g":
-            groups = {"synthetic": mine, "training": trained, "hold-out": held}
-            series[f"{name} ({unit})"] = {label: tuple(values.tolist()) for label, values in groups.items()}
-    if not any(UNITS.get(name) == "ml" for name in holdout):
+        mine, trained, unit = synthetic.get(quantity, none), train.get(quantity, none), UNITS[quantity]
+        metrics.append(_quantity_metric(quantity, mine, trained, held, config))
+        if unit in ("percent", "g"):
+            groups = {"synthetic": mine, "training": trained, "holdout": held}
+            plots.append(series("anatomy.clinical", groups, {"quantity": quantity}, unit=unit))
+    if not any(UNITS.get(quantity) == "ml" for quantity in holdout):
         reason = "the hold-out's spacing is unknown. Do: prepare it from files whose headers hold the spacing"
-        metrics.append(Metric(axis="anatomy", name="Volumes in ml and myocardial mass", unavailable=reason))
-    return Findings(metrics=tuple(metrics), series=series)
+        metrics.append(unavailable("anatomy.clinical-distance", reason, {"quantity": "volumes"}))
+    return Findings(metrics=tuple(metrics), series=tuple(plots))
 
 
 def _quantity_metric(
-    name: str, synthetic: np.ndarray, train: np.ndarray, holdout: np.ndarray, config: AnatomyConfig
+    quantity: str, synthetic: np.ndarray, train: np.ndarray, holdout: np.ndarray, config: AnatomyConfig
 ) -> Metric:
-    title = f"{name}, distance to hold-out"
+    key, of, unit = "anatomy.clinical-distance", {"quantity": quantity}, UNITS[quantity]
     if not len(synthetic):
-        need = "masks at ED and ES" if UNITS[name] == "%" else "masks and a known spacing"
-        return Metric(axis="anatomy", name=title, unavailable=f"no synthetic patient has it. Do: give {need}")
-    return Metric(
-        axis="anatomy",
-        name=title,
-        **_distance(synthetic, holdout, config.bootstrap_draws, 0)._asdict(),
+        need = "masks at ED and ES" if unit == "percent" else "masks and a known spacing"
+        return unavailable(key, f"no synthetic patient has it. Do: give {need}", of)
+    return metric(
+        key,
+        _distance(synthetic, holdout, config.bootstrap_draws, 0),
+        of,
         n=len(synthetic),
-        unit="points" if UNITS[name] == "%" else UNITS[name],
-        higher_is_better=False,
+        unit="percentage-points" if unit == "percent" else unit,
         reference=float(wasserstein_distance(train, holdout)) if len(train) else None,
-        detail=f"Wasserstein-1 over patients ({UNITS[name]}): synthetic {synthetic.mean():.3g} (SD "
+        detail=f"Wasserstein-1 over patients ({unit_words(unit)}): synthetic {synthetic.mean():.3g} (SD "
         f"{synthetic.std():.2g}), hold-out {holdout.mean():.3g} (SD {holdout.std():.2g}); reference: training",
     )
 
 
 def _rules(synthetic: SliceSet, holdout: SliceSet) -> Findings:
     """How often the masks follow the rules of anatomy; asked only where the annotators drew the myocardium."""
-    sets = {"": (synthetic, f"; after {synthetic.post_processing}" if synthetic.post_processing else "")}
+    sets = {"synthetic": (synthetic, f"; after {synthetic.post_processing}" if synthetic.post_processing else "")}
     if synthetic.drawn is not None:
-        sets[AS_DRAWN] = replace(synthetic, masks=synthetic.drawn), "; before any post-processing"
+        sets["as-drawn"] = replace(synthetic, masks=synthetic.drawn), "; before any post-processing"
     return Findings(
         metrics=tuple(
-            _share(name + when, rules + note, _per_patient(made, rule), _per_patient(holdout, rule))
-            for when, (made, note) in sets.items()
-            for name, rules, rule in (
-                (VALID, "each structure in one piece, the LV cavity enclosed by myocardium", valid_slice),
-                ("Closed myocardial rings", "Euler number 0, where there is an LV cavity", ring_closed),
+            _share(measure, arm, rules + note, _per_patient(made, rule), _per_patient(holdout, rule))
+            for arm, (made, note) in sets.items()
+            for measure, rules, rule in (
+                ("valid-masks", "each structure in one piece, the LV cavity enclosed by myocardium", valid_slice),
+                ("closed-rings", "Euler number 0, where there is an LV cavity", ring_closed),
             )
         )
     )

@@ -14,14 +14,15 @@ MYOCARDIUM_G_PER_ML = 1.05
 """Density of the myocardium (SCMR, Schulz-Menger et al. 2020, doi 10.1186/s12968-020-00610-6)."""
 
 UNITS = {
-    "LV end-diastolic volume": "ml",
-    "LV end-systolic volume": "ml",
-    "LV ejection fraction": "%",
-    "RV end-diastolic volume": "ml",
-    "RV end-systolic volume": "ml",
-    "RV ejection fraction": "%",
-    "myocardial mass": "g",
+    "lv-edv": "ml",
+    "lv-esv": "ml",
+    "lv-ef": "percent",
+    "rv-edv": "ml",
+    "rv-esv": "ml",
+    "rv-ef": "percent",
+    "myocardial-mass": "g",
 }
+"""Clinical quantity → key of its unit."""
 
 Counts = Mapping[tuple[Phase, Label], int]
 """Phase and structure => voxels."""
@@ -40,12 +41,11 @@ def quantities(counts: Counts, spacing: Spacing | None) -> dict[str, float]:
     for chamber in (Label.LV, Label.RV):
         voxels = {phase: counts[phase, chamber] for phase in Phase if (phase, chamber) in counts}
         if ml is not None:
-            words = {Phase.ED: "diastolic", Phase.ES: "systolic"}
-            out |= {f"{chamber.name} end-{words[phase]} volume": n * ml for phase, n in voxels.items()}
+            out |= {f"{chamber.name.lower()}-{phase.name.lower()}v": n * ml for phase, n in voxels.items()}
         if len(voxels) == 2 and voxels[Phase.ED]:
-            out[f"{chamber.name} ejection fraction"] = 100 * (1 - voxels[Phase.ES] / voxels[Phase.ED])
+            out[f"{chamber.name.lower()}-ef"] = 100 * (1 - voxels[Phase.ES] / voxels[Phase.ED])
     if ml is not None and (Phase.ED, Label.MYO) in counts:
-        out["myocardial mass"] = counts[Phase.ED, Label.MYO] * ml * MYOCARDIUM_G_PER_ML
+        out["myocardial-mass"] = counts[Phase.ED, Label.MYO] * ml * MYOCARDIUM_G_PER_ML
     return out
 
 

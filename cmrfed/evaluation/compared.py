@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import wasserstein_distance
 
+from cmrfed.evaluation.catalogue import metric, unavailable, word
 from cmrfed.evaluation.result import Metric
 
 ALPHA = 0.05
@@ -44,19 +45,17 @@ def adjusted(x: Samples, y: Samples, draws: int) -> dict[str, float]:
 
 def differing_metric(synthetic: Samples, train: Samples, holdout: Samples, draws: int) -> Metric:
     """Share of the shapes and volumes in which synthetic patients differ from the hold-out, all tests counted."""
-    name = "Shapes and volumes that differ from the hold-out"
+    key = "anatomy.differing"
     mine, floor = (adjusted(s, holdout, draws) for s in (synthetic, train))
     if not mine:
         reason = "nothing could be compared. Do: give at least two patients with masks in each set"
-        return Metric(axis="anatomy", name=name, unavailable=reason)
-    found = [f"{key} (p {p:.2g})" for key, p in sorted(mine.items(), key=lambda item: item[1]) if p < ALPHA]
-    return Metric(
-        axis="anatomy",
-        name=name,
-        value=len(found) / len(mine),
+        return unavailable(key, reason)
+    order = sorted(mine.items(), key=lambda item: item[1])
+    found = [f"{word('quantity', name)} (p {p:.2g})" for name, p in order if p < ALPHA]
+    return metric(
+        key,
+        len(found) / len(mine),
         n=len(mine),
-        unit="share of tests",
-        higher_is_better=False,
         reference=sum(p < ALPHA for p in floor.values()) / len(floor) if floor else None,
         detail=f"{len(found)} of {len(mine)} permutation tests over patients below {ALPHA} after Holm's correction for "
         f"their number: {', '.join(found) or 'none'}. More patients find smaller differences; reference: training",

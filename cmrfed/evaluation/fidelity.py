@@ -16,8 +16,9 @@ from torchmetrics.functional.image import (
 from cmrfed.config import Section
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.errors import EvaluationError
+from cmrfed.evaluation.catalogue import metric, say, unavailable
 from cmrfed.evaluation.features import Extractor
-from cmrfed.evaluation.result import Estimate, Findings, Metric, mean_interval
+from cmrfed.evaluation.result import Estimate, Findings, Metric, Notice, mean_interval
 from cmrfed.evaluation.slices import SliceSet, slices_of_synthetic
 
 DATA_RANGE = 2.0
@@ -134,7 +135,13 @@ Features = Mapping[str, np.ndarray]
 
 
 def _kid_metric(
-    name: str, x: SliceSet, y: SliceSet, features: Features, reference: float | None, config: FidelityConfig, seed: int
+    about: Mapping[str, str],
+    x: SliceSet,
+    y: SliceSet,
+    features: Features,
+    reference: float | None,
+    config: FidelityConfig,
+    seed: int,
 ) -> Metric:
     rng = np.random.default_rng(seed)
     fx, fy = features[x.name], features[y.name]
@@ -144,15 +151,12 @@ def _kid_metric(
         return kid_of(_capped(a, 500, rng), _capped(b, 500, rng))
 
     halves = (fx, x.owners), (fy, y.owners)
-    estimate = Estimate(value, *half_sample_interval(value, on_half, *halves, config.subsets, rng))
     size = subset_size(len(x), len(y))
-    return Metric(
-        axis="fidelity",
-        name=name,
-        **estimate._asdict(),
+    return metric(
+        "fidelity.kid",
+        Estimate(value, *half_sample_interval(value, on_half, *halves, config.subsets, rng)),
+        about,
         n=min(len(x), len(y)),
-        unit="squared MMD",
-        higher_is_better=False,
         reference=reference,
         detail=f"{len(x)} against {len(y)} slices; mean over {config.subsets} subsets of {size}; "
         "interval from halves of the patients; reference: training against hold-out patients",
@@ -160,21 +164,24 @@ def _kid_metric(
 
 
 def _fid_metric(
-    name: str, x: SliceSet, y: SliceSet, features: Features, size: int, config: FidelityConfig, seed: int
+    about: Mapping[str, str],
+    x: SliceSet,
+    y: SliceSet,
+    features: Features,
+    size: int,
+    config: FidelityConfig,
+    seed: int,
 ) -> Metric:
     rng = np.random.default_rng(seed)
     i, j = (rng.choice(len(s), size, False) for s in (x, y))
     fx, fy = features[x.name][i], features[y.name][j]
     value = fid_of(fx, fy)
     halves = (fx, x.owners[i]), (fy, y.owners[j])
-    estimate = Estimate(value, *half_sample_interval(value, fid_of, *halves, config.fid_halves, rng))
-    return Metric(
-        axis="fidelity",
-        name=name,
-        **estimate._asdict(),
+    return metric(
+        "fidelity.fid",
+        Estimate(value, *half_sample_interval(value, fid_of, *halves, config.fid_halves, rng)),
+        about,
         n=size,
-        unit="Frechet distance",
-        higher_is_better=False,
         detail=f"N = {size} slices of each set, D = {fx.shape[1]}; biased upwards at small N: compare only with its "
         "reference (training against hold-out patients at the same N)",
     )
@@ -207,18 +214,18 @@ def distribution_metrics(
         config: Number of subsets and halves.
         seed: Decides subsets and halves.
     """
-    about = f"({extractor.name})"
+    made, real, worse = ({"arm": a, "space": extractor.name} for a in ("synthetic", "training", "blurred-training"))
     smallest = min(len(synthetic), len(train), len(holdout))
     if smallest < 4:
         reason = f"too few slices: {smallest}. Do: give at least 4 of each set, better several hundred"
-        names = (f"KID {about}", f"FID {about}")
-        return Findings(metrics=tuple(Metric(axis="fidelity", name=n, unavailable=reason) for n in names))
-    floor = _kid_metric(f"KID {about}, training against hold-out", train, holdout, features, None, config, seed)
-    worse = {**features, train.name: extractor(_blurred(train))}
-    blurred = _kid_metric(f"KID {about}, blurred training against hold-out", train, holdout, worse, None, config, seed)
-    found = _kid_metric(f"KID {about}", synthetic, holdout, features, floor.value, config, seed)
-    least = _fid_metric(f"FID {about}, training against hold-out", train, holdout, features, smallest, config, seed)
-    fid = _fid_metric(f"FID {about}", synthetic, holdout, features, smallest, config, seed)
+        keys = ("fidelity.kid", "fidelity.fid")
+        return Findings(metrics=tuple(unavailable(k, reason, made) for k in keys))
+    spoilt = {**features, train.name: extractor(_blurred(train))}
+    floor = _kid_metric(real, train, holdout, features, None, config, seed)
+    blurred = _kid_metric(worse, train, holdout, spoilt, None, config, seed)
+    found = _kid_metric(made, synthetic, holdout, features, floor.value, config, seed)
+    least = _fid_metric(real, train, holdout, features, smallest, config, seed)
+    fid = _fid_metric(made, synthetic, holdout, features, smallest, config, seed)
     fid = fid.model_copy(update={"reference": least.value})
     yardsticks = [m.model_copy(update={"higher_is_better": None}) for m in (floor, blurred, least)]
     return Findings(metrics=(found, fid, *yardsticks))
@@ -239,7 +246,8 @@ def _room(side_px: int, scales: int) -> bool:
     return side_px >> (scales - 1) >= _GAUSSIAN_SIDE and side_px // (scales - 1) ** 2 >= _GAUSSIAN_SIDE
 
 
-PAIRED_UNITS = {"PSNR": "dB", "SSIM": "index, -1 to 1", "MS-SSIM": "index, 0 to 1"}
+PAIRED = ("psnr", "ssim", "ms-ssim")
+"""Measures of a pair of images."""
 PAIRED_BATCH = 32
 """Pairs that are compared at a time: SSIM's moments are several float arrays of the size of all images at hand."""
 
@@ -255,7 +263,7 @@ def paired_values(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
         _paired_batch(real[start : start + PAIRED_BATCH], made[start : start + PAIRED_BATCH])
         for start in range(0, len(real), PAIRED_BATCH)
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in PAIRED_UNITS}
+    return {name: np.concatenate([part[name] for part in parts]) for name in PAIRED}
 
 
 def _paired_batch(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
@@ -265,12 +273,11 @@ def _paired_batch(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
     psnr = peak_signal_noise_ratio(found, target, dim=(1, 2, 3), **options)  # type: ignore[arg-type]
     ssim = structural_similarity_index_measure(found, target, **options)  # type: ignore[arg-type]
     multi = multiscale_structural_similarity_index_measure(found, target, betas=betas, **options)  # type: ignore[arg-type]
-    return {name: np.asarray(v) for name, v in (("PSNR", psnr), ("SSIM", ssim), ("MS-SSIM", multi))}
+    return {name: np.asarray(v) for name, v in zip(PAIRED, (psnr, ssim, multi), strict=True)}
 
 
-def _unavailable(reason: str, kind: str) -> Findings:
-    names = [f"{name}, {kind}" for name in (*PAIRED_UNITS, "LPIPS")]
-    return Findings(metrics=tuple(Metric(axis="fidelity", name=name, unavailable=reason) for name in names))
+def _unavailable(reason: str, arm: str) -> Findings:
+    return Findings(metrics=tuple(unavailable(f"fidelity.{m}", reason, {"arm": arm}) for m in (*PAIRED, "lpips")))
 
 
 def _match(made: SliceSet, holdout: SliceSet) -> tuple[np.ndarray, np.ndarray]:
@@ -291,9 +298,7 @@ def _match(made: SliceSet, holdout: SliceSet) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(ours), np.concatenate(theirs)
 
 
-def paired_metrics(
-    paired: Path | None, holdout: SliceSet, lpips_weights: str | None, kind: str = "mask-paired"
-) -> Findings:
+def paired_metrics(paired: Path | None, holdout: SliceSet, lpips_weights: str | None, arm: str = "paired") -> Findings:
     """Compare made images with the hold-out's own, slice by slice; intervals over patients.
 
     Args:
@@ -301,7 +306,7 @@ def paired_metrics(
             patient by its identifier or its pseudonym (`Cohort.pseudonym`).
         holdout: Patients that nothing has learned from.
         lpips_weights: Folder with torchvision's AlexNet for LPIPS, or None.
-        kind: What the metrics are called, and how the images were made.
+        arm: How the images were made: from the masks (``paired``), or by an autoencoder (``reconstruction``).
 
     Raises:
         EvaluationError: A case is not in the hold-out, or has another number of slices.
@@ -310,54 +315,51 @@ def paired_metrics(
         return _unavailable(
             "no images were made from the hold-out's own masks. Do: `cmrfed run` writes them to RUN_DIR/paired; "
             "give that folder with --paired",
-            kind,
+            arm,
         )
     made = slices_of_synthetic(SyntheticDataset.open(paired), holdout.images.shape[-1])
     i, j = _match(made, holdout)
     real, drawn, owners = holdout.images[i], made.images[j], holdout.owners[i]
     values = paired_values(real, drawn)
-    identical = ~np.isfinite(values["PSNR"])
-    values["PSNR"] = np.where(identical, np.nan, values["PSNR"])
+    identical = ~np.isfinite(values["psnr"])
+    values["psnr"] = np.where(identical, np.nan, values["psnr"])
     scales = len(ms_ssim_betas(real.shape[-1]))
-    detail = {"MS-SSIM": f"{scales} scales fit {real.shape[-1]} px (the original has 5), weights renormalised; "}
-    metrics = tuple(_paired_metric(name, v, owners, detail.get(name, ""), kind) for name, v in values.items())
-    words = f"{identical.sum()} paired image(s) equal the real one exactly; PSNR leaves them out"
+    detail = {"ms-ssim": f"{scales} scales fit {real.shape[-1]} px (the original has 5), weights renormalised; "}
+    metrics = tuple(_paired_metric(name, v, owners, detail.get(name, ""), arm) for name, v in values.items())
+    warning = Notice(text=say("identical-pairs", count=identical.sum()))
     return Findings(
-        metrics=(*metrics, lpips_metric(real, drawn, owners, lpips_weights, kind)),
-        warnings=(words,) if identical.any() else (),
+        metrics=(*metrics, lpips_metric(real, drawn, owners, lpips_weights, arm)),
+        warnings=(warning,) if identical.any() else (),
     )
 
 
-def _paired_metric(name: str, values: np.ndarray, owners: np.ndarray, detail: str, kind: str) -> Metric:
+def _paired_metric(measure: str, values: np.ndarray, owners: np.ndarray, detail: str, arm: str) -> Metric:
     finite = np.isfinite(values)
     patients = [values[finite & (owners == p)].mean() for p in np.unique(owners[finite])]
     if not patients:
         reason = "all paired images equal the real ones. Do: check that --paired is not the hold-out itself"
-        return Metric(axis="fidelity", name=f"{name}, {kind}", unavailable=reason)
-    estimate = mean_interval(np.array(patients))
-    return Metric(
-        axis="fidelity",
-        name=f"{name}, {kind}",
-        **estimate._asdict(),
+        return unavailable(f"fidelity.{measure}", reason, {"arm": arm})
+    return metric(
+        f"fidelity.{measure}",
+        mean_interval(np.array(patients)),
+        {"arm": arm},
         n=len(patients),
-        unit=PAIRED_UNITS.get(name, "distance"),
-        higher_is_better=name != "LPIPS",
         detail=f"{detail}{int(finite.sum())} slices, mean per patient, interval over patients",
     )
 
 
-def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights: str | None, kind: str) -> Metric:
+def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights: str | None, arm: str) -> Metric:
     """LPIPS with the AlexNet backbone (Zhang et al. 2018), or why there is none; never with random weights."""
-    name = f"LPIPS, {kind}"
+    key = "fidelity.lpips"
     if weights is None:
         reason = (
             "its AlexNet backbone is a download and none was given. Do: pip install 'cmrfed[lpips]', put "
             "torchvision's alexnet-owt-7be5be79.pth into FOLDER/checkpoints, and set evaluation.lpips_weights=FOLDER"
         )
-        return Metric(axis="fidelity", name=name, unavailable=reason)
+        return unavailable(key, reason, {"arm": arm})
     file = Path(weights) / "checkpoints" / "alexnet-owt-7be5be79.pth"
     if not file.is_file():
-        return Metric(axis="fidelity", name=name, unavailable=f"{file} is missing. Do: put the weights there")
+        return unavailable(key, f"{file} is missing. Do: put the weights there", {"arm": arm})
     torch.hub.set_dir(weights)
     try:
         values = [
@@ -365,8 +367,8 @@ def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights
             for a, b in zip(made, real, strict=True)
         ]
     except ImportError as error:
-        return Metric(axis="fidelity", name=name, unavailable=f"{error}. Do: pip install 'cmrfed[lpips]'")
-    return _paired_metric("LPIPS", np.array(values), owners, "AlexNet; ", kind)
+        return unavailable(key, f"{error}. Do: pip install 'cmrfed[lpips]'", {"arm": arm})
+    return _paired_metric("lpips", np.array(values), owners, "AlexNet; ", arm)
 
 
 def _rgb(image: np.ndarray) -> torch.Tensor:

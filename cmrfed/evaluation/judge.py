@@ -1,6 +1,6 @@
 """The judge: folders in, numbers, pictures and a verdict in words out. It never sees a generator."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import NOTICE, SyntheticDataset
 from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.anatomy import AnatomyConfig, anatomy
+from cmrfed.evaluation.catalogue import say
 from cmrfed.evaluation.features import Extractor, FeatureConfig, KeptFeatures, open_extractor
 from cmrfed.evaluation.fidelity import FidelityConfig, distribution_metrics, paired_metrics
 from cmrfed.evaluation.inputs import Judged, layout_of, read_judged
@@ -24,11 +25,11 @@ from cmrfed.evaluation.nnunet_backend import NnunetConfig, nnunet_utility
 from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.radiomic import frd_metrics
 from cmrfed.evaluation.reconstruction import reconstruction_fidelity, reconstruction_utility
-from cmrfed.evaluation.result import EvaluationReport, Findings
+from cmrfed.evaluation.result import EvaluationReport, Findings, Notice, slug
 from cmrfed.evaluation.segmenter import SegmenterConfig
 from cmrfed.evaluation.slices import SliceSet, slices_of_cohort
-from cmrfed.evaluation.utility import Examination, site_utility, utility
-from cmrfed.evaluation.verdict import verdict
+from cmrfed.evaluation.utility import HOLDOUT, RECONSTRUCTION, SegmenterBenchmark, site_utility, utility
+from cmrfed.evaluation.verdict import verdicts
 from cmrfed.progress import track
 
 FEW_PATIENTS = 10
@@ -122,12 +123,12 @@ def evaluate(
         found += white_box or Findings()
         bar.advance()
     if config.utility:
-        examination = Examination(holdout, external, config.segmenter, out / "segmenters", config.seed)
-        found += _utility(sets[0], train, sites or {}, config, examination)
+        benchmark = SegmenterBenchmark(holdout, external, config.segmenter, out / "segmenters", config.seed)
+        found += _utility(sets[0], train, sites or {}, config, benchmark)
         if config.nnunet:
             found += nnunet_utility(train, sets[0], holdout, external, config.nnunet, out / "nnunet", config.seed)
         if reconstructed:
-            found += reconstruction_utility(reconstructed, train, examination)
+            found += reconstruction_utility(reconstructed, train, benchmark)
     report = _report(found, judged, sets, external, extractor)
     draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
     report.write(out)
@@ -174,20 +175,20 @@ def _utility(
     train: Cohort,
     sites: Mapping[str, Cohort],
     config: EvaluationConfig,
-    examination: Examination,
+    benchmark: SegmenterBenchmark,
 ) -> Findings:
     slices = synthetic.labelled()
     found = utility(
         train,
         slices,
-        examination,
+        benchmark,
         mixed_arm=config.mixed_arm,
         control_seeds=config.control_seeds,
         mixed_shares=config.mixed_shares,
     )
     if len(sites) > 1 and config.site_seeds:
         each = config.segmenter.model_copy(update={"seeds": config.site_seeds})
-        found += site_utility(sites, slices, replace(examination, config=each))
+        found += site_utility(sites, slices, replace(benchmark, config=each))
     return found
 
 
@@ -200,6 +201,7 @@ def _check(train: Cohort, holdout: Cohort, external: Mapping[str, Cohort], sites
             expected="disjoint patients: nothing measured on patients that were learned from says anything",
             do="split the cohort by patient",
         )
+    check_test_names(external)
     for name, cohort in {"hold-out": holdout, **external, **sites}.items():
         if cohort.size_px != train.size_px:
             raise EvaluationError(
@@ -208,6 +210,24 @@ def _check(train: Cohort, holdout: Cohort, external: Mapping[str, Cohort], sites
                 expected=f"{train.size_px} px",
                 do=f"prepare it with --size {train.size_px}",
             )
+
+
+def check_test_names(external: Iterable[str]) -> None:
+    """See that every test set has a name of its own in ids.
+
+    Raises:
+        EvaluationError: Two external cohorts are written alike, or one like a set of the evaluation itself.
+    """
+    taken = {slug(name): name for name in (HOLDOUT, "hold-out", RECONSTRUCTION, "training", "synthetic")}
+    for name in external:
+        if slug(name) in taken:
+            raise EvaluationError(
+                f"the name {name} of an external cohort cannot be told from another",
+                got=f"{name} and {taken[slug(name)]}",
+                expected="names that differ in letters and digits, and are not those of the evaluation's own sets",
+                do="give the cohort another name",
+            )
+        taken[slug(name)] = name
 
 
 def _features(sets: tuple[SliceSet, ...], extractor: Extractor) -> dict[str, np.ndarray]:
@@ -228,7 +248,7 @@ def _report(
 ) -> EvaluationReport:
     sizes = {each.name: len(each.patients) for each in sets} | {name: len(c) for name, c in external.items()}
     few = tuple(
-        f"{name}: {count} patient(s); intervals over fewer than {FEW_PATIENTS} patients are not to be trusted"
+        say("few-patients", name=name, count=count, fewest=FEW_PATIENTS)
         for name, count in sizes.items()
         if count < FEW_PATIENTS
     )
@@ -236,9 +256,9 @@ def _report(
     inputs |= {each.name: each.digest for each in sets[1:]} | {name: c.digest for name, c in external.items()}
     return EvaluationReport(
         metrics=found.metrics,
-        warnings=judged.warnings + few + found.warnings,
+        warnings=(*(Notice(text=text) for text in (*judged.warnings, *few)), *found.warnings),
         series=found.series,
         inputs=inputs,
         sizes=sizes,
-        verdict=verdict(found),
+        verdicts=verdicts(found),
     )

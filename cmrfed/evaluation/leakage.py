@@ -1,4 +1,4 @@
-"""Black-box leakage: can patients who were learned from be told from others by distances to the synthetic images?
+"""Black-box membership inference: do distances to the synthetic images tell training patients from others?
 
 Every attack is scored by patient, on equally many members and others of each group and vendor, and has a control: the
 same members and others against fresh real patients, about whom the synthetic set plays no part. That attacks find
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmrfed.data.cohort import PatientRecord
+from cmrfed.evaluation.catalogue import metric, unavailable
 from cmrfed.evaluation.membership import (
     ERROR,
     FEWEST,
@@ -22,22 +23,21 @@ from cmrfed.evaluation.membership import (
     halves,
     matched,
     too_few,
-    unavailable,
 )
 from cmrfed.evaluation.memorisation import repeated_patients
 from cmrfed.evaluation.nearest import neighbours
-from cmrfed.evaluation.result import Findings, Metric
+from cmrfed.evaluation.result import Estimate, Findings, Metric
 from cmrfed.evaluation.slices import SliceSet
 
 SOURCES = {
-    "nearest neighbour": "minus the distance to the nearest synthetic slice (arXiv 1909.03935)",
-    "neighbour ratio": "minus the distance to the nearest over that to the second-nearest synthetic patient",
-    "Monte-Carlo ball": "share of synthetic patients inside the median nearest distance (Hilprecht et al. 2019)",
-    "calibrated neighbour": "distance to the nearest slice of other hold-out patients, the reference, minus that to "
+    "nearest-neighbour": "minus the distance to the nearest synthetic slice (arXiv 1909.03935)",
+    "neighbour-ratio": "minus the distance to the nearest over that to the second-nearest synthetic patient",
+    "monte-carlo-ball": "share of synthetic patients inside the median nearest distance (Hilprecht et al. 2019)",
+    "calibrated-neighbour": "distance to the nearest slice of other hold-out patients, the reference, minus that to "
     "the nearest synthetic slice (arXiv 1909.03935)",
 }
 """Attack → its score."""
-CALIBRATED = "calibrated neighbour"
+CALIBRATED = "calibrated-neighbour"
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def _slice_scores(near: np.ndarray, reference: np.ndarray | None) -> dict[str, n
     if reference is not None:
         return {CALIBRATED: reference.min(1) - first}
     return {
-        "nearest neighbour": -first,
-        "neighbour ratio": -first / np.maximum(second, 1e-12),
-        "Monte-Carlo ball": (near <= np.median(first)).mean(1),
+        "nearest-neighbour": -first,
+        "neighbour-ratio": -first / np.maximum(second, 1e-12),
+        "monte-carlo-ball": (near <= np.median(first)).mean(1),
     }
 
 
@@ -110,17 +110,17 @@ def attacks(space: str, synthetic: Cloud, train: Cloud, holdout: Cloud, whole: S
     for name, scores in found.items():
         known = f"; {len(half.reference)} reference patients" if name == CALIBRATED else ""
         words = "fresh real patients in place of the synthetic ones"
-        yield Attack(f"{name} ({space})", scores, control[name], words, SOURCES[name] + known)
+        yield Attack(name, space, scores, control[name], words, SOURCES[name] + known)
 
 
-def _mean_interval(parts: Sequence[np.ndarray], weights: Sequence[float], seed: int = 0) -> dict[str, float]:
+def _mean_interval(parts: Sequence[np.ndarray], weights: Sequence[float], seed: int = 0) -> Estimate:
     """Weighted sum of the means of independent groups of patients, every group resampled."""
     rng, value, drawn = np.random.default_rng(seed), 0.0, np.zeros(2000)
     for part, weight in zip(parts, weights, strict=True):
         value += weight * float(part.mean())
         drawn += weight * part[rng.integers(len(part), size=(2000, len(part)))].mean(1)
     low, high = np.percentile(drawn, [50 * ERROR, 100 - 50 * ERROR])
-    return {"value": value, "low": float(low), "high": float(high)}
+    return Estimate(value, float(low), float(high))
 
 
 def further(real: Cloud, synthetic: Cloud) -> tuple[np.ndarray, np.ndarray]:
@@ -138,13 +138,11 @@ def adversarial(space: str, synthetic: Cloud, members: Cloud, others: Cloud, rng
     patients, count = np.unique(synthetic.owners), len(np.unique(members.owners))
     drawn = synthetic.of(rng.choice(patients, min(count, len(patients)), replace=False).tolist())
     (held, s_held), (seen, s_seen) = further(others, drawn), further(members, drawn)
-    return Metric(
-        axis="leakage",
-        name=f"Adversarial accuracy, hold-out minus training ({space})",
-        **_mean_interval([held, seen, s_held - s_seen], [0.5, -0.5, 0.5]),
+    return metric(
+        "leakage.adversarial-accuracy",
+        _mean_interval([held, seen, s_held - s_seen], [0.5, -0.5, 0.5]),
+        {"space": space},
         n=2 * count,
-        unit="share of slices",
-        higher_is_better=False,
         reference=0.0,
         detail=f"up to 0.5 for copies; {count} members and others, {min(count, len(patients))} synthetic patients; "
         "interval over patients of each set",
@@ -164,13 +162,11 @@ def copied(space: str, synthetic: Cloud, members: Cloud, others: Cloud, limit_fr
     """
     limit = _closest(limit_from, synthetic).min()
     hits, alarms = (_closest(q, synthetic) < limit for q in (members, others))
-    return Metric(
-        axis="leakage",
-        name=f"Patients copied, less false alarms ({space})",
-        **_mean_interval([hits, alarms], [1.0, -1.0]),
+    return metric(
+        "leakage.patients-copied",
+        _mean_interval([hits, alarms], [1.0, -1.0]),
+        {"space": space},
         n=len(hits) + len(alarms),
-        unit="share of patients",
-        higher_is_better=False,
         reference=0.0,
         detail=f"{hits.sum()} of {len(hits)} members, {alarms.sum()} of {len(alarms)} others (false alarms) have a "
         f"slice nearer to a synthetic one than {limit:.3g}, the least of {len(np.unique(limit_from.owners))} other "
@@ -220,9 +216,9 @@ def leakage(
     if len(synthetic.patients) < 2:
         sides = "one synthetic patient is not a set. Do: draw more"
     if isinstance(sides, str):
-        return Findings(metrics=(unavailable("Membership attacks, black box", sides),))
+        return Findings(metrics=(unavailable("leakage.membership", sides, {"space": "black-box"}),))
     whole, half = sides
-    sets, out = (synthetic, train, holdout), too_few("black box", len(whole.others)) + ceiling_series(claim)
+    sets, out = (synthetic, train, holdout), too_few("black-box", len(whole.others)) + ceiling_series(claim)
     flat = {s.name: s.images.reshape(len(s), -1) for s in sets}
     for space, vectors in (("pixels", flat), (extractor, features)):
         drawn, seen, held = (Cloud(vectors[s.name], s.owners) for s in sets)

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cmrfed.evaluation.result import Findings, Metric, mean_interval
+from cmrfed.evaluation.catalogue import metric, unavailable
+from cmrfed.evaluation.result import Estimate, Findings, Metric, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
 NEIGHBOURS = 5
 MEANINGS = {
-    "Precision": "share of synthetic slices that lie among real ones",
-    "Recall": "share of real slices that lie among synthetic ones",
-    "Density": "real neighbourhoods that a synthetic slice lies in, over k",
-    "Coverage": "share of real slices with a synthetic one in their neighbourhood",
+    "precision": "share of synthetic slices that lie among real ones",
+    "recall": "share of real slices that lie among synthetic ones",
+    "density": "real neighbourhoods that a synthetic slice lies in, over k",
+    "coverage": "share of real slices with a synthetic one in their neighbourhood",
 }
 
 
@@ -48,10 +49,10 @@ def memberships(real: np.ndarray, made: np.ndarray, k: int = NEIGHBOURS) -> dict
     in_real = between < reach[:, None]
     in_made = between < radii(made, k)[None]
     return {
-        "Precision": in_real.any(0).astype(float),
-        "Recall": in_made.any(1).astype(float),
-        "Density": in_real.sum(0) / k,
-        "Coverage": in_real.any(1).astype(float),
+        "precision": in_real.any(0).astype(float),
+        "recall": in_made.any(1).astype(float),
+        "density": in_real.sum(0) / k,
+        "coverage": in_real.any(1).astype(float),
     }
 
 
@@ -89,18 +90,18 @@ def manifold_metrics(
     size = min(len(synthetic), len(train), len(holdout))
     if size <= NEIGHBOURS or min(len(s.patients) for s in (synthetic, train, holdout)) < 2:
         reason = f"too few slices or patients: {size} slices. Do: give two patients and {NEIGHBOURS + 1} slices or more"
-        names = [f"{name} ({extractor})" for name in (*MEANINGS, "Feature spread")]
-        return Findings(metrics=tuple(Metric(axis="fidelity", name=name, unavailable=reason) for name in names))
+        about = {"arm": "synthetic", "space": extractor}
+        return Findings(metrics=tuple(unavailable(f"fidelity.{m}", reason, about) for m in (*MEANINGS, "spread")))
     rng = np.random.default_rng(seed)
     rows = {s.name: np.sort(rng.choice(len(s), size, replace=False)) for s in (synthetic, train, holdout)}
     drawn = {s.name: (features[s.name][rows[s.name]], s.owners[rows[s.name]]) for s in (synthetic, train, holdout)}
     real, own = drawn[holdout.name]
     scores, floor = (memberships(real, drawn[s.name][0]) for s in (synthetic, train))
     owners = {
-        "Precision": drawn[synthetic.name][1],
-        "Density": drawn[synthetic.name][1],
-        "Recall": own,
-        "Coverage": own,
+        "precision": drawn[synthetic.name][1],
+        "density": drawn[synthetic.name][1],
+        "recall": own,
+        "coverage": own,
     }
     metrics = [
         _metric(name, values, owners[name], float(floor[name].mean()), extractor, size)
@@ -110,43 +111,34 @@ def manifold_metrics(
     return Findings(metrics=(*metrics, spread))
 
 
-def _metric(name: str, values: np.ndarray, owners: np.ndarray, floor: float, extractor: str, size: int) -> Metric:
+def _metric(measure: str, values: np.ndarray, owners: np.ndarray, floor: float, extractor: str, size: int) -> Metric:
     of_patients = mean_interval(_patient_means(values, owners))
     shift = float(values.mean()) - of_patients.value  # the interval is that of a mean over patients
     low, high = (None if end is None else end + shift for end in of_patients[1:])
-    return Metric(
-        axis="fidelity",
-        name=f"{name} ({extractor})",
-        value=float(values.mean()),
-        low=low,
-        high=high,
+    return metric(
+        f"fidelity.{measure}",
+        Estimate(float(values.mean()), low, high),
+        {"arm": "synthetic", "space": extractor},
         n=size,
-        unit="neighbourhoods" if name == "Density" else "share of slices",
-        higher_is_better=True,
         reference=floor,
-        detail=f"{MEANINGS[name]}; {size} against {size} slices, k = {NEIGHBOURS}; interval over patients; "
+        detail=f"{MEANINGS[measure]}; {size} against {size} slices, k = {NEIGHBOURS}; interval over patients; "
         "reference: training against hold-out patients",
     )
 
 
 def _spread_metric(made: tuple[np.ndarray, np.ndarray], real: tuple[np.ndarray, np.ndarray], extractor: str) -> Metric:
+    key, about = "fidelity.spread", {"arm": "synthetic", "space": extractor}
     if min(len(np.unique(owners)) for _, owners in (made, real)) < 2:
-        return Metric(
-            axis="fidelity",
-            name=f"Feature spread ({extractor})",
-            unavailable="one patient has no other to differ from. Do: give two patients or more",
-        )
+        return unavailable(key, "one patient has no other to differ from. Do: give two patients or more", about)
     scale = float(spread_of(*real).mean())
     if not scale:
-        reason = "the hold-out's slices do not differ. Do: check the hold-out"
-        return Metric(axis="fidelity", name=f"Feature spread ({extractor})", unavailable=reason)
+        return unavailable(key, "the hold-out's slices do not differ. Do: check the hold-out", about)
     values = spread_of(*made) / scale
-    return Metric(
-        axis="fidelity",
-        name=f"Feature spread ({extractor})",
-        **mean_interval(values)._asdict(),
+    return metric(
+        key,
+        mean_interval(values),
+        about,
         n=len(values),
-        unit="hold-out's",
         reference=1.0,
         detail="mean distance of slices of different patients, as a multiple of the hold-out's: below 1, the set is "
         "less varied than real patients; interval over patients",

@@ -13,19 +13,18 @@ from scipy.stats import beta, mannwhitneyu
 
 from cmrfed.config import Section
 from cmrfed.data.cohort import PatientRecord
-from cmrfed.evaluation.result import Estimate, Findings, Metric
+from cmrfed.evaluation.catalogue import attack_words, metric, say, series, unavailable
+from cmrfed.evaluation.result import CLAIM_REFUTED, CONTROL_FAILED, Estimate, Findings, Metric, Notice
 
 FEWEST = 5
 """Patients of each kind below which an attack is not scored."""
-LEVELS = (0.1, 0.01, 0.001)
-"""False-positive rates at which the share of members that are found is reported."""
+LEVELS = {"fpr-1e-1": 0.1, "fpr-1e-2": 0.01, "fpr-1e-3": 0.001}
+"""False-positive rates at which the share of members that are found is reported, by their key."""
 DRAWS = 2000
 ERROR = 0.05
 """Of all intervals, and of calling a claim broken that holds."""
 CONTROL_ERROR = 0.01
 """Of calling a control failed that is not: a failed one hides a value."""
-SCORES, CEILING = "Membership scores, ", "Membership ceiling"
-"""Names of the series of an attack and of the claim's bound."""
 
 
 class AttackConfig(Section):
@@ -51,13 +50,28 @@ class Scores:
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack and its control: the same attack where there is nothing to find."""
+    """An attack and its control: the same attack where there is nothing to find.
 
-    name: str
+    Args:
+        key: Which attack, such as ``nearest-neighbour``.
+        space: In which space, or with which access.
+        scores: Of the patients that are compared.
+        control: Of the same or fresh patients where there is nothing to find.
+        control_name: What the control is, in words.
+        detail: What its score is.
+    """
+
+    key: str
+    space: str
     scores: Scores
     control: Scores
     control_name: str
     detail: str
+
+    @property
+    def of(self) -> dict[str, str | None]:
+        """Qualifiers of its metrics."""
+        return {"attack": self.key, "space": self.space}
 
 
 @dataclass(frozen=True)
@@ -168,45 +182,31 @@ def broken(scores: Scores, claim: Claim) -> tuple[float, float] | None:
     return None
 
 
-# --- what is said ---------------------------------------------------------------------------------
-def unavailable(name: str, reason: str) -> Metric:
-    """A row of the table without a value."""
-    return Metric(axis="leakage", name=name, unavailable=reason)
-
-
-def _rate(name: str, level: float, scores: Scores, detail: str) -> Metric:
-    estimate, least = tpr_at(scores, level), 1 / len(scores.members)
-    return Metric(
-        axis="leakage",
-        name=f"TPR at {level:.1%} FPR, {name}",
-        **estimate._asdict(),
+# --- findings ---------------------------------------------------------------------------------------
+def _rate(attack: Attack, quantity: str, detail: str) -> Metric:
+    scores, level = attack.scores, LEVELS[quantity]
+    return metric(
+        "leakage.tpr",
+        tpr_at(scores, level),
+        {**attack.of, "quantity": quantity},
         n=len(scores.members) + len(scores.others),
-        unit="share of members",
-        higher_is_better=False,
         reference=level,
-        detail=f"steps of {least:.2g}; {detail}",
+        detail=f"steps of {1 / len(scores.members):.2g}; {detail}",
     )
 
 
-def _auc_metric(name: str, estimate: Estimate, scores: Scores, detail: str) -> Metric:
-    return Metric(
-        axis="leakage",
-        name=name,
-        **estimate._asdict(),
-        n=len(scores.members) + len(scores.others),
-        unit="AUC",
-        reference=0.5,
-        detail=detail,
-    )
+def _auc_metric(key: str, attack: Attack, estimate: Estimate, scores: Scores, detail: str) -> Metric:
+    n = len(scores.members) + len(scores.others)
+    return metric(key, estimate, attack.of, n=n, reference=0.5, detail=detail)
 
 
 def _direction(estimate: Estimate) -> str:
-    if told_apart(estimate.low, estimate.high):
+    if excludes_chance(estimate.low, estimate.high):
         return "better than chance" if estimate.value > 0.5 else "inverted: members score lower, which tells as much"
     return "no better than chance"
 
 
-def told_apart(low: float | None, high: float | None) -> bool:
+def excludes_chance(low: float | None, high: float | None) -> bool:
     """Whether an interval of an AUC leaves out chance, on either side."""
     return low is not None and high is not None and not low <= 0.5 <= high
 
@@ -214,39 +214,44 @@ def told_apart(low: float | None, high: float | None) -> bool:
 def attack_findings(attack: Attack, claim: Claim | None) -> Findings:
     """AUC, rates and control of one attack; without values where its control failed."""
     scores, control = attack.scores, auc(attack.control)
-    checked = _auc_metric(f"Control, {attack.name}", control, attack.control, attack.control_name)
+    checked = _auc_metric("leakage.control", attack, control, attack.control, attack.control_name)
     if p_value(attack.control) < CONTROL_ERROR:
         reason = (
             f"failed its control: AUC {control.value:.2f} ({control.low:.2f} to {control.high:.2f}) with "
             f"{attack.control_name}, where 0.5 is expected, so its value is no evidence. Do: compare patients of the "
             "same scanners and groups, or more of them; a control fails by chance once in a hundred times"
         )
-        return Findings(metrics=(unavailable(f"AUC, {attack.name}", reason), checked))
+        return Findings(metrics=(unavailable("leakage.auc", reason, attack.of, code=CONTROL_FAILED), checked))
     estimate, (m, n) = auc(scores), (len(scores.members), len(scores.others))
     words = f"{_direction(estimate)}; {m} members, {n} others; interval over patients; {attack.detail}"
-    rates = tuple(_rate(attack.name, level, scores, f"{m} members, {n} others") for level in LEVELS if n * level >= 1)
-    point = broken(scores, claim) if claim else None
-    warnings: tuple[str, ...] = ()
-    if point and claim:
-        warnings = (
-            f"the claim (ε = {claim.epsilon:.3g}, δ = {claim.delta:.2g}) does not hold against {attack.name}: it finds "
-            f"{point[1]:.0%} of members at {point[0]:.0%} false alarms, beyond chance above the ceiling",
-        )
-    series = {SCORES + attack.name: {"members": tuple(scores.members), "others": tuple(scores.others)}}
-    main = _auc_metric(f"AUC, {attack.name}", estimate, scores, words)
-    return Findings(metrics=(main, *rates, checked), warnings=warnings, series=series)
+    rates = tuple(_rate(attack, key, f"{m} members, {n} others") for key, level in LEVELS.items() if n * level >= 1)
+    return Findings(
+        metrics=(_auc_metric("leakage.auc", attack, estimate, scores, words), *rates, checked),
+        warnings=_refuted(attack, claim),
+        series=(series("leakage.scores", {"members": scores.members, "others": scores.others}, attack.of),),
+    )
 
 
-def too_few(box: str, others: int) -> Findings:
-    """Rates at which so few non-members allow no statement, one row each."""
+def _refuted(attack: Attack, claim: Claim | None) -> tuple[Notice, ...]:
+    """The warning that a claim does not hold, where it does not."""
+    point = broken(attack.scores, claim) if claim else None
+    if point is None or claim is None:
+        return ()
+    numbers = {"epsilon": claim.epsilon, "delta": claim.delta, "fpr": point[0], "tpr": point[1]}
+    return (Notice(code=CLAIM_REFUTED, text=say("leakage.refuted", attack=attack_words(attack.of), **numbers)),)
+
+
+def too_few(access: str, others: int) -> Findings:
+    """Rates at which so few non-members allow no statement, one row each; ``access`` is black-box or white-box."""
     return Findings(
         metrics=tuple(
             unavailable(
-                f"TPR at {level:.1%} FPR, {box}",
+                "leakage.tpr",
                 f"{others} non-members allow no statement below 1/{others}. "
                 f"Do: hold out at least {math.ceil(1 / level)} patients",
+                {"space": access, "quantity": key},
             )
-            for level in LEVELS
+            for key, level in LEVELS.items()
             if others * level < 1
         )
     )
@@ -257,4 +262,4 @@ def ceiling_series(claim: Claim | None) -> Findings:
     if claim is None:
         return Findings()
     fpr = np.unique(np.concatenate([np.linspace(0, 1, 101), np.geomspace(1e-4, 1e-2, 20)]))
-    return Findings(series={CEILING: {"FPR": tuple(fpr), "TPR": tuple(claim.ceiling(fpr))}})
+    return Findings(series=(series("leakage.ceiling", {"fpr": fpr, "tpr": claim.ceiling(fpr)}),))

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from cmrfed.config import Section
 from cmrfed.errors import EvaluationError
+from cmrfed.evaluation.catalogue import metric, say, series, unavailable
 from cmrfed.evaluation.nearest import Neighbours, neighbours
-from cmrfed.evaluation.result import Estimate, Findings, Metric, bootstrap, mean_interval
+from cmrfed.evaluation.result import Estimate, Findings, Metric, Notice, bootstrap, mean_interval
 from cmrfed.evaluation.slices import SliceSet
 
 COPY_SHARE = 0.01
@@ -57,32 +58,28 @@ def _patient_means(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
 
 
 def _share_metric(
-    name: str, values: np.ndarray, owners: np.ndarray, reference: float, detail: str, better: bool | None = False
+    measure: str, space: str | None, values: np.ndarray, owners: np.ndarray, reference: float, detail: str
 ) -> Metric:
     """Share of slices, mean per synthetic patient, interval over synthetic patients."""
-    estimate = mean_interval(_patient_means(values, owners))
-    return Metric(
-        axis="memorisation",
-        name=name,
-        **estimate._asdict(),
+    return metric(
+        f"memorisation.{measure}",
+        mean_interval(_patient_means(values, owners)),
+        {"space": space},
         n=len(np.unique(owners)),
-        unit="share of slices",
-        higher_is_better=better,
         reference=reference,
         detail=f"{detail}; interval over synthetic patients",
     )
 
 
-def _ratio_metric(name: str, to_train: np.ndarray, to_holdout: np.ndarray, owners: np.ndarray) -> Metric:
+def _ratio_metric(space: str, to_train: np.ndarray, to_holdout: np.ndarray, owners: np.ndarray) -> Metric:
     pairs = np.stack([_patient_means(d, owners) for d in (to_train, to_holdout)], 1)
     value = float(pairs[:, 0].mean() / max(pairs[:, 1].mean(), 1e-12))
     interval = bootstrap(pairs, lambda drawn: drawn[..., 0].mean(1) / np.maximum(drawn[..., 1].mean(1), 1e-12))
-    return Metric(
-        axis="memorisation",
-        name=name,
-        **Estimate(value, *interval)._asdict(),
+    return metric(
+        "memorisation.distance-ratio",
+        Estimate(value, *interval),
+        {"space": space},
         n=len(pairs),
-        unit="ratio",
         reference=1.0,
         detail="mean nearest distance to training / to hold-out patients, equally many of each; below 1: nearer to "
         "training",
@@ -120,16 +117,17 @@ def nearest_metrics(
     near, seen = to_train.nearest()[0], f"{space.name}; {count} patients of each set, {config.draws} draws"
     limit_words = f"{space.name}; nearer than {limit:.3g}, which {COPY_SHARE:.0%} of hold-out slices are"
     metrics = (
-        _share_metric(f"Nearer to training than to hold-out ({space.name})", won, own, 0.5, seen, None),
-        _ratio_metric(f"Nearest distance, training / hold-out ({space.name})", equal[0], equal[1], own),
-        _share_metric(f"Copies of training slices ({space.name})", near < limit, own, COPY_SHARE, limit_words),
+        _share_metric("nearer-to-training", space.name, won, own, 0.5, seen),
+        _ratio_metric(space.name, equal[0], equal[1], own),
+        _share_metric("copies", space.name, near < limit, own, COPY_SHARE, limit_words),
     )
-    series = {
-        "synthetic to training": tuple(near.tolist()),
-        "synthetic to hold-out": tuple(to_holdout.nearest()[0].tolist()),
-        "hold-out to training": tuple(control.tolist()),
+    groups = {
+        "synthetic-to-training": near,
+        "synthetic-to-holdout": to_holdout.nearest()[0],
+        "holdout-to-training": control,
     }
-    return Findings(metrics=metrics, series={f"Nearest distance ({space.name})": series}), to_train
+    plot = series("memorisation.nearest-distance", groups, {"space": space.name})
+    return Findings(metrics=metrics, series=(plot,)), to_train
 
 
 def repeated_patients(train: SliceSet, holdout: SliceSet) -> list[str]:
@@ -163,14 +161,13 @@ def _nearest_other_patient(vectors: np.ndarray, owners: np.ndarray) -> np.ndarra
 
 def duplicate_metric(space: Space, owners: np.ndarray, trained: np.ndarray) -> Metric:
     """Share of synthetic slices that repeat a slice of another synthetic patient more closely than real ones do."""
-    name = f"Duplicates inside the set ({space.name})"
     if min(len(np.unique(owners)), len(np.unique(trained))) < 2:
         reason = "one patient cannot repeat another. Do: give at least two synthetic and two training patients"
-        return Metric(axis="memorisation", name=name, unavailable=reason)
+        return unavailable("memorisation.duplicates", reason, {"space": space.name})
     limit = float(np.quantile(_nearest_other_patient(space.train, trained), COPY_SHARE))
     repeated = _nearest_other_patient(space.synthetic, owners) < limit
     words = f"nearer to another patient than {limit:.3g}, which {COPY_SHARE:.0%} of training slices are"
-    return _share_metric(name, repeated, owners, COPY_SHARE, words)
+    return _share_metric("duplicates", space.name, repeated, owners, COPY_SHARE, words)
 
 
 def _flat(slices: SliceSet) -> np.ndarray:
@@ -213,10 +210,15 @@ def memorisation(
     extra = (
         duplicate_metric(pixels, synthetic.owners, train.owners),
         _share_metric(
-            "Constant images", constant, synthetic.owners, float(train.constant.mean()), "no contrast at all"
+            "constant-images",
+            None,
+            constant,
+            synthetic.owners,
+            float(train.constant.mean()),
+            "no contrast at all",
         ),
     )
-    warnings = [f"{constant.sum()} of {len(constant)} synthetic images are constant"] if constant.any() else []
+    warnings = [say("constant-images", count=constant.sum(), total=len(constant))] if constant.any() else []
     if again:
-        warnings.append(f"left out of the distances: hold-out patients also in training by their images: {again}")
-    return found + Findings(metrics=extra, warnings=tuple(warnings)), to_train
+        warnings.append(say("repeated-patients", patients=again))
+    return found + Findings(metrics=extra, warnings=tuple(Notice(text=text) for text in warnings)), to_train

@@ -27,10 +27,12 @@ from cmrfed.config import Section
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Label
 from cmrfed.errors import EvaluationError
-from cmrfed.evaluation.result import Findings, Metric
+from cmrfed.evaluation.catalogue import unavailable, word
+from cmrfed.evaluation.contours import Scored
+from cmrfed.evaluation.result import Findings
 from cmrfed.evaluation.segmenter import Patients, score_volumes
 from cmrfed.evaluation.slices import SliceSet
-from cmrfed.evaluation.utility import ARMS, Runs, arms_findings
+from cmrfed.evaluation.utility import ARMS, HOLDOUT, Runs, arms_findings
 from cmrfed.progress import track
 
 NAME = "nnU-Net v2, 2d"
@@ -53,6 +55,11 @@ class NnunetConfig(Section):
     """Epochs of each training."""
     iterations: int = Field(250, ge=1)
     """Steps of each epoch."""
+
+    @property
+    def key(self) -> str:
+        """Goes into the id of every number."""
+        return f"nnunet-2d-{self.epochs}x{self.iterations}"
 
     @property
     def title(self) -> str:
@@ -267,7 +274,7 @@ def nnunet_utility(
     }
     first, second = cases_of_cohort(real), cases_of_slices(synthetic)
     arms = {"real": first, "synthetic": second, "both": first + second}
-    tests: dict[str, Patients] = {"hold-out": holdout, **external}
+    tests: dict[str, Patients] = {HOLDOUT: holdout, **external}
     images = [np.asarray(v.image, np.float32) for p in tests.values() for v in p.iter_volumes() if v.mask is not None]
     scores: dict[str, dict[str, Runs]] = {test: {} for test in tests}
     try:
@@ -276,14 +283,15 @@ def nnunet_utility(
                 found = iter(_found(arms[arm], images, real.labels, settings, out))
                 for test, patients in tests.items():
                     scores[test][arm] = [score_volumes(lambda _: next(found), patients, real.labels)]  # noqa: B023
-                bar.advance(note=ARMS[arm])
+                bar.advance(note=word("arm", arm, "utility.dice"))
     except EvaluationError as error:
         return _unavailable(config, str(error))
     out_of_all = Findings()
     for test, by_arm in scores.items():
-        out_of_all += arms_findings(f"{test} ({config.title})", by_arm, {})
+        out_of_all += arms_findings(Scored(test, config.key, named={"segmenter": config.title}), by_arm, {})
     return out_of_all
 
 
 def _unavailable(config: NnunetConfig, reason: str) -> Findings:
-    return Findings(metrics=(Metric(axis="utility", name=f"Dice ({config.title})", unavailable=reason),))
+    of, named = {"segmenter": config.key}, {"segmenter": config.title}
+    return Findings(metrics=(unavailable("utility.dice", reason, of, named=named),))

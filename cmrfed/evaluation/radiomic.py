@@ -14,13 +14,14 @@ import nibabel as nib
 import numpy as np
 
 from cmrfed.artifacts import digest_json
+from cmrfed.evaluation.catalogue import metric, unavailable
 from cmrfed.evaluation.features import KeptFeatures
 from cmrfed.evaluation.fidelity import FidelityConfig, fid_of, half_sample_interval
 from cmrfed.evaluation.result import Estimate, Findings, Metric
 from cmrfed.evaluation.slices import SliceSet
 from cmrfed.progress import track
 
-NAME = "FRD (radiomics)"
+KEY, SPACE = "fidelity.frd", "radiomics"
 INSTALL = "pip install --no-build-isolation pyradiomics==3.0.1 frd-score (a C compiler is needed)"
 FEWEST = 10
 """Slices below which a covariance of hundreds of features says nothing."""
@@ -33,7 +34,7 @@ class RadiomicFeatures:
         ImportError: frd-score or pyradiomics is not installed.
     """
 
-    name = NAME
+    name = "FRD (radiomics)"
 
     def __init__(self) -> None:
         from frd_score import frd
@@ -94,34 +95,31 @@ def frd_metrics(
     rng = np.random.default_rng(seed)
     drawn = {s.name: s.take(np.sort(rng.choice(len(s), size, False))) for s in shown}
     features = {name: (extractor(s.images), s.owners) for name, s in drawn.items()}
-    floor = _metric(f"{NAME}, training against hold-out", features[train.name], features[holdout.name], config, rng)
-    found = _metric(NAME, features[synthetic.name], features[holdout.name], config, rng)
+    floor = _metric("training", features[train.name], features[holdout.name], config, rng)
+    found = _metric("synthetic", features[synthetic.name], features[holdout.name], config, rng)
     found = found.model_copy(update={"reference": floor.value})
     return Findings(metrics=(found, floor.model_copy(update={"higher_is_better": None})))
 
 
 def _unavailable(reason: str) -> Findings:
-    return Findings(metrics=(Metric(axis="fidelity", name=NAME, unavailable=reason),))
+    return Findings(metrics=(unavailable(KEY, reason, {"arm": "synthetic", "space": SPACE}),))
 
 
 Owned = tuple[np.ndarray, np.ndarray]
 """Features (N, D) and owners (N,)."""
 
 
-def _metric(name: str, x: Owned, y: Owned, config: FidelityConfig, rng: np.random.Generator) -> Metric:
+def _metric(arm: str, x: Owned, y: Owned, config: FidelityConfig, rng: np.random.Generator) -> Metric:
     kept = [int(np.isfinite(part[0]).all(1).sum()) for part in (x, y)]
     if min(kept) < FEWEST:
         reason = f"only {min(kept)} slices have all features. Do: check that slices are not constant"
-        return Metric(axis="fidelity", name=name, unavailable=reason)
+        return unavailable(KEY, reason, {"arm": arm, "space": SPACE})
     value = frd_of(x[0], y[0])
-    estimate = Estimate(value, *half_sample_interval(value, frd_of, x, y, config.fid_halves, rng))
-    return Metric(
-        axis="fidelity",
-        name=name,
-        **estimate._asdict(),
+    return metric(
+        KEY,
+        Estimate(value, *half_sample_interval(value, frd_of, x, y, config.fid_halves, rng)),
+        {"arm": arm, "space": SPACE},
         n=min(kept),
-        unit="log squared Frechet distance",
-        higher_is_better=False,
         detail=f"{kept[0]} against {kept[1]} slices, D = {x[0].shape[1]}; one pixel taken as 1 mm; biased upwards at "
         "small N: compare only with its reference (training against hold-out patients at the same N); interval from "
         "halves of the patients",

@@ -11,9 +11,9 @@ from cmrfed.evaluation.fidelity import paired_metrics
 from cmrfed.evaluation.result import Findings
 from cmrfed.evaluation.segmenter import labelled_slices
 from cmrfed.evaluation.slices import SliceSet
-from cmrfed.evaluation.utility import Examination, arm_on_other_images
+from cmrfed.evaluation.utility import RECONSTRUCTION, SegmenterBenchmark, arm_on_other_images
 
-KIND = "reconstruction"
+ARM = "reconstruction"
 
 
 def reconstruction_fidelity(folder: Path, holdout: SliceSet, lpips_weights: str | None) -> Findings:
@@ -24,7 +24,7 @@ def reconstruction_fidelity(folder: Path, holdout: SliceSet, lpips_weights: str 
         holdout: Patients that nothing has learned from.
         lpips_weights: Folder with torchvision's AlexNet for LPIPS, or None.
     """
-    return paired_metrics(folder, holdout, lpips_weights, KIND)
+    return paired_metrics(folder, holdout, lpips_weights, ARM)
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,14 @@ class _Reconstructed:
             yield Volume(case.patient_id, case.phase, case.image, case.mask, case.spacing_mm)
 
 
-def reconstruction_utility(folder: Path, train: Cohort, examination: Examination) -> Findings:
+def reconstruction_utility(folder: Path, train: Cohort, benchmark: SegmenterBenchmark) -> Findings:
     """Dice, on reconstructions of the hold-out, of the segmenters that were trained on real slices.
 
     Args:
         folder: As above.
         train: Patients that these segmenters learn from.
-        examination: That of `utility`, whose trained segmenters are used again.
+        benchmark: That of `utility`, whose trained segmenters are used again.
     """
-    test = f"{KIND} of hold-out"
-    images = _Reconstructed(SyntheticDataset.open(folder), examination.holdout.labels)
-    both = replace(examination, external={test: images})
-    return arm_on_other_images("real", labelled_slices(train), train.labels, both, test)
+    images = _Reconstructed(SyntheticDataset.open(folder), benchmark.holdout.labels)
+    both = replace(benchmark, external={RECONSTRUCTION: images})
+    return arm_on_other_images("real", labelled_slices(train), train.labels, both, RECONSTRUCTION)

@@ -1,4 +1,4 @@
-"""Usefulness: how well a segmenter does that was trained on real slices, on synthetic ones, and on both.
+"""Downstream utility: how well a segmenter does that was trained on real slices, on synthetic ones, and on both.
 
 The arms get the same network, steps, batch size and augmentation; they are tested on real patients whom nobody has
 trained on. Dice is taken per volume, averaged over a patient's volumes and seeds, and intervals are over patients.
@@ -19,7 +19,8 @@ from cmrfed.artifacts import digest_json, digest_state, load_state, locked, save
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.errors import DataError
-from cmrfed.evaluation.contours import clinical_findings, distance_metrics, unscaled_metric
+from cmrfed.evaluation.catalogue import metric, series, share_arm, unavailable, word
+from cmrfed.evaluation.contours import Scored, clinical_findings, distance_metrics, unscaled_metric
 from cmrfed.evaluation.result import Estimate, Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.segmenter import (
     LabelledSlices,
@@ -34,11 +35,24 @@ from cmrfed.evaluation.segmenter import (
 from cmrfed.precision import granted
 from cmrfed.progress import track
 
-__all__ = ["ARMS", "Examination", "Runs", "arm_on_other_images", "arms_findings", "site_utility", "utility"]
+__all__ = [
+    "ARMS",
+    "HOLDOUT",
+    "RECONSTRUCTION",
+    "Runs",
+    "SegmenterBenchmark",
+    "arm_on_other_images",
+    "arms_findings",
+    "site_utility",
+    "utility",
+]
 
-ARMS = {"real": "real only", "synthetic": "synthetic only", "both": "real and synthetic"}
-CONTROL = "real only, without augmentation"
-SITE_ARMS = {"own": "the patients of one site", "own+": "the patients of one site and synthetic"}
+ARMS = ("real", "synthetic", "both")
+"""What the main segmenters are trained on."""
+CONTROL = "real-unaugmented"
+SITE_ARMS = ("site", "site-synthetic")
+HOLDOUT, RECONSTRUCTION = "holdout", "reconstruction"
+"""Test sets that are not an external cohort."""
 _USUAL = SegmenterConfig()
 _RECIPE = 1
 """Number of the training code in the name of a cached segmenter; raised when that code changes its results."""
@@ -61,8 +75,8 @@ def _arms(real: LabelledSlices, synthetic: LabelledSlices) -> dict[str, Sources]
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What every segmenter of a comparison goes through alike.
+class SegmenterBenchmark:
+    """What is the same for every segmenter of a comparison: test sets, training, cache and seed.
 
     Args:
         holdout: Patients that nothing has learned from.
@@ -78,9 +92,9 @@ class Examination:
     cache: Path
     seed: int = 0
 
-    def of(self, title: str, arms: Mapping[Arm, Sources], labels: tuple[Label, ...]) -> dict[str, dict[Arm, Runs]]:
+    def score(self, title: str, arms: Mapping[Arm, Sources], labels: tuple[Label, ...]) -> dict[str, dict[Arm, Runs]]:
         """Train the segmenters of all arms and score them: test set => arm => runs."""
-        tests: dict[str, Patients] = {"hold-out": self.holdout, **self.external}
+        tests: dict[str, Patients] = {HOLDOUT: self.holdout, **self.external}
         seeds = self.config.seeds
         scores: dict[str, dict[Arm, Runs]] = {test: {arm: [] for arm in arms} for test in tests}
         with track(f"{title}: segmenter steps", len(arms) * seeds * self.config.steps) as bar:
@@ -145,19 +159,18 @@ def _missed(runs: Runs) -> str:
     return f"missed structures: {sum(len(v.missed) for v in volumes)} in {len(volumes)} segmented volumes"
 
 
-def _arm_metrics(words: str, test: str, runs: Runs, real: float | None) -> list[Metric]:
-    """Mean Dice of an arm on a test set, and that of every structure; ``words`` say on what it was trained."""
+def _arm_metrics(scored: Scored, runs: Runs, real: float | None) -> list[Metric]:
+    """Mean Dice of an arm on a test set, and that of every structure."""
     dice = patient_dice(runs)
-    common = {"axis": "utility", "unit": "Dice, 0 to 1", "higher_is_better": True}
-    overall = mean_interval(_mean_per_patient(dice))._asdict()
     detail = f"mean over structures; {_seed_range(runs)}; {_missed(runs)}; interval over patients"
-    name = f"Dice, trained on {words}, tested on {test}"
-    out = [Metric(name=name, **overall, n=len(dice), reference=real, detail=detail, **common)]
+    overall = mean_interval(_mean_per_patient(dice))
+    key, named = "utility.dice", scored.named
+    out = [metric(key, overall, scored.of, n=len(dice), reference=real, detail=detail, named=named)]
     for label in STRUCTURES:
         have = np.array([dice[p][label] for p in sorted(dice) if label in dice[p]])
         if len(have):
-            alone = mean_interval(have)._asdict()
-            out.append(Metric(name=f"{name}: {label.name}", **alone, n=len(have), **common))
+            of = {**scored.of, "structure": label.name.lower()}
+            out.append(metric(key, mean_interval(have), of, n=len(have), named=named))
     return out
 
 
@@ -175,45 +188,43 @@ def _over_seeds(drawn: np.ndarray) -> np.ndarray:
     return np.take_along_axis(means, chosen, -1).mean(-1)
 
 
-def _comparisons(test: str, scores: Mapping[str, Runs]) -> list[Metric]:
+def _comparisons(scored: Scored, scores: Mapping[str, Runs]) -> list[Metric]:
     """Paired over patients: synthetic only as a ratio to real only, and both minus real only."""
     table = _patients_by_seed(scores)
-    real, synthetic, *both = table.mean((0, 2))
+    detail = f"paired over patients; interval over patients and {table.shape[2]} seeds"
+    return [_ratio(scored.arm("synthetic"), table, detail), _gain(scored.arm("both"), table, detail)]
+
+
+def _ratio(scored: Scored, table: np.ndarray, detail: str) -> Metric:
+    """Dice of the synthetic over that of the real arm; ``table`` is (P, arms, S)."""
+    real, synthetic = table.mean((0, 2))[:2]
+    key, named = "utility.dice-ratio", scored.named
+    if not real:
+        reason = "the segmenter trained on real slices finds nothing. Do: train it for longer"
+        return unavailable(key, reason, scored.of, named=named)
 
     def ratio_of(drawn: np.ndarray) -> np.ndarray:
         arms = _over_seeds(drawn)
         return arms[:, 1] / np.maximum(arms[:, 0], 1e-9)
 
+    found = Estimate(float(synthetic / real), *bootstrap(table, ratio_of))
+    return metric(key, found, scored.of, n=len(table), reference=1.0, detail=detail, named=named)
+
+
+def _gain(scored: Scored, table: np.ndarray, detail: str) -> Metric:
+    """Dice of the arm of both minus that of the real arm; ``table`` is (P, arms, S)."""
+    key, named = "utility.dice-gain", scored.named
+    if table.shape[1] < len(ARMS):
+        reason = "no segmenter was trained on both. Do: set evaluation.mixed_arm=true"
+        return unavailable(key, reason, scored.of, named=named)
+
     def gain_of(drawn: np.ndarray) -> np.ndarray:
         arms = _over_seeds(drawn)
         return arms[:, 2] - arms[:, 0]
 
-    ratio = bootstrap(table, ratio_of)
-    detail = f"paired over patients; interval over patients and {table.shape[2]} seeds"
-    common = {"axis": "utility", "n": len(table), "higher_is_better": True, "detail": detail}
-    if not real:
-        reason = "the segmenter trained on real slices finds nothing. Do: train it for longer"
-        first = Metric(axis="utility", name=f"Dice ratio synthetic / real, {test}", unavailable=reason)
-    else:
-        first = Metric(
-            name=f"Dice ratio synthetic / real, {test}",
-            **Estimate(float(synthetic / real), *ratio)._asdict(),
-            reference=1.0,
-            unit="ratio",
-            **common,
-        )
-    name = f"Dice gain of adding synthetic, {test}"
-    if not both:
-        reason = "no segmenter was trained on both. Do: set evaluation.mixed_arm=true"
-        return [first, Metric(axis="utility", name=name, unavailable=reason)]
-    second = Metric(
-        name=name,
-        **Estimate(float(both[0] - real), *bootstrap(table, gain_of))._asdict(),
-        reference=0.0,
-        unit="Dice",
-        **common,
-    )
-    return [first, second]
+    real, _, both = table.mean((0, 2))
+    found = Estimate(float(both - real), *bootstrap(table, gain_of))
+    return metric(key, found, scored.of, n=len(table), reference=0.0, detail=detail, named=named)
 
 
 def _mean_over_runs(runs: Runs) -> np.ndarray:
@@ -225,50 +236,42 @@ def _mean_over_runs(runs: Runs) -> np.ndarray:
 
 def _site_findings(test: str, by_arm: Mapping[str, Mapping[str, Runs]]) -> Findings:
     """Arm => site => runs: the means over sites, and what the synthetic set adds at a site, paired over patients."""
-    common = {"axis": "utility", "unit": "Dice, 0 to 1", "higher_is_better": True}
     metrics, tables = [], {}
     for arm, sites in by_arm.items():
         table = np.concatenate([_mean_over_runs(runs) for runs in sites.values()], 1)
         tables[arm] = table
         each = ", ".join(f"{site} {_mean_over_runs(runs).mean():.3f}" for site, runs in sites.items())
-        metrics.append(
-            Metric(
-                name=f"Dice, trained on {SITE_ARMS[arm]}, tested on {test}",
-                **mean_interval(table.mean(1))._asdict(),
-                n=len(table),
-                detail=f"mean over structures and sites: {each}; interval over patients",
-                **common,
-            )
-        )
-    gain = mean_interval(tables["own+"].mean(1) - tables["own"].mean(1))
+        detail = f"mean over structures and sites: {each}; interval over patients"
+        of = {"arm": arm, "test": test}
+        metrics.append(metric("utility.dice", mean_interval(table.mean(1)), of, n=len(table), detail=detail))
+    own, helped = (tables[arm] for arm in SITE_ARMS)
     metrics.append(
-        Metric(
-            axis="utility",
-            name=f"Dice gain of adding synthetic to the patients of one site, {test}",
-            **gain._asdict(),
-            n=len(tables["own"]),
-            unit="Dice",
+        metric(
+            "utility.dice-gain",
+            mean_interval(helped.mean(1) - own.mean(1)),
+            {"arm": SITE_ARMS[1], "test": test},
+            n=len(own),
             reference=0.0,
-            higher_is_better=True,
-            detail=f"mean over {len(by_arm['own'])} sites; paired, interval over patients",
+            detail=f"mean over {own.shape[1]} sites; paired, interval over patients",
         )
     )
     return Findings(metrics=tuple(metrics))
 
 
-def site_utility(sites: Mapping[str, Cohort], synthetic: LabelledSlices, examination: Examination) -> Findings:
+def site_utility(sites: Mapping[str, Cohort], synthetic: LabelledSlices, benchmark: SegmenterBenchmark) -> Findings:
     """What a site gains that has its own patients alone: a segmenter of them, without the synthetic set and with it.
 
     Args:
         sites: Name => the site's patients, all annotated for the same structures.
         synthetic: All synthetic slices.
-        examination: Its number of segmenters is that of each site and arm.
+        benchmark: Its number of segmenters is that of each site and arm.
     """
     own = {site: labelled_slices(cohort) for site, cohort in sites.items()}
-    sources = {(arm, site): (own[site], synthetic if arm == "own+" else None) for site in sites for arm in SITE_ARMS}
+    added = dict(zip(SITE_ARMS, (None, synthetic), strict=True))
+    sources = {(arm, site): (own[site], added[arm]) for site in sites for arm in SITE_ARMS}
     labels = next(iter(sites.values())).labels
     found = Findings()
-    for test, scores in examination.of("utility of sites", sources, labels).items():
+    for test, scores in benchmark.score("utility of sites", sources, labels).items():
         found += _site_findings(test, {arm: {site: scores[arm, site] for site in sites} for arm in SITE_ARMS})
     return found
 
@@ -276,7 +279,7 @@ def site_utility(sites: Mapping[str, Cohort], synthetic: LabelledSlices, examina
 def utility(
     real: Cohort,
     synthetic: LabelledSlices,
-    examination: Examination,
+    benchmark: SegmenterBenchmark,
     *,
     mixed_arm: bool = True,
     control_seeds: int = 0,
@@ -287,23 +290,23 @@ def utility(
     Args:
         real: Patients that the generators learned from.
         synthetic: All synthetic slices.
-        examination: Test sets and segmenter; the same for all arms.
+        benchmark: Test sets and segmenter; the same for all arms.
         mixed_arm: Train on real and synthetic slices together too.
         control_seeds: Segmenters of real slices alone without augmentation; 0 leaves them out.
         mixed_shares: Further parts of a batch that are synthetic, beside real slices.
     """
     arms = _arms(labelled_slices(real), synthetic)
     main = arms if mixed_arm else {arm: arms[arm] for arm in arms if arm != "both"}
-    scores = examination.of("utility", main, real.labels)
-    further = _further(arms, examination, real.labels, control_seeds, mixed_shares)
+    scores = benchmark.score("utility", main, real.labels)
+    further = _further(arms, benchmark, real.labels, control_seeds, mixed_shares)
     found = Findings()
     for test, by_arm in scores.items():
-        found += arms_findings(test, by_arm, {words: by_test[test] for words, by_test in further.items()})
+        found += arms_findings(Scored(test), by_arm, {arm: by_test[test] for arm, by_test in further.items()})
     return found
 
 
 def arm_on_other_images(
-    arm: str, sources: LabelledSlices, labels: tuple[Label, ...], examination: Examination, test: str
+    arm: str, sources: LabelledSlices, labels: tuple[Label, ...], benchmark: SegmenterBenchmark, test: str
 ) -> Findings:
     """Dice of one arm on an external test set, beside its own on the hold-out.
 
@@ -311,57 +314,55 @@ def arm_on_other_images(
         arm: Which of `ARMS`.
         sources: What it is trained on.
         labels: Structures that it learns.
-        examination: Has the test set among its ``external`` ones.
+        benchmark: Has the test set among its ``external`` ones.
         test: Name of the test set.
     """
-    scores = examination.of(f"utility, {test}", {arm: (sources, None)}, labels)
-    reference = float(_mean_per_patient(patient_dice(scores["hold-out"][arm])).mean())
-    return Findings(metrics=tuple(_arm_metrics(ARMS[arm], test, scores[test][arm], reference)))
+    scores = benchmark.score(f"utility, {test}", {arm: (sources, None)}, labels)
+    reference = float(_mean_per_patient(patient_dice(scores[HOLDOUT][arm])).mean())
+    return Findings(metrics=tuple(_arm_metrics(Scored(test).arm(arm), scores[test][arm], reference)))
 
 
 def _further(
     arms: Mapping[str, Sources],
-    examination: Examination,
+    benchmark: SegmenterBenchmark,
     labels: tuple[Label, ...],
     control_seeds: int,
     mixed_shares: Sequence[float],
-) -> dict[str, dict[str, Runs]]:
-    """Words of a further arm => test set => runs: real slices as they are, and other parts of synthetic ones."""
-    usual = examination.config
+) -> dict[tuple[str, str], dict[str, Runs]]:
+    """Key and words of a further arm => test set => runs: real slices as they are, and other shares of synthetic."""
+    usual = benchmark.config
     control = usual.model_copy(update={"augment": False, "seeds": control_seeds})
-    variants = {CONTROL: (arms["real"], control)} if control_seeds else {}
+    name = CONTROL, word("arm", CONTROL, "utility.dice")
+    variants = {name: (arms["real"], control)} if control_seeds else {}
     for share in mixed_shares:
-        variants[f"real and {share:.0%} synthetic"] = arms["both"], usual.model_copy(update={"mixed_share": share})
+        variants[share_arm(share)] = arms["both"], usual.model_copy(update={"mixed_share": share})
     out = {}
-    for words, (sources, config) in variants.items():
-        scores = replace(examination, config=config).of(f"utility, {words}", {words: sources}, labels)
-        out[words] = {test: runs[words] for test, runs in scores.items()}
+    for (arm, words), (sources, config) in variants.items():
+        scores = replace(benchmark, config=config).score(f"utility, {words}", {arm: sources}, labels)
+        out[arm, words] = {test: runs[arm] for test, runs in scores.items()}
     return out
 
 
-def arms_findings(test: str, by_arm: Mapping[str, Runs], further: Mapping[str, Runs]) -> Findings:
-    """Dice of all arms, their comparison, and the distances and clinical errors of the main ones."""
+def arms_findings(scored: Scored, by_arm: Mapping[str, Runs], further: Mapping[tuple[str, str], Runs]) -> Findings:
+    """Dice of all arms, their comparison, and the distances and clinical errors of the main ones.
+
+    Args:
+        scored: Test set and segmenter.
+        by_arm: Arm of `ARMS` => its runs.
+        further: Key and words of a further arm => its runs.
+    """
     metrics: list[Metric] = []
-    series = {}
     reference = float(_mean_per_patient(patient_dice(by_arm["real"])).mean())
     for arm, runs in by_arm.items():
-        metrics += _arm_metrics(ARMS[arm], test, runs, None if arm == "real" else reference)
-        series[ARMS[arm]] = tuple(_mean_per_patient(patient_dice(runs)).tolist())
-    metrics += _comparisons(test, by_arm)
-    for words, runs in further.items():
-        metrics.append(_arm_metrics(words, test, runs, reference)[0])
+        metrics += _arm_metrics(scored.arm(arm), runs, None if arm == "real" else reference)
+    metrics += _comparisons(scored, by_arm)
+    for (arm, words), runs in further.items():
+        metrics.append(_arm_metrics(scored.arm(arm, words), runs, reference)[0])
     for arm, runs in by_arm.items():
-        metrics += distance_metrics(ARMS[arm], test, runs, by_arm["real"])
-    found = Findings(metrics=tuple(metrics), series={f"Dice per patient, {test}": series})
-    return found + _clinical(test, by_arm)
-
-
-def _clinical(test: str, by_arm: Mapping[str, Runs]) -> Findings:
-    """Clinical errors of the arms, in one series for one plot."""
-    each = [clinical_findings(ARMS[arm], test, runs) for arm, runs in by_arm.items()]
-    series: dict[str, dict[str, tuple[float, ...]]] = {}
-    for found in each:
-        for name, groups in found.series.items():
-            series[name] = series.get(name, {}) | groups
-    metrics = tuple(m for found in each for m in found.metrics)
-    return Findings(metrics=metrics + unscaled_metric(test, by_arm["real"]), series=series)
+        metrics += distance_metrics(scored.arm(arm), runs, by_arm["real"])
+    each = {arm: _mean_per_patient(patient_dice(runs)) for arm, runs in by_arm.items()}
+    plot = series("utility.dice-per-patient", each, scored.of, named=scored.named)
+    found = Findings(metrics=tuple(metrics), series=(plot,))
+    for arm, runs in by_arm.items():
+        found += clinical_findings(scored.arm(arm), runs)
+    return found + Findings(metrics=unscaled_metric(scored, by_arm["real"]))

@@ -1,142 +1,135 @@
-"""The verdict: a word for each axis, the numbers behind it and the rule that gave it."""
+"""The verdict on each axis as data: its level, and the numbers that decide it. The words are the catalogue's."""
 
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 
-from cmrfed.evaluation.anatomy import AS_DRAWN, VALID
+from cmrfed.evaluation.catalogue import attack_words, level_word, say
 from cmrfed.evaluation.compared import ALPHA, holm
-from cmrfed.evaluation.membership import SCORES, Scores, p_value, told_apart
-from cmrfed.evaluation.result import Axis, Findings, Metric
+from cmrfed.evaluation.membership import Scores, excludes_chance, p_value
+from cmrfed.evaluation.result import CLAIM_REFUTED, CONTROL_FAILED, Axis, Findings, Level, Metric, Verdict
 
 UTILITY_GOOD, UTILITY_FAIR = 0.97, 0.90
 SHAPE_GOOD, SHAPE_FAIR = 0.25, 0.75
 MANY_COPIES = 0.05
+FEWER_VALID = 0.05
+"""Points below the share of real masks from which on synthetic ones are no longer good."""
 
 
-def verdict(found: Findings) -> dict[str, str]:
-    """Axis => verdict in words. An axis whose numbers are missing is "not measured"."""
-    rules = {
-        "fidelity": _fidelity,
-        "anatomy": _anatomy,
-        "memorisation": _memorisation,
-        "leakage": _leakage,
-        "utility": _utility,
-    }
-    return {axis: rule(found) for axis, rule in rules.items()}
+def verdicts(found: Findings) -> tuple[Verdict, ...]:
+    """A verdict on each axis; one whose numbers are missing is not measured."""
+    rules: tuple[Callable[[Findings], Verdict], ...] = (_fidelity, _anatomy, _memorisation, _leakage, _utility)
+    return tuple(rule(found) for rule in rules)
 
 
-def _starting(found: Findings, axis: Axis, start: str) -> list[Metric]:
-    return [m for m in found.metrics if m.axis == axis and m.name.startswith(start) and m.value is not None]
+def _verdict(axis: Axis, level: Level, text: str, rule: str = "") -> Verdict:
+    return Verdict(axis=axis, level=level, word=level_word(axis, level), text=text, rule=rule)
 
 
-def _fidelity(found: Findings) -> str:
+def _measured(found: Findings, key: str, **fields: str | None) -> list[Metric]:
+    return [metric for metric in found.select(key, **fields) if metric.value is not None]
+
+
+def _number(metric: Metric) -> float:
+    return 0.0 if metric.value is None else metric.value
+
+
+def _fidelity(found: Findings) -> Verdict:
     """Good: KID within the interval of real against real. Fair: below that of blurred real images. Poor: above."""
-    kids = _starting(found, "fidelity", "KID")
-    floor = next((m for m in kids if m.name.endswith(", training against hold-out")), None)
-    blurred = next((m for m in kids if "blurred" in m.name), None)
-    if len(kids) < 3 or floor is None or blurred is None:
-        return "Not measured: there is no KID with both of its yardsticks."
-    kid, real, bad = kids[0].value or 0.0, floor.value or 0.0, blurred.value or 0.0
-    top = floor.high if floor.high is not None else real
-    word = "Good" if kid <= top else "Fair" if kid <= bad else "Poor"
-    return (
-        f"{word}: {kids[0].name} is {kid:.4f}; real patients against real ones have {real:.4f} (up to {top:.4f}), "
-        f"slightly blurred real images {bad:.4f}. "
-        "Rule: good up to the upper end for real patients, fair up to the value for blurred ones, poor above."
-    )
+    made, real, blurred = (_measured(found, "fidelity.kid", arm=arm) for arm in _KID_ARMS)
+    if not (made and real and blurred):
+        return _verdict("fidelity", "not-measured", say("fidelity.missing"))
+    kid, least, bad = (_number(each[0]) for each in (made, real, blurred))
+    top = least if real[0].high is None else real[0].high
+    level: Level = "good" if kid <= top else "fair" if kid <= bad else "poor"
+    text = say("fidelity", name=made[0].name, kid=kid, real=least, top=top, blurred=bad)
+    return _verdict("fidelity", level, text, say("fidelity.rule"))
 
 
-def _anatomy(found: Findings) -> str:
-    shapes = [m for m in found.metrics if m.axis == "anatomy" and m.unit == "SD of hold-out patients"]
-    excess = [(m.value or 0.0) - (m.reference or 0.0) for m in shapes if m.value is not None]
+_KID_ARMS = ("synthetic", "training", "blurred-training")
+
+
+def _anatomy(found: Findings) -> Verdict:
+    shapes = _measured(found, "anatomy.shape-distance")
+    excess = [_number(shape) - (shape.reference or 0.0) for shape in shapes]
     if not excess:
-        return "Not measured: no shape could be compared."
+        return _verdict("anatomy", "not-measured", say("anatomy.missing"))
     middle, worst = statistics.median(excess), max(excess)
-    word = "Good" if middle <= SHAPE_GOOD and worst <= SHAPE_FAIR else "Fair" if middle <= SHAPE_FAIR else "Poor"
-    valid, drawn = found.find(VALID), found.find(VALID + AS_DRAWN)
-    share = ""
-    if valid is not None and valid.value is not None and valid.reference is not None:
-        before = f" ({drawn.value:.0%} as drawn)" if drawn is not None and drawn.value is not None else ""
-        share = f" {valid.value:.0%} of synthetic masks are valid{before}, {valid.reference:.0%} of real ones."
-        word = "Fair" if word == "Good" and valid.value < valid.reference - 0.05 else word
-    return (
-        f"{word}: shapes lie {middle:.2f} standard deviations of the hold-out's patients further off than real "
-        f"ones do (median; at worst {worst:.2f}).{share} "
-        f"Rule: good with a median up to {SHAPE_GOOD}, none above {SHAPE_FAIR}, and valid masks at most 5 points below "
-        f"real ones; fair with a median up to {SHAPE_FAIR}; else poor."
+    level: Level = (
+        "good" if middle <= SHAPE_GOOD and worst <= SHAPE_FAIR else "fair" if middle <= SHAPE_FAIR else "poor"
     )
+    text = say("anatomy", middle=middle, worst=worst)
+    valid = next(iter(_measured(found, "anatomy.valid-masks", arm="synthetic")), None)
+    if valid is not None and valid.reference is not None:
+        drawn = _measured(found, "anatomy.valid-masks", arm="as-drawn")
+        before = say("anatomy.drawn", drawn=_number(drawn[0])) if drawn else ""
+        text += say("anatomy.valid", valid=_number(valid), drawn=before, real=valid.reference)
+        level = "fair" if level == "good" and _number(valid) < valid.reference - FEWER_VALID else level
+    return _verdict("anatomy", level, text, say("anatomy.rule", good=SHAPE_GOOD, fair=SHAPE_FAIR))
 
 
-def _memorisation(found: Findings) -> str:
-    nearer = _starting(found, "memorisation", "Nearer to training")
-    copies = _starting(found, "memorisation", "Copies")
+def _memorisation(found: Findings) -> Verdict:
+    nearer, copies = (_measured(found, f"memorisation.{m}") for m in ("nearer-to-training", "copies"))
     if not nearer or not copies:
-        return "Not measured: there are no distances."
-    copied = max(m.value or 0.0 for m in copies)
+        return _verdict("memorisation", "not-measured", say("memorisation.missing"))
+    copied = max(map(_number, copies))
     leaning = [m for m in nearer if m.low is not None and m.low > (m.reference or 0.5)]
     many = [m for m in copies if m.low is not None and m.low > (m.reference or 0.0)]
-    word = "No sign of copying found"
+    level: Level = "none-found"
     if leaning or many:
-        word = "Strong sign of copying" if many and copied > MANY_COPIES else "Some sign of memorisation"
-    shares = ", ".join(f"{m.value:.0%} in {m.name[m.name.rindex('(') + 1 : -1]}" for m in nearer)
-    return (
-        f"{word}: slices that lie nearer to training than to hold-out patients: {shares} (50% expected); "
-        f"copies: {copied:.1%} (1% expected). This is no guarantee of privacy. "
-        "Rule: some sign if an interval lies above what is expected; strong if also more than "
-        f"{MANY_COPIES:.0%} are copies."
-    )
+        level = "strong-sign" if many and copied > MANY_COPIES else "some-sign"
+    shares = ", ".join(say("memorisation.share", value=m.value, space=m.space) for m in nearer)
+    text = say("memorisation", shares=shares, copied=copied)
+    return _verdict("memorisation", level, text, say("memorisation.rule", many=MANY_COPIES))
 
 
-def _leakage(found: Findings) -> str:
-    attacks = _starting(found, "leakage", "AUC, ")
-    failed = [m for m in found.metrics if m.axis == "leakage" and "failed its control" in (m.unavailable or "")]
-    without = f" {len(failed)} attack(s) failed their control and say nothing." if failed else ""
+def _leakage(found: Findings) -> Verdict:
+    attacks = _measured(found, "leakage.auc")
+    count = sum(m.unavailable_code == CONTROL_FAILED for m in found.select("leakage.auc"))
+    failed = say("leakage.failed", count=count) if count else ""
     if not attacks:
-        return f"Not measured: no membership attack could be made.{without} Nothing is known of leakage."
-    chances = holm([p_value(_scores(found, m.name.removeprefix("AUC, "))) for m in attacks])
-    hits = [m for m in attacks if told_apart(m.low, m.high)]
-    extra = [m for start in ("Adversarial", "Patients copied") for m in _starting(found, "leakage", start)]
+        return _verdict("leakage", "not-measured", say("leakage.missing", failed=failed))
+    hits = [m for m in attacks if excludes_chance(m.low, m.high)]
+    extra = [m for key in ("adversarial-accuracy", "patients-copied") for m in _measured(found, f"leakage.{key}")]
     also = [m for m in extra if m.low is not None and m.low > 0]
-    names = ", ".join([f"{m.name[5:]} (AUC {m.value:.2f})" for m in hits] + [f"{m.name} ({m.value:.2f})" for m in also])
-    said = f"found by {names}." if names else "none was better than chance; that they were not is no proof of privacy."
-    word = "Some sign of leakage" if names else "Members were not told from others"
-    word = "Members can be told from others" if min(chances) < ALPHA else word
-    word = "The privacy claim does not hold" if any(t.startswith("the claim (") for t in found.warnings) else word
-    return (
-        f"{word}: of {len(attacks)} membership attacks, {len(hits)} told training patients from others: {said}"
-        f"{without} Rule: some sign if an interval leaves out what is expected (by chance one in twenty does); members "
-        "can be told from others if one of all attacks together does so with an error of one in twenty (Holm); a claim "
-        "fails where members are found more often than its ε and δ allow."
-    )
+    names = [say("leakage.hit", attack=attack_words(m.model_dump()), value=m.value) for m in hits]
+    names += [say("leakage.also", name=m.name, value=m.value) for m in also]
+    words = say("leakage.found", names=", ".join(names)) if names else say("leakage.nothing")
+    text = say("leakage", attacks=len(attacks), hits=len(hits), found=words, failed=failed)
+    return _verdict("leakage", _leakage_level(found, attacks, bool(names)), text, say("leakage.rule"))
 
 
-def _scores(found: Findings, attack: str) -> Scores:
-    groups = found.series[SCORES + attack]
-    return Scores(np.array(groups["members"]), np.array(groups["others"]))
+def _leakage_level(found: Findings, attacks: list[Metric], sign: bool) -> Level:
+    if any(warning.code == CLAIM_REFUTED for warning in found.warnings):
+        return "claim-refuted"
+    if min(holm([p_value(_scores(found, metric)) for metric in attacks])) < ALPHA:
+        return "identified"
+    return "some-sign" if sign else "none-found"
+
+
+def _scores(found: Findings, metric: Metric) -> Scores:
+    (series,) = found.select_series("leakage.scores", attack=metric.attack, space=metric.space)
+    return Scores(np.array(series.groups["members"]), np.array(series.groups["others"]))
 
 
 def _added(gain: Metric | None) -> str:
     """What the synthetic set adds to all real slices, where that was measured."""
     if gain is None or gain.value is None:
         return ""
-    low, high = gain.low, gain.high
-    where = "holds 0"
+    low, high, where = gain.low, gain.high, "around"
     if low is not None and high is not None and (low > 0 or high < 0):
-        where = "lies above 0" if low > 0 else "lies below 0"
-    return f"; adding synthetic to real slices changes Dice by {gain.value:+.3f} (the interval over patients {where})"
+        where = "above" if low > 0 else "below"
+    return say("utility.added", gain=gain.value, where=say(f"utility.{where}"))
 
 
-def _utility(found: Findings) -> str:
-    ratio = found.find("Dice ratio synthetic / real, hold-out")
-    gain = found.find("Dice gain of adding synthetic, hold-out")
+def _utility(found: Findings) -> Verdict:
+    ratio = found.find("utility.dice-ratio.synthetic.holdout")
     if ratio is None or ratio.value is None:
-        return "Not measured: no segmenter was trained, or the real one found nothing."
-    word = "Good" if ratio.value >= UTILITY_GOOD else "Fair" if ratio.value >= UTILITY_FAIR else "Poor"
-    site = found.find("Dice gain of adding synthetic to the patients of one site, hold-out")
-    alone = f"; for a site with its own patients alone by {site.value:+.3f}" if site and site.value is not None else ""
-    return (
-        f"{word}: a segmenter trained on synthetic slices alone reaches {ratio.value:.3f} of the Dice of one trained "
-        f"on real slices{_added(gain)}{alone}. "
-        f"Rule: good from {UTILITY_GOOD}, fair from {UTILITY_FAIR}, else poor."
-    )
+        return _verdict("utility", "not-measured", say("utility.missing"))
+    level: Level = "good" if ratio.value >= UTILITY_GOOD else "fair" if ratio.value >= UTILITY_FAIR else "poor"
+    site = found.find("utility.dice-gain.site-synthetic.holdout")
+    alone = say("utility.site", gain=site.value) if site and site.value is not None else ""
+    added = _added(found.find("utility.dice-gain.both.holdout"))
+    text = say("utility", ratio=ratio.value, added=added, site=alone)
+    return _verdict("utility", level, text, say("utility.rule", good=UTILITY_GOOD, fair=UTILITY_FAIR))

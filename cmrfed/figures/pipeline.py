@@ -19,9 +19,9 @@ ACCENT = "#0b6470"
 QUESTIONS = {
     "fidelity": "fidelity",
     "anatomy": "anatomy",
-    "utility": "usefulness",
+    "utility": "utility",
     "memorisation": "memorisation",
-    "leakage": "leakage",
+    "leakage": "membership inference",
 }
 
 

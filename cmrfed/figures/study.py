@@ -13,6 +13,7 @@ from cmrfed.artifacts import read_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import Case, SyntheticDataset
 from cmrfed.errors import DataError
+from cmrfed.evaluation.reading import read_evaluation
 from cmrfed.evaluation.result import EvaluationReport
 from cmrfed.generators.generator import Generator
 from cmrfed.synthesis.two_stage import SynthesisConfig
@@ -138,11 +139,7 @@ def read_run(folder: Path) -> Run:
             expected="a finished run",
             do="finish it: the same `cmrfed run` command resumes it",
         )
-    try:
-        evaluation = EvaluationReport.model_validate(read_json(path))
-    except ValidationError as error:
-        raise DataError(f"{path} cannot be used", got=error, do="evaluate the run again with this version") from None
-    return Run(folder, record, family_of(record["experiment"], folder), evaluation)
+    return Run(folder, record, family_of(record["experiment"], folder), read_evaluation(path))
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

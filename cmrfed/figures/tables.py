@@ -2,47 +2,42 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmrfed.artifacts import write_text
-from cmrfed.evaluation.result import Axis, EvaluationReport, Metric
+from cmrfed.evaluation.catalogue import unavailable, unit_words
+from cmrfed.evaluation.result import COLUMNS as FIELDS
+from cmrfed.evaluation.result import EvaluationReport, Metric
 from cmrfed.figures.study import Run
 
-IMAGE_MEASURES = ("PSNR", "SSIM", "MS-SSIM", "LPIPS", "FID", "KID")
+IMAGE_MEASURES = ("psnr", "ssim", "ms-ssim", "lpips", "fid", "kid")
+"""Measures of fidelity, in order; those of real against real images are the ``reference`` of others, and no row."""
+IMAGE_ARMS = ("synthetic", "paired", "reconstruction")
 ABSENT = "–"
 AGAIN = "Do: evaluate the run again with this version and what it needs (docs/judging.md)"
-_DICE = re.compile(r"Dice, trained on (?P<trained>.+), tested on (?P<tested>[^:]+)(: (?P<structure>\w+))?$")
-
-
-def _measure(metric: Metric) -> str:
-    return re.split(r"[ ,(]", metric.name)[0]
 
 
 def _fidelity(report: EvaluationReport) -> list[Metric]:
-    """The six measures; those of real against real images are the ``reference`` of others and no row of their own."""
-    found = [m for m in report.metrics if m.axis == "fidelity" and "against hold-out" not in m.name]
     out = []
-    for measure in IMAGE_MEASURES:
-        mine = [m for m in found if _measure(m) == measure]
-        out += mine or [_missing("fidelity", measure)]
+    for key in (f"fidelity.{measure}" for measure in IMAGE_MEASURES):
+        mine = [metric for metric in report.select(key) if metric.arm in IMAGE_ARMS]
+        out += mine or [_missing(key)]
     return out
 
 
 def _segmentation(report: EvaluationReport) -> list[Metric]:
-    found = [m for m in report.metrics if m.axis == "utility" and _DICE.match(m.name)]
-    return found or [_missing("utility", "Dice")]
+    return report.select("utility.dice") or [_missing("utility.dice")]
 
 
 def _neighbours(report: EvaluationReport) -> list[Metric]:
-    return [m for m in report.metrics if m.axis == "memorisation"] or [_missing("memorisation", "Nearest neighbours")]
+    found = [metric for metric in report.metrics if metric.axis == "memorisation"]
+    return found or [_missing("memorisation.distance-ratio")]
 
 
 def _membership(report: EvaluationReport) -> list[Metric]:
-    found = [m for m in report.metrics if m.axis == "leakage" and m.name.startswith("AUC, ")]
-    return found or [_missing("leakage", "AUC of membership attacks")]
+    return report.select("leakage.auc") or [_missing("leakage.auc")]
 
 
 def number(value: float) -> str:
@@ -50,8 +45,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
-def _missing(axis: Axis, name: str) -> Metric:
-    return Metric(axis=axis, name=name, unavailable=f"evaluation.json holds no such number. {AGAIN}")
+def _missing(key: str) -> Metric:
+    return unavailable(key, f"evaluation.json holds no such number. {AGAIN}")
 
 
 @dataclass(frozen=True)
@@ -69,9 +64,9 @@ TABLES = (
         "segmentation", "Segmentation: Dice of a segmenter trained on real or synthetic slices, or both", _segmentation
     ),
     Table("neighbours", "Nearest neighbours", _neighbours),
-    Table("membership", "Membership attacks by patient", _membership),
+    Table("membership", "Membership inference by patient", _membership),
 )
-COLUMNS = ("table", "run", "digest", *Metric.model_fields)
+COLUMNS = ("table", "run", "digest", *FIELDS)
 
 
 def csv_text(runs: Sequence[Run]) -> str:
@@ -108,26 +103,24 @@ def markdown(runs: Sequence[Run]) -> str:
 
 def _body(table: Table, runs: Sequence[Run]) -> list[str]:
     """Rows in the order of the first run that has them, and below them why numbers are missing."""
-    found = [{metric.name: metric for metric in table.of(run.evaluation)} for run in runs]
-    names = list(dict.fromkeys(name for metrics in found for name in metrics))
+    found = [{metric.id: metric for metric in table.of(run.evaluation)} for run in runs]
+    ids = list(dict.fromkeys(each for metrics in found for each in metrics))
     notes: list[str] = []
     columns = ["", *(run.label for run in runs), "reference"]
     lines = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
-    for name in names:
-        metrics = [each.get(name) for each in found]
+    for each_id in ids:
+        metrics = [each.get(each_id) for each in found]
         cells = [_cell(metric, notes) for metric in metrics]
-        lines.append(f"| {' | '.join([_title(metrics, name), *cells, _reference(metrics)])} |")
+        lines.append(f"| {' | '.join([_title([m for m in metrics if m]), *cells, _reference(metrics)])} |")
     return lines + ([""] + [f"{i}. {note}" for i, note in enumerate(notes, 1)] if notes else [])
 
 
-def _title(metrics: Sequence[Metric | None], name: str) -> str:
-    direction = next((m.higher_is_better for m in metrics if m and m.higher_is_better is not None), None)
-    unit = next((m.unit for m in metrics if m and m.unit), "")
+def _title(metrics: Sequence[Metric]) -> str:
+    """Name, unit and direction; a unit that the name has already is left out."""
+    direction = next((m.higher_is_better for m in metrics if m.higher_is_better is not None), None)
+    unit = next((unit_words(m.unit) for m in metrics if m.unit and m.unit not in ("dice", "auc")), "")
     arrow = "" if direction is None else " ↑" if direction else " ↓"
-    dice = _DICE.match(name)
-    if dice:
-        return f"{dice['tested']}, {dice['structure'] or 'mean'}: trained on {dice['trained']}{arrow}"
-    return name + (f", {unit}" if unit else "") + arrow
+    return metrics[0].name + (f", {unit}" if unit else "") + arrow
 
 
 def _cell(metric: Metric | None, notes: list[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from cmrfed.artifacts import read_json
 from cmrfed.data.synthetic import Manifest
 from cmrfed.errors import DataError
+from cmrfed.evaluation.reading import read_evaluation
 from cmrfed.evaluation.result import EvaluationReport
 from cmrfed.text import read_text
 
@@ -92,7 +93,8 @@ def read_contents(folder: Path) -> Contents:
         DataError: The folder holds neither a run nor an evaluation.
     """
     evaluated = folder if (folder / "evaluation.json").is_file() else folder / "evaluation"
-    run, evaluation = _optional_json(folder / "run.json"), _optional_json(evaluated / "evaluation.json")
+    run, judged = _optional_json(folder / "run.json"), evaluated / "evaluation.json"
+    evaluation = read_evaluation(judged) if judged.is_file() else None
     if run is None and evaluation is None:
         raise DataError(
             f"{folder} holds nothing to report",
@@ -107,7 +109,7 @@ def read_contents(folder: Path) -> Contents:
         rounds=_rounds(folder),
         manifest=Manifest.model_validate(manifest) if manifest else None,
         audit=_optional_json(folder / "audit.json") or [],
-        evaluation=EvaluationReport.model_validate(evaluation) if evaluation else None,
+        evaluation=evaluation,
         metrics_csv=read_text(table) if table.is_file() else None,
         pictures=_pictures(evaluated / "pictures"),
         previews=_previews(folder / "synthetic"),

@@ -210,7 +210,7 @@ def _context(contents: Contents) -> dict[str, Any]:
     """Everything that the template shows."""
     judged, package = contents.evaluation, files("cmrfed.report")
     title, subtitle = _heading(contents)
-    measured = [m.name for m in judged.metrics if m.value is not None] if judged else []
+    measured = [m for m in judged.metrics if m.value is not None] if judged else []
     methods = paragraphs(contents.run, measured)
     numbers, sources = bibliography(methods)
     settings = contents.run["experiment"] if contents.run else None
@@ -221,7 +221,7 @@ def _context(contents: Contents) -> dict[str, Any]:
         "js": Markup((package / "report.js").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
         "cards": cards(judged) if judged else [],
         "trade_off": trade_off_chart(judged) if judged else None,
-        "warnings": judged.warnings if judged else (),
+        "warnings": [warning.text for warning in judged.warnings] if judged else [],
         "privacy": _privacy(contents.manifest),
         "mechanism": _mechanism(contents),
         "pictures": contents.pictures,

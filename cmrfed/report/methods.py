@@ -1,9 +1,11 @@
 """The methods text of a report: sentences about what was really run, each with its sources."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from cmrfed.evaluation.catalogue import word
+from cmrfed.evaluation.result import Metric
 
 SOURCES = {
     "ddpm": "Ho J, Jain A, Abbeel P. Denoising diffusion probabilistic models. NeurIPS 2020. arXiv 2006.11239.",
@@ -92,29 +94,32 @@ STRATEGIES = {
     "trimmed-mean": ("a trimmed mean", "trimmed-mean"),
     "krum": ("Krum", "krum"),
 }
-_SAMPLER_SOURCES = {"ddim": "ddim", "dpm++": "dpm++", "dpmpp": "dpm++", "heun": "heun"}
-_METRIC_WORDS = {
-    "KID": ("the unbiased polynomial-kernel distance of features (KID)", ("kid",)),
-    "FID": ("the Fréchet distance of features (FID)", ("fid",)),
-    "FRD": ("the Fréchet distance of radiomic features (FRD)", ("frd",)),
-    "SSIM": ("structural similarity (SSIM)", ("ssim",)),
-    "MS-SSIM": ("multi-scale structural similarity (MS-SSIM)", ("ms-ssim",)),
-    "Precision": ("precision and recall of features", ("precision",)),
-    "Coverage": ("their density and coverage", ("coverage",)),
-    "LPIPS": ("learned perceptual similarity (LPIPS)", ("lpips",)),
-    "Nearest": ("distances to the nearest training and hold-out slices", ("memorisation",)),
-    "Dice": ("the Dice overlap per volume of a MONAI U-Net trained on real, synthetic and both", ("dice", "monai")),
-    "AUC": (
-        "membership attacks by patient, each with a control, on distances to the nearest synthetic slices"
+_SAMPLER_SOURCES = {"ddim": "ddim", "dpm++": "dpm++", "heun": "heun"}
+_MEASURES = {
+    "fidelity.kid": ("the unbiased polynomial-kernel distance of features (KID)", ("kid",)),
+    "fidelity.fid": ("the Fréchet distance of features (FID)", ("fid",)),
+    "fidelity.frd": ("the Fréchet distance of radiomic features (FRD)", ("frd",)),
+    "fidelity.ssim": ("structural similarity (SSIM)", ("ssim",)),
+    "fidelity.ms-ssim": ("multi-scale structural similarity (MS-SSIM)", ("ms-ssim",)),
+    "fidelity.precision": ("precision and recall of features", ("precision",)),
+    "fidelity.coverage": ("their density and coverage", ("coverage",)),
+    "fidelity.lpips": ("learned perceptual similarity (LPIPS)", ("lpips",)),
+    "memorisation.distance-ratio": ("distances to the nearest training and hold-out slices", ("memorisation",)),
+    "utility.dice": (
+        "the Dice overlap per volume of a MONAI U-Net trained on real, synthetic and both",
+        ("dice", "monai"),
+    ),
+    "leakage.auc": (
+        "membership inference attacks by patient, each with a control, on distances to the nearest synthetic slices"
         " and their ratios",
         ("gan-leaks", "monte-carlo"),
     ),
-    "Adversarial": ("adversarial accuracy", ("nnaa",)),
-    "HD95": ("the distances of its outlines (HD95, ASSD)", ("surface",)),
-    "LV": ("volumes and ejection fractions, with bias and limits of agreement", ("agreement",)),
-    "Shapes": ("permutation tests over patients, corrected for their number", ("holm",)),
+    "leakage.adversarial-accuracy": ("adversarial accuracy", ("nnaa",)),
+    "utility.hd95": ("the distances of its outlines (HD95, ASSD)", ("surface",)),
+    "utility.clinical-error": ("volumes and ejection fractions, with bias and limits of agreement", ("agreement",)),
+    "anatomy.differing": ("permutation tests over patients, corrected for their number", ("holm",)),
 }
-"""First word of a metric's name → what it is called in the text, and its sources."""
+"""Measure → what it is called in the text, and its sources."""
 
 
 @dataclass(frozen=True)
@@ -185,48 +190,49 @@ def _start(pretrain: dict[str, Any], *, finetuned: bool) -> Paragraph:
 
 
 _WHITE_BOX = {
-    "loss": ("loss-attack",),
-    "SimA": ("sima",),
-    "PIA": ("pia",),
-    "SecMI": ("secmi",),
-    "calibrated loss": ("calibrated",),
+    "loss": "loss-attack",
+    "sima": "sima",
+    "pia": "pia",
+    "secmi": "secmi",
+    "calibrated-loss": "calibrated",
 }
+"""Attack on the generator → its source."""
 
 
-def _white_box(names: list[str]) -> list[Paragraph]:
-    used = [attack for attack in _WHITE_BOX if f"AUC, {attack} (white box)" in names]
+def _white_box(measured: list[Metric]) -> list[Paragraph]:
+    made = {m.attack for m in measured if m.key == "leakage.auc" and m.space == "white-box"}
+    used = [attack for attack in _WHITE_BOX if attack in made]
     if not used:
         return []
     text = (
-        f"The image generator itself was attacked as well, by patient: {', '.join(used)}; "
+        f"The image generator itself was attacked as well, by patient: {', '.join(word('attack', a) for a in used)}; "
         "the control of each is the same generator with untrained weights."
     )
-    return [Paragraph(text, tuple(source for attack in used for source in _WHITE_BOX[attack]))]
+    return [Paragraph(text, tuple(_WHITE_BOX[attack] for attack in used))]
 
 
-def _metrics(metric_names: Iterable[str]) -> list[Paragraph]:
-    names = list(metric_names)
-    first_words = {re.split("[ ,]", name)[0] for name in names}
-    found = [entry for word, entry in _METRIC_WORDS.items() if word in first_words]
+def _metrics(measured: list[Metric]) -> list[Paragraph]:
+    keys = {metric.key for metric in measured if metric.space != "white-box"}
+    found = [entry for key, entry in _MEASURES.items() if key in keys]
     if not found:
-        return []
+        return _white_box(measured)
     text = "The data set was judged by " + "; ".join(words for words, _ in found) + ". "
-    if any("the patients of one site" in name for name in names):
+    if any(metric.arm in ("site", "site-synthetic") for metric in measured):
         text += "The same U-Net was also trained on the patients of each site alone, and on these with the data set. "
     intervals = "Intervals hold 95 % of the resamples; the tables say over what they were drawn."
-    second = any("nnU-Net" in name for name in names)
+    second = any(metric.segmenter is not None for metric in measured)
     text += "nnU-Net was trained on real, synthetic and both too, for as long as the tables say. " if second else ""
     extra = ("nnunet",) if second else ()
     main = Paragraph(text + intervals, (*(key for _, keys in found for key in keys), *extra, "bootstrap"))
-    return [main, *_white_box(names)]
+    return [main, *_white_box(measured)]
 
 
-def paragraphs(run: dict[str, Any] | None, metric_names: Iterable[str]) -> list[Paragraph]:
+def paragraphs(run: dict[str, Any] | None, measured: Iterable[Metric]) -> list[Paragraph]:
     """What was done, in the order in which it was done; nothing is said of what was not.
 
     Args:
         run: Content of run.json, or None when only an evaluation is reported.
-        metric_names: Names of the metrics that have a value.
+        measured: The metrics that have a value.
     """
     out = []
     if run is not None:
@@ -238,7 +244,7 @@ def paragraphs(run: dict[str, Any] | None, metric_names: Iterable[str]) -> list[
             else []
         )
         out += [_federation(experiment, len(run.get("sites") or []))]
-    return [*out, *_metrics(metric_names)]
+    return [*out, *_metrics(list(measured))]
 
 
 def bibliography(used: Iterable[Paragraph]) -> tuple[dict[str, int], list[str]]:

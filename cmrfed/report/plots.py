@@ -188,7 +188,7 @@ Interval = tuple[float, float, float]
 
 
 def trade_off(utility: Interval, leakage: Interval, attack: str) -> Chart:
-    """Draw where a data set stands between usefulness and leakage, with both intervals.
+    """Draw where a data set stands between utility and leakage, with both intervals.
 
     Args:
         utility: Dice of a segmenter trained on synthetic over that of one trained on real slices.
@@ -205,7 +205,7 @@ def trade_off(utility: Interval, leakage: Interval, attack: str) -> Chart:
     bars = ([(x_of(v), y_of(y)) for v in xs], [(x_of(x), y_of(v)) for v in ys])
     tip = f"this set: {number(y)} of the Dice of real slices, AUC {number(x)} ({attack})"
     return Chart(
-        title="Usefulness against leakage",
+        title="Utility against leakage",
         alt=f"{tip}. Best is the upper left corner; the numbers follow below.",
         x_label=f"AUC of the attack that tells most: {attack}",
         y_label="Dice, synthetic over real",
@@ -219,7 +219,7 @@ def trade_off(utility: Interval, leakage: Interval, attack: str) -> Chart:
             ("Dice, synthetic over real", *map(number, utility)),
             (f"AUC, {attack}", *map(number, leakage)),
         ),
-        caption="Bars are intervals. Dotted lines: as useful as real slices, and members no better found than by "
+        caption="Bars are intervals. Dotted lines: as much utility as real slices, and members no better found than by "
         "chance. The attack was chosen for telling most of all that were tried, so chance alone lifts it above 0.5.",
     )
 

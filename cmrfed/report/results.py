@@ -1,18 +1,12 @@
-"""The judge's numbers, laid out for readers: a card per axis, a table per axis, and the figures beside it."""
+"""The evaluation's numbers, laid out for readers: a card per axis, a table per axis, and the figures beside it."""
 
 from dataclasses import dataclass
 
-from cmrfed.evaluation.membership import CEILING, SCORES, roc
-from cmrfed.evaluation.result import EvaluationReport, Metric
+from cmrfed.evaluation.catalogue import TITLES, TONES, attack_words, group_words, unit_words, word
+from cmrfed.evaluation.membership import roc
+from cmrfed.evaluation.result import EvaluationReport, Metric, Series
 from cmrfed.report.plots import Chart, distributions, number, rocs, strips, trade_off
 
-AXES = {
-    "fidelity": "Fidelity: do the images look real?",
-    "anatomy": "Anatomy: are the shapes plausible?",
-    "utility": "Usefulness: does a segmenter learn from them?",
-    "memorisation": "Memorisation: do they repeat training patients?",
-    "leakage": "Leakage: can training patients be told from others?",
-}
 STRIP_MOST = 60
 """Largest group that is drawn value by value."""
 
@@ -70,7 +64,7 @@ def _row(metric: Metric) -> Row:
     return Row(
         name=metric.name,
         value=number(metric.value),
-        unit=metric.unit or "",
+        unit=unit_words(metric.unit),
         arrow=arrow,
         direction=direction,
         interval=_interval(metric.low, metric.high),
@@ -80,44 +74,36 @@ def _row(metric: Metric) -> Row:
     )
 
 
-def _axis_of(series: str) -> str:
-    """The axis beside whose table a series is drawn."""
-    name = series.lower()
-    if series.startswith((SCORES, CEILING)):
-        return "drawn as curves"
-    if name.startswith(("dice", "ejection fraction error")):
-        return "utility"
-    return "memorisation" if "distance" in name or "nearest" in name else "anatomy"
-
-
-def _chart(name: str, groups: dict[str, tuple[float, ...]]) -> Chart:
+def _chart(series: Series) -> Chart:
     """Few numbers as a strip plot that shows each; many as histograms."""
+    groups = {group_words(series.key, group): values for group, values in series.groups.items()}
     if max(map(len, groups.values())) > STRIP_MOST:
-        return distributions(name, groups, name)
+        return distributions(series.name, groups, series.label)
     numbered = {label: {f"no. {i}": v for i, v in enumerate(values, 1)} for label, values in groups.items()}
-    return strips(name, numbered, name.partition(" per patient")[0] + (" (points)" if "error" in name else ""))
+    return strips(series.name, numbered, series.label)
 
 
-def _roc_charts(series: dict[str, dict[str, tuple[float, ...]]]) -> tuple[Chart, ...]:
-    """One figure for all attacks of one kind: on pixels, on features, on the generator."""
-    kinds: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for name, scores in series.items():
-        if name.startswith(SCORES):
-            attack, _, kind = name.removeprefix(SCORES).rstrip(")").partition(" (")
-            fpr, tpr = roc(scores["members"], scores["others"])
-            kinds.setdefault(kind, {})[attack] = fpr.tolist(), tpr.tolist()
-    claim = series.get(CEILING)
-    ceiling = (claim["FPR"], claim["TPR"]) if claim else None
-    return tuple(rocs(f"Membership attacks: {kind}", attacks, ceiling) for kind, attacks in kinds.items())
+def _roc_charts(report: EvaluationReport) -> tuple[Chart, ...]:
+    """One figure for all attacks of one space: pixels, features, the generator."""
+    spaces: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for each in (series for series in report.series if series.kind == "scores"):
+        fpr, tpr = roc(each.groups["members"], each.groups["others"])
+        curves = spaces.setdefault(str(each.space), {})
+        curves[word("attack", str(each.attack))] = fpr.tolist(), tpr.tolist()
+    claim = next((series.groups for series in report.series if series.kind == "ceiling"), None)
+    ceiling = (claim["fpr"], claim["tpr"]) if claim else None
+    return tuple(
+        rocs(f"Membership inference: {word('space', space)}", attacks, ceiling) for space, attacks in spaces.items()
+    )
 
 
 def trade_off_chart(report: EvaluationReport) -> Chart | None:
-    """Where the set stands between usefulness and leakage; None where either was not measured."""
-    ratio = report.find("Dice ratio synthetic / real, hold-out")
-    attacks = [m for m in report.metrics if m.axis == "leakage" and m.name.startswith("AUC, ")]
-    told = [(folded, m.name.removeprefix("AUC, ")) for m in attacks if (folded := _folded(m))]
+    """Where the set stands between utility and leakage; None where either was not measured."""
+    ratio = report.find("utility.dice-ratio.synthetic.holdout")
+    found = [(_folded(metric), metric) for metric in report.select("leakage.auc")]
+    known = [(folded, attack_words(metric.model_dump())) for folded, metric in found if folded]
     whole = _interval_of(ratio) if ratio else None
-    return trade_off(whole, *max(told)) if whole and told else None
+    return trade_off(whole, *max(known)) if whole and known else None
 
 
 def _interval_of(metric: Metric) -> tuple[float, float, float] | None:
@@ -136,13 +122,13 @@ def _folded(metric: Metric) -> tuple[float, float, float] | None:
 
 
 def axes(report: EvaluationReport) -> list[Axis]:
-    """Tables and figures per axis, in the order of ``AXES``; an axis of which nothing is known is left out."""
-    drawn = {name: groups for name, groups in report.series.items() if any(groups.values())}
+    """Tables and figures per axis, in the order of `TITLES`; an axis of which nothing is known is left out."""
+    drawn = [series for series in report.series if series.kind == "values" and any(series.groups.values())]
     out = []
-    for key, title in AXES.items():
+    for key, title in TITLES.items():
         rows = tuple(_row(m) for m in report.metrics if m.axis == key)
-        charts = tuple(_chart(name, groups) for name, groups in drawn.items() if _axis_of(name) == key)
-        charts += _roc_charts(report.series) if key == "leakage" else ()
+        charts = tuple(_chart(series) for series in drawn if series.axis == key)
+        charts += _roc_charts(report) if key == "leakage" else ()
         out += [Axis(key, title, rows, charts)] if rows or charts else []
     return out
 
@@ -158,25 +144,7 @@ class Card:
     rule: str
 
 
-TONES = {
-    "Good": "good",
-    "Fair": "warn",
-    "Poor": "bad",
-    "Some sign of memorisation": "warn",
-    "Strong sign of copying": "bad",
-    "Some sign of leakage": "warn",
-    "Members can be told from others": "bad",
-    "The privacy claim does not hold": "bad",
-}
-"""Word of a verdict → CSS class. Finding no copies is no guarantee, so it is not coloured as one."""
-
-
-def _card(title: str, verdict: str) -> Card:
-    tag, _, rest = verdict.partition(": ")
-    text, _, rule = rest.partition(" Rule: ")
-    return Card(title, tag, TONES.get(tag, ""), text[:1].upper() + text[1:], rule[:1].upper() + rule[1:])
-
-
 def cards(report: EvaluationReport) -> list[Card]:
-    """One card per axis that has a verdict, in the judge's words."""
-    return [_card(title, report.verdict[key]) for key, title in AXES.items() if key in report.verdict]
+    """One card per axis that has a verdict."""
+    found = [(title, report.verdict(axis)) for axis, title in TITLES.items()]
+    return [Card(title, v.word, TONES.get(v.level, ""), v.text, v.rule) for title, v in found if v]

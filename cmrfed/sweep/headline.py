@@ -1,15 +1,13 @@
 """The main numbers of a sweep as one Markdown table, for papers: a row for each choice of all axes but the seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from cmrfed.evaluation.catalogue import HEADINGS, word
 from cmrfed.sweep.paid import NOT_FOR_RELEASE
-from cmrfed.sweep.summary import MEASURES, Level, by_point, epsilon_text, fidelity_metric, over_seeds
+from cmrfed.sweep.summary import ASKED, MEASURES, Level, answers, by_point, epsilon_text, has, over_seeds
 from cmrfed.sweep.table import AXIS, Row
 
 HEADLINE = "headline.md"
-SYNTHETIC = "Dice, trained on synthetic only, tested on "
-REAL = "Dice, trained on real only, tested on hold-out"
-RATIO = "Dice ratio synthetic / real, hold-out"
 _SHOWN_DIGEST = 12
 
 LEGEND = (
@@ -39,8 +37,8 @@ def headline(sweep: str, table: Sequence[Row]) -> str:
     lines, reasons = [_line(heads), _line(["---"] * len(heads))], dict[str, None]()
     for labels, points in groups.items():
         cells = []
-        for name in metrics.values():
-            level = _cell(name, points)
+        for name, wanted in metrics.items():
+            level = _cell(name, wanted, points)
             cells.append(level.words)
             reasons |= dict.fromkeys([f"{', '.join(labels)}: {level.reason}"] if level.reason else [])
         digests = ", ".join(rows[0]["recipe_digest"][:_SHOWN_DIGEST] for rows in points)
@@ -51,32 +49,44 @@ def headline(sweep: str, table: Sequence[Row]) -> str:
     return "\n".join([f"# {sweep}", "", f"{NOT_FOR_RELEASE}.", "", *lines, *notes, "", LEGEND, ""])
 
 
-def _metrics(table: Sequence[Row]) -> dict[str, str]:
-    """Heading → name of the measure in the table."""
-    names = [*dict.fromkeys(str(row["metric"]) for row in table if row["metric"])]
-    tests = [name.removeprefix(SYNTHETIC) for name in names if name.startswith(SYNTHETIC)]
-    others = {f"Dice, {test}": SYNTHETIC + test for test in tests if test != "hold-out" and ": " not in test}
-    kid = next((name for name in names if fidelity_metric(name)), MEASURES["fidelity"])
+Wanted = Mapping[str, str | None]
+"""Columns that the row of a metric has."""
+
+
+def _metrics(table: Sequence[Row]) -> dict[str, Wanted]:
+    """Heading → the row of the table that is shown below it."""
+    synthetic = {"question": "utility", "measure": "dice", "arm": "synthetic", "structure": None}
+    tests = dict.fromkeys((row["test"], row["segmenter"]) for row in table if has(row, synthetic))
+    others: dict[str, Wanted] = {
+        HEADINGS["dice-external"].format(test=word("test", test) + (f" ({segmenter})" if segmenter else "")): {
+            **synthetic,
+            "test": test,
+            "segmenter": segmenter,
+        }
+        for test, segmenter in tests
+        if (test, segmenter) != ("holdout", None)
+    }
+    kid = next((str(row["metric"]) for row in table if answers("fidelity", row)), MEASURES["fidelity"])
     return {
-        "Dice, real only": REAL,
-        "Dice, synthetic only": f"{SYNTHETIC}hold-out",
-        "ratio": RATIO,
+        HEADINGS["dice-real"]: {"metric_id": "utility.dice.real.holdout"},
+        HEADINGS["dice-synthetic"]: ASKED["utility"],
+        HEADINGS["dice-ratio"]: {"metric_id": "utility.dice-ratio.synthetic.holdout"},
         **others,
-        kid: kid,
-        MEASURES["leakage"]: MEASURES["leakage"],
+        kid: ASKED["fidelity"],
+        MEASURES["leakage"]: ASKED["leakage"],
     }
 
 
-def _cell(metric: str, points: Sequence[list[Row]]) -> Level:
+def _cell(name: str, wanted: Wanted, points: Sequence[list[Row]]) -> Level:
     found, reasons = [], []
     for rows in points:
-        row = next((row for row in rows if row["metric"] == metric), None)
+        row = next((row for row in rows if has(row, wanted)), None)
         if rows[0]["status"] != "finished":
             reasons.append(f"a point is {rows[0]['status']}" + (f": {rows[0]['reason']}" if rows[0]["reason"] else ""))
         elif row is None:
-            reasons.append(f"{metric} was not measured")
+            reasons.append(f"{name} was not measured")
         elif row["value"] is None:
-            reasons.append(f"{metric}: {row['unavailable']}")
+            reasons.append(f"{name}: {row['unavailable']}")
         else:
             found.append((row["value"], row["low"], row["high"]))
     value, low, high = over_seeds(found) if found else (None, None, None)

@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 
-SHARED = ("XDG_CACHE_HOME", "PYTHONPATH")
+from cmrfed.errors import ERROR_FILE, leave_error
+
+SHARED = ("XDG_CACHE_HOME", "PYTHONPATH", ERROR_FILE)
 """Variables of the environment that hold on the cluster too."""
 _PATIENCE_S = 30.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
@@ -44,6 +46,13 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
 
 
+def _failed(text: str) -> int:
+    """Say why it failed, to people and to the sweep; the exit status."""
+    leave_error(text)
+    print(f"error: {text}")
+    return 1
+
+
 def main(address: str, cores: str, *command: str) -> int:
     """Run it on the cluster; a command that failed is not tried again here."""
     import ray
@@ -54,20 +63,18 @@ def main(address: str, cores: str, *command: str) -> int:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        print(
-            f"error: no Ray cluster answers at {address}. Got: {first} Do: start one (ray start --head), or correct it"
+        return _failed(
+            f"no Ray cluster answers at {address}. Got: {first} Do: start one (ray start --head), or correct it"
         )
-        return 1
     remote = ray.remote(num_cpus=int(cores), max_retries=0)(run_here)
     try:
         status, printed = ray.get(remote.remote(list(command[1:]), environment))
     except ray.exceptions.RayError as error:
-        print(f"error: the cluster did not run it to its end: {type(error).__name__}. Do: the same command goes on")
-        return 1
+        return _failed(f"the cluster did not run it to its end: {type(error).__name__}. Do: run the same command again")
     sys.stdout.buffer.write(printed)
     sys.stdout.flush()
     if status < 0:
-        print(f"error: its process was ended by {signal.Signals(-status).name} on the cluster")
+        _failed(f"its process was ended by {signal.Signals(-status).name} on the cluster")
     return abs(int(status))
 
 

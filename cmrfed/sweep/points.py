@@ -25,15 +25,13 @@ from pydantic import Field, ValidationError, model_validator
 from cmrfed.artifacts import digest_json
 from cmrfed.config import Section
 from cmrfed.errors import CmrfedError, ConfigError
-from cmrfed.experiment import Experiment, override, put, read_recipe, resolve
+from cmrfed.experiment import INVALID_RECIPE, Experiment, override, put, read_recipe, resolve
 from cmrfed.strict_yaml import read_mapping
 
 LONGEST_NAME = 80
 """Characters of a point's folder before its digest."""
 Grid = dict[str, list[Any] | dict[str, dict[str, Any]]]
 """Axis → values of the setting of that name, or label → settings."""
-UNUSABLE = "the recipe cannot be used"
-"""How `resolve` begins."""
 _SHOWN_PROBLEMS = 5
 _BOOLEAN = "YAML reads on, off, yes and no as true and false: quote such a label, or take another word"
 
@@ -152,7 +150,7 @@ def read_sweep(path: Path, assignments: list[str] | None = None) -> Sweep:
 
 def _problem(error: CmrfedError) -> str:
     """What is wrong with one of many points, in few words."""
-    if error.what == UNUSABLE:
+    if error.code == INVALID_RECIPE:
         return str(error.got)
     expected = f" (expected: {error.expected})" if error.expected else ""
     return f"{error.what}: {error.got}{expected}"

@@ -4,27 +4,27 @@ Everything here is read from the rows of the table, so that it can be checked ag
 """
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import t as student
 
+from cmrfed.evaluation.catalogue import SWEEP as MEASURES
 from cmrfed.report.plots import number
 from cmrfed.sweep.table import AXIS, Row
 
 Question = Literal["utility", "fidelity", "leakage"]
 QUESTIONS: tuple[Question, ...] = ("utility", "fidelity", "leakage")
-MEASURES: dict[Question, str] = {
-    "utility": "Dice, trained on synthetic only, tested on hold-out",
-    "fidelity": "KID",
-    "leakage": "AUC, calibrated neighbour (pixels)",
+ASKED: dict[Question, dict[str, str | None]] = {
+    "utility": {"metric_id": "utility.dice.synthetic.holdout"},
+    "fidelity": {"question": "fidelity", "measure": "kid", "arm": "synthetic"},
+    "leakage": {"metric_id": "leakage.auc.calibrated-neighbour.pixels"},
 }
-"""Of leakage one attack for all points, the one that has told most of generators without privacy (docs/families.md):
-the best of several at each point would be lifted by chance alone."""
-_KID = re.compile(r"KID \([^,]*\)$")
+"""Question → columns of the rows that answer it; KID by whatever features. Of leakage one attack for all points, the
+one that has found most of generators without privacy (docs/families.md): the best of several at each point would be
+lifted by chance alone."""
 BETTER_IS_MORE: dict[Question, bool] = {"utility": True, "fidelity": False, "leakage": False}
 PANEL_AXIS = "family"
 _NOT_LINES = {PANEL_AXIS, "epsilon", "privacy.epsilon", "seed", "name"}
@@ -140,7 +140,7 @@ def _reference(question: Question, points: Sequence[list[Row]]) -> float | None:
     """Mean over points, where all have one."""
     if question == "leakage":
         return 0.5
-    found = [row["reference"] for rows in points for row in rows if _asks(question, str(row["metric"]))]
+    found = [row["reference"] for rows in points for row in rows if answers(question, row)]
     known = [value for value in found if value is not None]
     return sum(known) / len(known) if known and len(known) == len(found) else None
 
@@ -163,20 +163,21 @@ def _value(question: Question, rows: Sequence[Row]) -> Interval | str:
     first = rows[0]
     if first["status"] != "finished":
         return f"the point {first['status']}" + (f": {first['reason']}" if first["reason"] else "")
-    wanted = [row for row in rows if _asks(question, str(row["metric"]))]
+    wanted = [row for row in rows if answers(question, row)]
     if not wanted:
         return _silent(rows) if question == "leakage" else f"{MEASURES[question]} was not measured"
     row = wanted[0]
     return row["unavailable"] if row["value"] is None else (row["value"], row["low"], row["high"])
 
 
-def _asks(question: Question, metric: str) -> bool:
-    return fidelity_metric(metric) if question == "fidelity" else metric == MEASURES[question]
+def answers(question: Question, row: Row) -> bool:
+    """Whether a row of the table is what a question is answered by."""
+    return has(row, ASKED[question])
 
 
-def fidelity_metric(name: str) -> bool:
-    """Whether this is KID of the synthetic set, by whatever features."""
-    return bool(_KID.match(name))
+def has(row: Row, columns: Mapping[str, str | None]) -> bool:
+    """Whether a row has these values."""
+    return all(row[name] == value for name, value in columns.items())
 
 
 def _silent(rows: Sequence[Row]) -> str:

@@ -9,7 +9,10 @@ from typing import Any
 
 from cmrfed.artifacts import digest_bytes, digest_json, read_json, write_bytes, write_json, write_text
 from cmrfed.errors import ConfigError, DataError
-from cmrfed.evaluation.result import EvaluationReport, Metric
+from cmrfed.evaluation.catalogue import unit_words
+from cmrfed.evaluation.reading import read_evaluation
+from cmrfed.evaluation.result import QUALIFIERS, Metric
+from cmrfed.evaluation.version1 import fields_of
 from cmrfed.experiment import Experiment
 from cmrfed.record import PACKAGES
 from cmrfed.sweep.paid import NOT_FOR_RELEASE, Paid, group_of
@@ -26,6 +29,8 @@ TEXT = (
     *("sweep", "release", "patients", "point", "status", "reason", "recipe", "recipe_digest", "settings_digest"),
     *("question", "metric", "unit", "detail", "unavailable"),
 )
+IDENTITY = ("metric_id", "measure", *QUALIFIERS)
+"""What a metric is known by; ``metric`` is its name, for people."""
 FLOATS = (
     *("epsilon", "delta", "epsilon_claimed", "epsilon_of_all_points"),
     *("sigma_mask", "sigma_image", "noise_to_signal", "value", "low", "high", "reference"),
@@ -37,7 +42,8 @@ TRUTH = ("higher_is_better",)
 def columns(axes: Sequence[str]) -> list[str]:
     """All columns in order: what was run, how private, what was measured, with which versions."""
     first = [*TEXT[:6], *(f"{AXIS}{axis}" for axis in axes), *TEXT[6:9], *WHOLE[:7], *FLOATS[:7]]
-    return [*first, *TEXT[9:11], "value", "low", "high", "n", "reference", *TRUTH, *TEXT[11:], *_version_columns()]
+    measured = ["question", *IDENTITY, "metric", "value", "low", "high", "n", "reference", *TRUTH, *TEXT[11:]]
+    return [*first, *measured, *_version_columns()]
 
 
 def _version_columns() -> list[str]:
@@ -55,13 +61,14 @@ def rows(sweep: Sweep, states: Sequence[State], paid: Sequence[Paid]) -> list[Ro
         if state.status != "finished":
             out.append(about)
             continue
-        report = EvaluationReport.model_validate(read_json(state.folder / "evaluation" / "evaluation.json"))
+        report = read_evaluation(state.folder / "evaluation" / "evaluation.json")
         out += [about | _measured(metric) for metric in report.metrics]
     return [{name: row.get(name) for name in columns(sweep.axes)} for row in out]
 
 
 def _measured(metric: Metric) -> Row:
-    return {"question": metric.axis, "metric": metric.name} | metric.model_dump(exclude={"axis", "name"})
+    named = {"question": metric.axis, "metric_id": metric.id, "metric": metric.name}
+    return metric.model_dump() | named | {"unit": unit_words(metric.unit) or None}
 
 
 def _about(sweep: Sweep, state: State, paid: Sequence[Paid]) -> Row:
@@ -211,7 +218,15 @@ def read_table(path: Path) -> list[Row]:
             got=f"no column {lacking[0]}" if lacking else "no row",
             do="make it again with `cmrfed sweep`",
         )
-    return found
+    return found if "metric_id" in found[0] else [_identified(row) for row in found]
+
+
+def _identified(row: Row) -> Row:
+    """A row of a table of version 0.1, which had no ids."""
+    if row["metric"] is None:
+        return row | dict.fromkeys(IDENTITY)
+    fields = fields_of(row["question"], row["metric"])
+    return row | {name: fields.get(name) for name in IDENTITY} | {"metric_id": fields["id"]}
 
 
 def _from_parquet(path: Path) -> list[Row]:

@@ -26,7 +26,7 @@ import yaml
 
 from cmrfed.artifacts import digest_json, read_json, write_json, write_text
 from cmrfed.data.partition import PLACEMENT, placement_of
-from cmrfed.errors import CmrfedError, ConfigError, DataError
+from cmrfed.errors import ERROR_FILE, CmrfedError, ConfigError, DataError
 from cmrfed.experiment import Experiment, read_recipe
 from cmrfed.progress import say
 from cmrfed.sweep.points import Point, Sweep, settings_of
@@ -208,12 +208,16 @@ class Task:
     command: list[str]
     log: Path
 
+    @property
+    def error(self) -> Path:
+        """Where it leaves the error that ended it."""
+        return self.log.with_suffix(".error.json")
+
 
 @dataclass(frozen=True)
 class _Running:
     task: Task
     process: subprocess.Popen[bytes]
-    log_from: int
     started: float
 
 
@@ -247,26 +251,28 @@ def in_processes(tasks: Sequence[Task], jobs: int, lock: int, on_end: Callable[[
 
 def _start(task: Task, lock: int) -> _Running:
     task.log.parent.mkdir(parents=True, exist_ok=True)
+    task.error.unlink(missing_ok=True)
+    environment = os.environ | {ERROR_FILE: str(task.error.absolute())}
     with task.log.open("ab") as log:
-        before = log.tell()
-        process = subprocess.Popen(task.command, stdout=log, stderr=subprocess.STDOUT, pass_fds=(lock,))  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
+            task.command, stdout=log, stderr=subprocess.STDOUT, pass_fds=(lock,), env=environment
+        )
     os.pwrite(lock, f"{process.pid}\n".encode(), os.fstat(lock).st_size)
-    return _Running(task, process, before, time.monotonic())
+    return _Running(task, process, time.monotonic())
 
 
 def _reason(ended: _Running) -> str | None:
-    """Why a process failed: its own words, or the signal that ended it."""
+    """Why a process failed: the error that it left, else the signal that ended it or the end of its log."""
     code = ended.process.returncode
     if not code:
         return None
     if code < 0:
         advice = "; perhaps there is too little memory: give fewer --jobs" if -code == signal.SIGKILL else ""
         return f"its process was ended by {signal.Signals(-code).name}{advice}"
-    with ended.task.log.open("rb") as log:
-        log.seek(ended.log_from)
-        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or [f"its process ended with status {code} and said nothing"])[-1]
+    try:
+        return str(read_json(ended.task.error)["error"])
+    except (CmrfedError, KeyError, TypeError):  # it ended without one
+        return f"its process ended with status {code} and left no error; see {ended.task.log.name}"
 
 
 # --- what points share --------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from cmrfed.evaluation.compared import ALPHA, holm
 from cmrfed.evaluation.features import PhantomFeatures
 from cmrfed.evaluation.leakage import SOURCES as BLACK_BOX
 from cmrfed.evaluation.leakage import leakage
-from cmrfed.evaluation.membership import SCORES, Scores, p_value, told_apart
+from cmrfed.evaluation.membership import Scores, excludes_chance, p_value
 from cmrfed.evaluation.phantom_cnn import PhantomCnn
 from cmrfed.evaluation.slices import slices_of_cohort
 from tests.attack_world import aucs, learned_by_heart, textured
@@ -21,9 +21,9 @@ from tests.evaluation_world import cohort
 
 SEEDS = (0, 1, 2)
 POWERFUL = {
-    "noise": {"loss", "SimA", "calibrated loss"},
-    "flow": {"loss", "SimA", "calibrated loss"},
-    "latent": {"loss", "calibrated loss"},
+    "noise": {"loss", "sima", "calibrated-loss"},
+    "flow": {"loss", "sima", "calibrated-loss"},
+    "latent": {"loss", "calibrated-loss"},
 }
 """Family => attacks that find what was learned by heart, as measured; the others have less power (docs/judging.md)."""
 CONTROLS = 40
@@ -89,19 +89,20 @@ def attacked(folder, seed, copied):
 
 def scores_of(found):
     """Attack => scores, of both spaces."""
-    names = [f"{attack} ({space})" for space in ("pixels", "features") for attack in BLACK_BOX]
-    return {name: Scores(*map(np.array, found.series[SCORES + name].values())) for name in names}
+    scored = found.select_series("leakage.scores")
+    assert {(s.attack, s.space) for s in scored} == {(a, s) for s in ("pixels", "features") for a in BLACK_BOX}
+    return {f"{s.attack}.{s.space}": Scores(*map(np.array, s.groups.values())) for s in scored}
 
 
 @pytest.mark.usefixtures("no_control_hides_a_value")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_black_box_attack_calls_copies_a_leak(tmp_path, seed):
     found = attacked(tmp_path, seed, copied=True)
-    rows = [found.find(f"AUC, {name}") for name in scores_of(found)]
-    assert [row for row in rows if row.value < 0.95 or not told_apart(row.low, row.high)] == []
+    rows = [found.find(f"leakage.auc.{name}") for name in scores_of(found)]
+    assert [row for row in rows if row.value < 0.95 or not excludes_chance(row.low, row.high)] == []
     for space in ("pixels", "features"):
-        assert found.find(f"Adversarial accuracy, hold-out minus training ({space})").low > 0
-        assert found.find(f"Patients copied, less false alarms ({space})").low > 0
+        assert found.find(f"leakage.adversarial-accuracy.{space}").low > 0
+        assert found.find(f"leakage.patients-copied.{space}").low > 0
 
 
 @pytest.mark.usefixtures("no_control_hides_a_value")
@@ -111,11 +112,11 @@ def test_no_black_box_attack_calls_fresh_patients_a_leak(tmp_path):
     for seed in SEEDS:
         found = attacked(tmp_path / str(seed), seed, copied=False)
         for name, scores in scores_of(found).items():
-            values.setdefault(name, []).append((found.find(f"AUC, {name}").value, len(scores.members)))
+            values.setdefault(name, []).append((found.find(f"leakage.auc.{name}").value, len(scores.members)))
             chances[seed, name] = p_value(scores)
         for row in found.metrics:
-            if row.name.startswith(("Adversarial", "Patients copied")):
-                others.setdefault(row.name, []).append((row.value, (row.high - row.low) / (2 * 1.96)))
+            if row.measure in ("adversarial-accuracy", "patients-copied"):
+                others.setdefault(row.id, []).append((row.value, (row.high - row.low) / (2 * 1.96)))
     print({name: [round(v, 2) for v, _ in each] for name, each in values.items()})
     for name, each in values.items():
         assert abs(np.mean([v for v, _ in each]) - 0.5) < furthest(each[0][1], len(values)), name

@@ -20,8 +20,8 @@ def test_equal_to_the_loops(seed):
     reached = np.array([[np.linalg.norm(r - m) < around_made[j] for j, m in enumerate(made)] for r in real])
     found = {name: values.mean() for name, values in memberships(real, made, k).items()}
     assert found == {
-        "Precision": pytest.approx(np.mean([inside[:, j].any() for j in range(len(made))])),
-        "Recall": pytest.approx(np.mean([row.any() for row in reached])),
-        "Density": pytest.approx(inside.sum() / (k * len(made))),
-        "Coverage": pytest.approx(np.mean([row.any() for row in inside])),
+        "precision": pytest.approx(np.mean([inside[:, j].any() for j in range(len(made))])),
+        "recall": pytest.approx(np.mean([row.any() for row in reached])),
+        "density": pytest.approx(inside.sum() / (k * len(made))),
+        "coverage": pytest.approx(np.mean([row.any() for row in inside])),
     }

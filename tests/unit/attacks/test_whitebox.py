@@ -22,8 +22,8 @@ def test_who_was_learned_by_heart_is_found(tmp_path, family):
     members, others = textured(tmp_path / "members", 0), textured(tmp_path / "others", 60)
     generator = learned_by_heart(members, family, 0)
     found, control = aucs(generator, members, others), aucs(untrained(generator, 0), members, others)
-    assert min(found["loss"].value, found["SimA"].value) >= 0.95
-    assert all(c.low < 0.5 < c.high for c in (control["loss"], control["SimA"]))
+    assert min(found["loss"].value, found["sima"].value) >= 0.95
+    assert all(c.low < 0.5 < c.high for c in (control["loss"], control["sima"]))
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_references_take_away_what_is_easy_for_all(tmp_path):
     seen = [textured(tmp_path / f"r{k}", 100 * k, smooth=range(100 * k, 100 * k + 5)) for k in (1, 2)]
     references = [learned_by_heart(cohort, "noise", k) for k, cohort in enumerate(seen, 1)]
     found = aucs(learned_by_heart(members, "noise", 0, steps=300), members, others, references)
-    assert found["calibrated loss"].value >= max(0.9, found["loss"].value + 0.2)
+    assert found["calibrated-loss"].value >= max(0.9, found["loss"].value + 0.2)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -70,20 +70,20 @@ def saved(tmp_path, **more):
 def test_every_attack_comes_with_its_control_and_what_is_missing_says_so(tmp_path, cohorts):
     claim = Claim(1.0, 0.05)
     found = white_box(saved(tmp_path), (), *cohorts, QUICK, claim)
-    by_name = {m.name: m for m in found.metrics}
-    assert len(by_name) == len(found.metrics)
-    for attack in ("loss", "SimA", "PIA", "SecMI"):
-        assert {f"AUC, {attack} (white box)", f"Control, {attack} (white box)"} <= set(by_name)
-    assert "give --reference twice or more" in by_name["AUC, calibrated loss (white box)"].unavailable
-    assert "10 non-members allow no statement below 1/10" in by_name["TPR at 1.0% FPR, white box"].unavailable
-    assert found.series["Membership ceiling"]["TPR"][0] == pytest.approx(0.05)
+    by_id = {m.id: m for m in found.metrics}
+    assert len(by_id) == len(found.metrics)
+    for attack in ("loss", "sima", "pia", "secmi"):
+        assert {f"leakage.auc.{attack}.white-box", f"leakage.control.{attack}.white-box"} <= set(by_id)
+    assert "give --reference twice or more" in by_id["leakage.auc.calibrated-loss.white-box"].unavailable
+    assert "10 non-members allow no statement below 1/10" in by_id["leakage.tpr.white-box.fpr-1e-2"].unavailable
+    assert found.select_series("leakage.ceiling")[0].groups["tpr"][0] == pytest.approx(0.05)
     assert not found.warnings, "random weights break no claim"
 
 
 def test_others_who_are_in_training_by_their_images_do_not_count(tmp_path):
     members, others = textured(tmp_path / "m", 0), textured(tmp_path / "o", 50, count=9, also=[3])
     found = white_box(saved(tmp_path), (), members, others, QUICK, None)
-    assert "9 members, 9 others" in found.find("AUC, loss (white box)").detail
+    assert "9 members, 9 others" in found.find("leakage.auc.loss.white-box").detail
 
 
 def test_too_few_patients_are_said(tmp_path):

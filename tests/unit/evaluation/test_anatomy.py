@@ -77,12 +77,14 @@ def test_real_hearts_lie_nearer_than_distorted_ones(tmp_path):
     bad = good.take(np.arange(len(good)))
     bad.masks[:] = flat
     found = [anatomy(s, train, held, AnatomyConfig(bootstrap_draws=50)) for s in (good, bad)]
-    name = "LV area, distance to hold-out"
+    name = "anatomy.shape-distance.lv.area"
     assert found[0].find(name).value < 1 < found[1].find(name).value
     assert found[0].find(name).low <= found[0].find(name).value <= found[0].find(name).high
-    valid = [f.find("Anatomically valid masks").value for f in found]
+    valid = [f.find("anatomy.valid-masks.synthetic").value for f in found]
     assert valid[0] > 0.9 > valid[1]
-    assert set(found[0].series["LV area (pixels)"]) == {"synthetic", "training", "hold-out"}
+    (series,) = found[0].select_series("anatomy.shape", structure="lv", quantity="area")
+    assert set(series.groups) == {"synthetic", "training", "holdout"}
+    assert series.label == "LV area (pixels)"
 
 
 def test_masks_are_judged_as_drawn_too_where_they_were_post_processed(tmp_path):
@@ -91,19 +93,19 @@ def test_masks_are_judged_as_drawn_too_where_they_were_post_processed(tmp_path):
     torn[:, :3, :3] = Label.LV
     made = replace(made, drawn=torn, post_processing="largest_component changed 3 of 9 slices")
     found = anatomy(made, held, held, AnatomyConfig(bootstrap_draws=20))
-    after, before = found.find("Anatomically valid masks"), found.find("Anatomically valid masks, as drawn")
+    after, before = found.find("anatomy.valid-masks.synthetic"), found.find("anatomy.valid-masks.as-drawn")
     assert after.value > 0.9
     assert before.value == 0
     assert "after largest_component changed 3 of 9 slices" in after.detail
     assert "before any post-processing" in before.detail
-    assert found.find("Closed myocardial rings, as drawn") is not None
+    assert found.find("anatomy.closed-rings.as-drawn") is not None
     plain = anatomy(replace(made, drawn=None, post_processing=""), held, held, AnatomyConfig(bootstrap_draws=20))
-    assert plain.find("Anatomically valid masks, as drawn") is None
-    assert "after" not in plain.find("Anatomically valid masks").detail
+    assert plain.find("anatomy.valid-masks.as-drawn") is None
+    assert "after" not in plain.find("anatomy.valid-masks.synthetic").detail
 
 
 def test_a_structure_that_no_synthetic_patient_has_is_unavailable(tmp_path):
     held, made = sliced(tmp_path / "h", range(6), "h"), sliced(tmp_path / "s", range(10, 14), "s")
     made.masks[made.masks == Label.RV] = 0
     found = anatomy(made, held, held, AnatomyConfig(bootstrap_draws=20))
-    assert "no synthetic patient has it" in found.find("RV area, distance to hold-out").unavailable
+    assert "no synthetic patient has it" in found.find("anatomy.shape-distance.rv.area").unavailable

@@ -12,19 +12,19 @@ BOXES = {(Phase.ED, Label.LV): 10_000, (Phase.ES, Label.LV): 4_000, (Phase.ED, L
 
 def test_boxes_of_known_volume():
     found = quantities(BOXES, (1.5, 1.5, 8.0))
-    assert found["LV end-diastolic volume"] == pytest.approx(180)
-    assert found["LV end-systolic volume"] == pytest.approx(72)
-    assert found["LV ejection fraction"] == pytest.approx(60)
-    assert found["myocardial mass"] == pytest.approx(8_000 * 0.018 * 1.05)
+    assert found["lv-edv"] == pytest.approx(180)
+    assert found["lv-esv"] == pytest.approx(72)
+    assert found["lv-ef"] == pytest.approx(60)
+    assert found["myocardial-mass"] == pytest.approx(8_000 * 0.018 * 1.05)
 
 
 def test_without_a_spacing_only_the_ejection_fraction_is_known():
-    assert quantities(BOXES, None) == {"LV ejection fraction": pytest.approx(60)}
+    assert quantities(BOXES, None) == {"lv-ef": pytest.approx(60)}
 
 
 def test_no_ejection_fraction_without_both_phases_or_without_a_cavity():
-    assert "LV ejection fraction" not in quantities({(Phase.ED, Label.LV): 5}, None)
-    assert "LV ejection fraction" not in quantities({(Phase.ED, Label.LV): 0, (Phase.ES, Label.LV): 3}, None)
+    assert "lv-ef" not in quantities({(Phase.ED, Label.LV): 5}, None)
+    assert "lv-ef" not in quantities({(Phase.ED, Label.LV): 0, (Phase.ES, Label.LV): 3}, None)
 
 
 def sphere(radius_mm, spacing, shape=(16, 64, 64)):
@@ -41,9 +41,9 @@ def test_spheres_of_a_patient_give_their_volumes_in_ml():
     slices = joined("x", parts, {f"a_b_{phase}": spacing for phase in masks})
     found = patient_quantities(slices, [Label.LV])
     volumes = [4 / 3 * np.pi * r**3 / 1000 for r in (30, 20)]
-    assert found["LV end-diastolic volume"] == pytest.approx([volumes[0]], rel=0.03)
-    assert found["LV end-systolic volume"] == pytest.approx([volumes[1]], rel=0.03)
-    assert found["LV ejection fraction"] == pytest.approx([100 * (1 - volumes[1] / volumes[0])], abs=2)
+    assert found["lv-edv"] == pytest.approx([volumes[0]], rel=0.03)
+    assert found["lv-esv"] == pytest.approx([volumes[1]], rel=0.03)
+    assert found["lv-ef"] == pytest.approx([100 * (1 - volumes[1] / volumes[0])], abs=2)
     assert patient_quantities(replace(slices, has_mask=np.zeros(len(slices), bool)), [Label.LV]) == {}
 
 

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from cmrfed.data.labels import Label, Phase
-from cmrfed.evaluation.contours import clinical_findings, distance_metrics, unscaled_metric
+from cmrfed.evaluation.contours import Scored, clinical_findings, distance_metrics, unscaled_metric
 from cmrfed.evaluation.segmenter import VolumeDice
 from cmrfed.evaluation.surface import SurfaceDistance
 
 MM = (2.0, 2.0, 5.0)
+SCORED = Scored("t").arm("x")
 
 
 def volume(patient, phase, found, drawn, distance=3.0, spacing=MM):
@@ -21,14 +22,14 @@ def beats(patient, ed, es, distance=3.0, spacing=MM):
 
 def test_distances_are_means_over_patients_in_mm():
     run = beats("a", (100, 100), (50, 50), 2.0) + beats("b", (100, 100), (50, 50), 4.0)
-    hd95, assd = distance_metrics("synthetic only", "hold-out", [run], [run])
+    hd95, assd = distance_metrics(Scored("holdout").arm("synthetic"), [run], [run])
     assert (hd95.value, hd95.unit, hd95.n) == (pytest.approx(3), "mm", 2)
     assert assd.value == pytest.approx(1)
 
 
 def test_pixels_and_penalties_are_said():
     run = beats("a", (0, 100), (50, 0), 2.0, None)
-    hd95 = distance_metrics("x", "y", [run], [run])[0]
+    hd95 = distance_metrics(SCORED, [run], [run])[0]
     assert hd95.unit == "pixels"
     assert "one pixel apart" in hd95.detail
     assert "structures: 2 in 2" in hd95.detail
@@ -36,7 +37,7 @@ def test_pixels_and_penalties_are_said():
 
 def test_millimetres_and_pixels_are_not_averaged():
     run = beats("a", (1, 1), (1, 1)) + beats("b", (1, 1), (1, 1), spacing=None)
-    assert all("others none" in m.unavailable for m in distance_metrics("x", "y", [run], [run]))
+    assert all("others none" in m.unavailable for m in distance_metrics(SCORED, [run], [run]))
 
 
 def test_bias_of_ejection_fraction_and_volumes():
@@ -45,19 +46,18 @@ def test_bias_of_ejection_fraction_and_volumes():
         *beats("b", (11_000, 10_000), (4_400, 5_000)),
         *beats("c", (0, 10_000), (100, 5_000)),
     ]
-    found = clinical_findings("x", "hold-out", [run])
-    fraction, end_diastole = (m for m in found.metrics if "fraction" in m.name or "diastolic" in m.name)
+    found = clinical_findings(SCORED, [run])
+    fraction, end_diastole = (m for m in found.metrics if m.quantity in ("lv-ef", "lv-edv"))
     assert fraction.value == pytest.approx(5)  # 60 - 60 and 60 - 50
     assert fraction.n == 2
     assert "1 prediction(s) without an LV cavity" in fraction.detail
     assert end_diastole.value == pytest.approx(np.mean([40, 20, -200]))
-    assert found.series["Ejection fraction error per patient, hold-out"]["x"] == pytest.approx((0, 10))
+    assert found.series[0].id == "utility.ejection-fraction-error.t"
+    assert found.series[0].groups["x"] == pytest.approx((0, 10))
 
 
 def test_volumes_without_a_spacing_are_unavailable_once():
     run = beats("a", (12, 10), (4, 4), spacing=None) + beats("b", (12, 10), (4, 4), spacing=None)
-    assert [m.name for m in clinical_findings("x", "t", [run]).metrics] == [
-        "LV ejection fraction error, trained on x, tested on t"
-    ]
-    assert "spacing" in unscaled_metric("t", [run])[0].unavailable
-    assert unscaled_metric("t", [beats("a", (1, 1), (1, 1))]) == ()
+    assert [m.id for m in clinical_findings(SCORED, [run]).metrics] == ["utility.clinical-error.x.t.lv-ef"]
+    assert "spacing" in unscaled_metric(Scored("t"), [run])[0].unavailable
+    assert unscaled_metric(Scored("t"), [beats("a", (1, 1), (1, 1))]) == ()

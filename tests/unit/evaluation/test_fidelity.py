@@ -36,13 +36,13 @@ def test_ms_ssim_takes_the_scales_that_fit(side, scales):
     assert len(betas) == scales
     assert sum(betas) == pytest.approx(1)
     values = paired_values(np.zeros((1, side, side)), np.random.default_rng(0).uniform(-1, 1, (1, side, side)))
-    assert np.isfinite(values["MS-SSIM"]).all()
+    assert np.isfinite(values["ms-ssim"]).all()
 
 
 def test_psnr_is_the_formula_on_a_range_of_two():
     real = np.zeros((2, 32, 32))
     made = np.stack([np.full((32, 32), 0.1), np.full((32, 32), 0.5)])
-    assert paired_values(real, made)["PSNR"] == pytest.approx(10 * np.log10(4 / np.array([0.01, 0.25])), rel=1e-5)
+    assert paired_values(real, made)["psnr"] == pytest.approx(10 * np.log10(4 / np.array([0.01, 0.25])), rel=1e-5)
 
 
 def test_pairs_are_compared_by_themselves_however_many_there_are():
@@ -66,18 +66,18 @@ def test_ssim_is_the_published_formula():
     vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
     c1, c2 = 0.02**2, 0.06**2
     full = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    assert paired_values(x[None], y[None])["SSIM"][0] == pytest.approx(full.mean(), abs=1e-4)
+    assert paired_values(x[None], y[None])["ssim"][0] == pytest.approx(full.mean(), abs=1e-4)
 
 
 def test_pairs_are_compared_slice_by_slice(tmp_path):
     held = slices_of_cohort(cohort(tmp_path / "h", range(4)))
     synthetic(tmp_path / "paired", range(4), prefix="p", change=lambda x: np.clip(x + 0.02, -1, 2))
     found = paired_metrics(tmp_path / "paired", held, None)
-    psnr = found.find("PSNR, mask-paired")
+    psnr = found.find("fidelity.psnr.paired")
     assert psnr.value == pytest.approx(10 * np.log10(4 / 0.0004), abs=0.5)
     assert psnr.n == 4
-    assert "2 scales fit 32 px" in found.find("MS-SSIM, mask-paired").detail
-    assert "alexnet" in found.find("LPIPS, mask-paired").unavailable
+    assert "2 scales fit 32 px" in found.find("fidelity.ms-ssim.paired").detail
+    assert "alexnet" in found.find("fidelity.lpips.paired").unavailable
 
 
 def test_pairs_are_found_by_their_pseudonyms_too(tmp_path):
@@ -99,9 +99,9 @@ def test_identical_pairs_are_left_out_of_psnr_and_named(tmp_path):
     held = slices_of_cohort(data)
     same = synthetic(tmp_path / "paired", range(3), prefix="p", change=lambda x: x.astype(np.float16))
     found = paired_metrics(same.root, held, None)
-    assert "not the hold-out itself" in found.find("PSNR, mask-paired").unavailable
-    assert found.find("SSIM, mask-paired").value == pytest.approx(1)
-    assert "18 paired image(s) equal the real one" in found.warnings[0]
+    assert "not the hold-out itself" in found.find("fidelity.psnr.paired").unavailable
+    assert found.find("fidelity.ssim.paired").value == pytest.approx(1)
+    assert "18 paired image(s) equal the real one" in found.warnings[0].text
 
 
 def test_no_pairs_is_said_with_the_cure(tmp_path):
@@ -134,12 +134,12 @@ def test_noise_is_further_off_than_real_patients_are(tmp_path):
         distribution_metrics(s, sets[1], sets[2], features, Thin(), FidelityConfig(subsets=10, fid_halves=5))
         for s in (sets[0], sets[3])
     )
-    for name in ("KID (thin)", "FID (thin)"):
+    for name in ("fidelity.kid.synthetic.thin", "fidelity.fid.synthetic.thin"):
         a, b = good.find(name), bad.find(name)
         assert a.value < b.value
         assert a.reference == b.reference is not None
         assert a.low <= a.high
-    assert "N = 48" in good.find("FID (thin)").detail
+    assert "N = 48" in good.find("fidelity.fid.synthetic.thin").detail
 
 
 def test_too_few_slices_are_unavailable(tmp_path):

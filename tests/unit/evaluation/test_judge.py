@@ -9,7 +9,7 @@ from cmrfed.errors import EvaluationError
 from cmrfed.evaluation import features as features_module
 from cmrfed.evaluation.judge import EvaluationConfig, evaluate
 from cmrfed.evaluation.phantom_cnn import Recipe, load_or_train
-from cmrfed.evaluation.result import EvaluationReport
+from cmrfed.evaluation.result import AXES, EvaluationReport
 from cmrfed.evaluation.segmenter import SegmenterConfig
 from tests.evaluation_world import cohort, synthetic
 
@@ -50,49 +50,50 @@ def test_everything_is_measured_and_written(world):
     out = world["out"]
     assert EvaluationReport.model_validate(json.loads((out / "evaluation.json").read_text())) == report
     assert {m.axis for m in report.metrics} == {"fidelity", "anatomy", "memorisation", "leakage", "utility"}
-    names = [m.name for m in report.metrics]
-    assert len(names) == len(set(names))
-    assert [m.name for m in report.metrics if m.axis == "leakage"] == ["Membership attacks, black box"]
-    assert "hold out at least 10" in report.find("Membership attacks, black box").unavailable
-    missing = {m.name: m.unavailable for m in report.metrics if m.unavailable and m.axis != "leakage"}
-    assert "LPIPS, mask-paired" in missing
-    missing = {name: why for name, why in missing.items() if name not in ("LPIPS, mask-paired", "FRD (radiomics)")}
+    ids = [m.id for m in report.metrics]
+    assert len(ids) == len(set(ids)) == len({m.name for m in report.metrics})
+    assert [m.id for m in report.metrics if m.axis == "leakage"] == ["leakage.membership.black-box"]
+    assert "hold out at least 10" in report.find("leakage.membership.black-box").unavailable
+    missing = {m.id: m.unavailable for m in report.metrics if m.unavailable and m.axis != "leakage"}
+    assert "fidelity.lpips.paired" in missing
+    packages = ("fidelity.lpips.paired", "fidelity.frd.synthetic.radiomics")
+    missing = {name: why for name, why in missing.items() if name not in packages}
     spacing = [name for name, reason in missing.items() if "spacing" in reason]
     assert spacing == [
-        "Volumes in ml and myocardial mass",
-        "LV volume errors in ml, tested on hold-out",
-        "LV volume errors in ml, tested on elsewhere",
+        "anatomy.clinical-distance.volumes",
+        "utility.clinical-error.holdout.volumes",
+        "utility.clinical-error.elsewhere.volumes",
     ]
     missing = {name: reason for name, reason in missing.items() if name not in spacing}
     assert all("not vary" in reason for reason in missing.values()), "the drawn cavities are all circles"
     assert {p.name for p in (out / "pictures").iterdir()} == {"synthetic.png", "holdout.png", "nearest.png"}
-    assert set(report.verdict) == {"fidelity", "anatomy", "memorisation", "leakage", "utility"}
-    measured = [text for text in report.verdict.values() if not text.startswith("Not measured")]
+    assert [verdict.axis for verdict in report.verdicts] == list(AXES)
+    measured = [verdict for verdict in report.verdicts if verdict.level != "not-measured"]
     assert len(measured) == 4
-    assert all(" Rule: " in text for text in measured)
+    assert all(verdict.text and verdict.rule for verdict in measured)
     assert report.sizes == {"synthetic": 4, "training": 6, "hold-out": 5, "elsewhere": 3}
     assert set(report.inputs) == {*report.sizes, "extractor phantom-cnn-v1"}
-    assert any("hold-out: 5 patient(s)" in w for w in report.warnings)
+    assert any("hold-out: 5 patient(s)" in w.text for w in report.warnings)
 
 
 def test_what_an_autoencoder_loses_is_measured_by_itself(world, tmp_path):
     """Reconstructions that equal the images: Dice as on the hold-out. Grey ones: no structure is found in them."""
     plain = evaluate(**world)
-    assert not [m.name for m in plain.metrics if "reconstruction" in m.name]
-    name = "Dice, trained on real only, tested on reconstruction of hold-out"
+    assert not [m.id for m in plain.metrics if "reconstruction" in m.id]
+    name = "utility.dice.real.reconstruction"
     found = {}
     for kind, change in (("faithful", lambda x: x + 1e-4), ("grey", np.zeros_like)):
         folder = synthetic(tmp_path / kind, range(20, 25), prefix="h", change=change).root
         found[kind] = evaluate(**world, reconstructed=folder)
-    real = plain.find("Dice, trained on real only, tested on hold-out")
+    real = plain.find("utility.dice.real.holdout")
     assert found["faithful"].find(name).reference == real.value
     assert found["faithful"].find(name).value == pytest.approx(real.value, abs=0.01)
-    assert found["faithful"].find("PSNR, reconstruction").value > 60
-    assert found["faithful"].find("SSIM, reconstruction").value > 0.99
-    assert found["grey"].find("PSNR, reconstruction").value < 20
-    assert found["grey"].find("SSIM, reconstruction").value < 0.5
+    assert found["faithful"].find("fidelity.psnr.reconstruction").value > 60
+    assert found["faithful"].find("fidelity.ssim.reconstruction").value > 0.99
+    assert found["grey"].find("fidelity.psnr.reconstruction").value < 20
+    assert found["grey"].find("fidelity.ssim.reconstruction").value < 0.5
     assert found["grey"].find(name).value < real.value
-    assert all(found["grey"].find(m.name) == m for m in plain.metrics), "nothing else is changed by it"
+    assert all(found["grey"].find(m.id) == m for m in plain.metrics), "nothing else is changed by it"
 
 
 def test_the_same_inputs_give_the_same_report(world):
@@ -104,21 +105,21 @@ def test_real_patients_stay_out_of_the_pictures_on_request(world):
     report = evaluate(**world | {"config": config})
     evaluate(**world | {"config": config.model_copy(update={"show_real": False})})
     assert [p.name for p in (world["out"] / "pictures").iterdir()] == ["synthetic.png"]
-    assert report.verdict["utility"].startswith("Not measured")
+    assert report.verdict("utility").level == "not-measured"
 
 
 def test_one_synthetic_patient_is_judged_with_a_warning(world, tmp_path):
     one = synthetic(tmp_path / "one", [7]).root
     report = evaluate(**world | {"synthetic": one, "config": CONFIG.model_copy(update={"utility": False})})
-    assert any(w.startswith("synthetic: 1 patient(s)") for w in report.warnings)
-    assert report.find("LV area, distance to hold-out").low is None
+    assert any(w.text.startswith("synthetic: 1 patient(s)") for w in report.warnings)
+    assert report.find("anatomy.shape-distance.lv.area").low is None
 
 
 def test_constant_images_are_judged_with_a_warning(world, tmp_path):
     grey = synthetic(tmp_path / "grey", range(4), change=np.zeros_like).root
     report = evaluate(**world | {"synthetic": grey, "config": CONFIG.model_copy(update={"utility": False})})
-    assert "24 of 24 synthetic images are constant" in report.warnings
-    assert report.find("Constant images").value == 1
+    assert "24 of 24 synthetic images are constant" in [w.text for w in report.warnings]
+    assert report.find("memorisation.constant-images").value == 1
 
 
 def test_other_sizes_are_refused(world, tmp_path):
@@ -127,6 +128,13 @@ def test_other_sizes_are_refused(world, tmp_path):
         evaluate(**world | {"synthetic": big})
     with pytest.raises(EvaluationError, match=r"cohort hold-out is of another size.*--size 32"):
         evaluate(**world | {"holdout": cohort(tmp_path / "other", range(3), size=48)})
+
+
+@pytest.mark.parametrize("names", [("hold-out",), ("Holdout",), ("training",), ("far away", "Far-away")])
+def test_external_cohorts_that_ids_cannot_keep_apart_are_refused(world, names):
+    other = world["external"]["elsewhere"]
+    with pytest.raises(EvaluationError, match=r"cannot be told from another.*Do: give the cohort another name"):
+        evaluate(**world | {"external": dict.fromkeys(names, other)})
 
 
 def test_shared_patients_are_refused(world):

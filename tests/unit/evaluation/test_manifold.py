@@ -46,11 +46,11 @@ def test_precision_sees_what_is_not_real_and_recall_what_is_not_reached(worlds):
     held, made = worlds
     found = {name: {k: v.mean() for k, v in memberships(held, x).items()} for name, x in made.items()}
     assert min(found["fresh"].values()) > 0.7
-    assert found["noise"]["Precision"] == found["noise"]["Coverage"] == 0
-    assert found["other contrast"]["Precision"] < 0.2
-    assert found["repeated"]["Precision"] == 1
-    assert found["repeated"]["Recall"] < 0.1
-    assert found["repeated"]["Coverage"] < 0.3
+    assert found["noise"]["precision"] == found["noise"]["coverage"] == 0
+    assert found["other contrast"]["precision"] < 0.2
+    assert found["repeated"]["precision"] == 1
+    assert found["repeated"]["recall"] < 0.1
+    assert found["repeated"]["coverage"] < 0.3
 
 
 def test_a_repeated_image_has_no_spread(worlds):
@@ -67,14 +67,14 @@ def normal_sets(tmp_path):
 
 def test_metrics_stand_beside_what_training_patients_get(tmp_path):
     sets, features = normal_sets(tmp_path)
-    found = {m.name.split(" (")[0]: m for m in manifold_metrics(*sets, features, "f").metrics}
-    assert set(found) == {"Precision", "Recall", "Density", "Coverage", "Feature spread"}
+    found = {m.measure: m for m in manifold_metrics(*sets, features, "f").metrics}
+    assert set(found) == {"precision", "recall", "density", "coverage", "spread"}
     for name, metric in found.items():
         assert metric.low <= metric.value <= metric.high
         assert metric.value == pytest.approx(metric.reference, abs=0.35), name
     features["synthetic"] += 50
-    far = {m.name.split(" (")[0]: m.value for m in manifold_metrics(*sets, features, "f").metrics}
-    assert far["Precision"] == far["Recall"] == far["Density"] == far["Coverage"] == 0
+    far = {m.measure: m.value for m in manifold_metrics(*sets, features, "f").metrics}
+    assert far["precision"] == far["recall"] == far["density"] == far["coverage"] == 0
 
 
 def test_too_few_slices_are_said(tmp_path):

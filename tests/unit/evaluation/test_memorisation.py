@@ -53,9 +53,9 @@ def test_unequal_set_sizes_do_not_lean_the_share():
 
 def test_unrelated_sets_show_no_copying(sets):
     found = judged(*sets)
-    assert found.find("Copies of training slices (pixels)").value <= 0.1
-    assert found.find("Constant images").value == 0
-    assert 0.2 < found.find("Nearer to training than to hold-out (pixels)").value < 0.8
+    assert found.find("memorisation.copies.pixels").value <= 0.1
+    assert found.find("memorisation.constant-images").value == 0
+    assert 0.2 < found.find("memorisation.nearer-to-training.pixels").value < 0.8
 
 
 def test_copies_are_found(sets):
@@ -63,11 +63,11 @@ def test_copies_are_found(sets):
     noise = np.random.default_rng(0).normal(0, 0.01, synthetic.images.shape)
     synthetic.images[:] = train.images + noise
     found = judged(synthetic, train, holdout)
-    assert found.find("Copies of training slices (pixels)").value == 1
-    nearer = found.find("Nearer to training than to hold-out (pixels)")
+    assert found.find("memorisation.copies.pixels").value == 1
+    nearer = found.find("memorisation.nearer-to-training.pixels")
     assert nearer.value > 0.95
     assert nearer.low > 0.5
-    assert found.find("Nearest distance, training / hold-out (pixels)").value < 0.3
+    assert found.find("memorisation.distance-ratio.pixels").value < 0.3
 
 
 def test_duplicates_and_constant_images_are_counted(sets):
@@ -75,16 +75,16 @@ def test_duplicates_and_constant_images_are_counted(sets):
     synthetic.images[:] = synthetic.images[:1]
     synthetic.images[synthetic.owners == synthetic.owners[0]] = 0.25
     found = judged(synthetic, train, holdout)
-    assert found.find("Duplicates inside the set (pixels)").value == pytest.approx(5 / 6)
-    assert found.find("Constant images").value == pytest.approx(1 / 6)
-    assert found.warnings == ("6 of 36 synthetic images are constant",)
+    assert found.find("memorisation.duplicates.pixels").value == pytest.approx(5 / 6)
+    assert found.find("memorisation.constant-images").value == pytest.approx(1 / 6)
+    assert [w.text for w in found.warnings] == ["6 of 36 synthetic images are constant"]
 
 
 def test_a_patient_scanned_into_both_sets_is_left_out_and_named(sets):
     _, train, holdout = sets
     holdout.images[holdout.owners == "p041"] = train.images[train.owners == "p023"] + 0.003
     assert repeated_patients(train, holdout) == ["p041"]
-    assert "p041" in judged(*sets).warnings[0]
+    assert "p041" in judged(*sets).warnings[0].text
 
 
 def test_a_holdout_that_is_the_training_set_is_refused(sets):
@@ -94,5 +94,5 @@ def test_a_holdout_that_is_the_training_set_is_refused(sets):
 
 def test_one_synthetic_patient_has_no_duplicates_to_find(sets):
     one = sets[0].of_patients(["p000"])
-    metric = judged(one, *sets[1:]).find("Duplicates inside the set (pixels)")
+    metric = judged(one, *sets[1:]).find("memorisation.duplicates.pixels")
     assert "at least two" in metric.unavailable

@@ -17,7 +17,7 @@ from cmrfed.evaluation.slices import slices_of_cohort
 from tests.evaluation_world import cohort
 
 SHORT = NnunetConfig(epochs=2, iterations=20)
-TITLE = "nnU-Net v2, 2d, 2 epochs of 20 steps"
+TITLE, KEY = "nnU-Net v2, 2d, 2 epochs of 20 steps", "nnunet-2d-2x20"
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_structures_that_are_not_learned_are_background_and_the_rest_has_no_gaps
 def test_where_it_is_absent_the_table_says_why_and_what_to_do(world, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "missing", lambda: "ModuleNotFoundError: No module named 'nnunetv2'")
     (row,) = nnunet_utility(**world, config=SHORT, out=tmp_path / "out").metrics
-    assert row.name == f"Dice ({TITLE})"
+    assert (row.id, row.name) == (f"utility.dice.{KEY}", f"Dice ({TITLE})")
     assert row.value is None
     assert "No module named 'nnunetv2'" in row.unavailable
     assert "pip install 'cmrfed[nnunet]'" in row.unavailable
@@ -96,11 +96,11 @@ def test_volumes_come_back_in_order_and_with_their_labels(world, tmp_path, monke
     monkeypatch.setattr(module.importlib.metadata, "version", lambda _: "0")
     monkeypatch.setattr(module, "_run", knows)
     found = nnunet_utility(**world, config=SHORT, out=tmp_path / "out")
-    names = {m.name: m for m in found.metrics}
-    assert names[f"Dice, trained on synthetic only, tested on hold-out ({TITLE})"].value == 1
-    assert names[f"HD95, trained on real and synthetic, tested on hold-out ({TITLE})"].value == 0
-    assert names[f"Dice, trained on real only, tested on lv-only ({TITLE}): LV"].value == 1
-    assert f"Dice, trained on real only, tested on lv-only ({TITLE}): RV" not in names
+    assert found.find(f"utility.dice.synthetic.holdout.{KEY}").value == 1
+    assert found.find(f"utility.hd95.both.holdout.{KEY}").value == 0
+    left = found.find(f"utility.dice.real.lv-only.lv.{KEY}")
+    assert (left.value, left.name) == (1, f"Dice, trained on real only, tested on lv-only ({TITLE}): LV")
+    assert found.find(f"utility.dice.real.lv-only.rv.{KEY}") is None
     assert len(calls) == 3
     assert nnunet_utility(**world, config=SHORT, out=tmp_path / "out") == found
     assert len(calls) == 3
@@ -120,8 +120,8 @@ def nnunet():
 def test_nnunet_itself_learns_something(world, tmp_path):
     found = nnunet_utility(**world, config=SHORT, out=tmp_path / "out")
     assert [m.unavailable for m in found.metrics if m.unavailable and "spacing" not in m.unavailable] == []
-    print({m.name: m.value for m in found.metrics if m.name.startswith(("Dice", "HD95", "ASSD"))})
-    best = found.find(f"Dice, trained on real and synthetic, tested on hold-out ({TITLE})")
+    print({m.name: m.value for m in found.metrics if m.measure in ("dice", "hd95", "assd")})
+    best = found.find(f"utility.dice.both.holdout.{KEY}")
     assert best.value > 0.5
     assert best.n == 4
     folders = list((tmp_path / "out").iterdir())

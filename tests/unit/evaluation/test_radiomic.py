@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmrfed.evaluation.fidelity import FidelityConfig
-from cmrfed.evaluation.radiomic import NAME, RadiomicFeatures, frd_metrics, frd_of
+from cmrfed.evaluation.radiomic import RadiomicFeatures, frd_metrics, frd_of
 from tests.evaluation_world import sliced
 
 
@@ -44,7 +44,7 @@ def test_features_that_do_not_vary_and_slices_without_a_value_are_left_out():
 def test_without_its_package_the_table_says_why_and_what_to_do(sets, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "frd_score", None)
     (row,) = frd_metrics(*sets, FidelityConfig(), tmp_path).metrics
-    assert row.name == NAME
+    assert row.id == "fidelity.frd.synthetic.radiomics"
     assert "its package is not installed (" in row.unavailable
     assert "Do: pip install --no-build-isolation pyradiomics==3.0.1 frd-score" in row.unavailable
 
@@ -80,7 +80,7 @@ def test_slices_that_show_nothing_are_left_out(sets, tmp_path):
     images = sets[0].images.copy()
     images[::2] = 0.5
     found = frd_metrics(replace(sets[0], images=images), *sets[1:], FidelityConfig(frd_slices=30), tmp_path)
-    assert found.find(NAME).n == len(images) // 2
+    assert found.find("fidelity.frd.synthetic.radiomics").n == len(images) // 2
 
 
 def test_few_slices_are_said(sets, tmp_path):

@@ -1,15 +1,28 @@
 import csv
-import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cmrfed.evaluation.result import EvaluationReport, Findings, Metric, bootstrap, mean_interval
+from cmrfed.evaluation.reading import read_evaluation
+from cmrfed.evaluation.result import (
+    QUALIFIERS,
+    EvaluationReport,
+    Findings,
+    Metric,
+    Notice,
+    Series,
+    Verdict,
+    bootstrap,
+    mean_interval,
+    slug,
+)
 
 
 def metric(**kw):
-    return Metric(**({"axis": "fidelity", "name": "KID", "value": 0.1} | kw))
+    return Metric(**({"axis": "fidelity", "measure": "kid", "name": "KID", "value": 0.1} | kw))
 
 
 @pytest.mark.parametrize("kw", [{"value": None}, {"unavailable": "no weights"}])
@@ -23,24 +36,62 @@ def test_no_number_that_is_none(tmp_path):
         metric(value=float("nan"))
 
 
-def test_findings_add_up():
-    both = Findings(metrics=(metric(),), series={"a": {"x": (1.0,)}}) + Findings(
-        metrics=(metric(name="FID"),), warnings=("w",), series={"b": {}}
+def series(name, **groups):
+    return Series(axis="anatomy", measure=name, kind="values", name=name, label=name, groups=groups)
+
+
+def test_findings_add_up_and_series_of_one_id_become_one():
+    both = Findings(metrics=(metric(),), series=(series("a", x=(1.0,)),)) + Findings(
+        metrics=(metric(measure="fid"),), warnings=(Notice(text="w"),), series=(series("a", y=(2.0,)), series("b"))
     )
-    assert [m.name for m in both.metrics] == ["KID", "FID"]
-    assert both.warnings == ("w",)
-    assert set(both.series) == {"a", "b"}
-    assert both.find("FID").name == "FID"
-    assert both.find("PSNR") is None
+    assert [m.id for m in both.metrics] == ["fidelity.kid", "fidelity.fid"]
+    assert both.warnings == (Notice(text="w"),)
+    assert [(s.id, s.groups) for s in both.series] == [("anatomy.a", {"x": (1.0,), "y": (2.0,)}), ("anatomy.b", {})]
+    assert both.find("fidelity.fid").measure == "fid"
+    assert both.find("fidelity.psnr") is None
 
 
 def test_the_report_is_read_back(tmp_path):
-    report = EvaluationReport(metrics=(metric(low=0.0, high=0.2, n=3),), verdict={"fidelity": "Good: …"})
+    verdict = Verdict(axis="fidelity", level="good", word="Good", text="…")
+    report = EvaluationReport(metrics=(metric(low=0.0, high=0.2, n=3),), verdicts=(verdict,), series=(series("a"),))
     report.write(tmp_path)
-    assert EvaluationReport.model_validate(json.loads((tmp_path / "evaluation.json").read_text())) == report
+    assert read_evaluation(tmp_path / "evaluation.json") == report
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    assert rows[0]["name"] == "KID"
+    assert next(iter(rows[0])) == "id"
+    assert set(rows[0]) == set(Metric.model_fields)
+    assert (rows[0]["id"], rows[0]["name"]) == ("fidelity.kid", "KID")
     assert float(rows[0]["high"]) == 0.2
+
+
+# --- ids ------------------------------------------------------------------------------------------
+@given(st.text(min_size=1))
+def test_whatever_a_user_calls_a_test_set_it_makes_a_segment(name):
+    made = metric(axis="utility", measure="dice", arm="real", test=name)
+    assert made.id == f"utility.dice.real.{slug(name)}"
+    assert made.test == name
+
+
+@given(st.sets(st.sampled_from(QUALIFIERS)), st.sets(st.sampled_from(QUALIFIERS)))
+def test_qualifiers_stand_in_one_order_and_others_give_another_id(some, others):
+    ids = [metric(**{name: name for name in chosen}).id for chosen in (some, others)]
+    assert ids[0] == ".".join(["fidelity", "kid", *(name for name in QUALIFIERS if name in some)])
+    assert (ids[0] == ids[1]) == (some == others)
+
+
+def test_an_id_that_does_not_fit_its_fields_is_refused():
+    with pytest.raises(ValidationError, match=r"does not fit its fields, which give fidelity\.kid"):
+        metric(id="fidelity.fid")
+
+
+def test_an_id_comes_once(tmp_path):
+    with pytest.raises(ValidationError, match=r"come twice: fidelity\.kid"):
+        EvaluationReport(metrics=(metric(), metric(name="another name")))
+
+
+@pytest.mark.parametrize("measure", ["", "Dice", "a.b", "a b", "-a"])
+def test_a_measure_is_one_segment(measure):
+    with pytest.raises(ValidationError):
+        metric(measure=measure)
 
 
 def test_the_interval_of_a_mean_has_the_width_of_theory():

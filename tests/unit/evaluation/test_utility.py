@@ -5,8 +5,16 @@ import pytest
 
 from cmrfed.data.labels import Label, Phase
 from cmrfed.evaluation import utility as module
+from cmrfed.evaluation.contours import Scored
 from cmrfed.evaluation.segmenter import SegmenterConfig, VolumeDice, labelled_slices
-from cmrfed.evaluation.utility import Examination, _comparisons, _site_findings, patient_dice, site_utility, utility
+from cmrfed.evaluation.utility import (
+    SegmenterBenchmark,
+    _comparisons,
+    _site_findings,
+    patient_dice,
+    site_utility,
+    utility,
+)
 from tests.evaluation_world import cohort
 
 SMALL = SegmenterConfig(channels=(8, 16, 32), steps=2, batch_size=8, seeds=2, precision="fp32")
@@ -31,7 +39,7 @@ def test_comparisons_are_paired_over_patients():
         arm: [[volume(f"p{i:02d}", (d + shift, d + shift)) for i, d in enumerate(base)]]
         for arm, shift in (("real", 0.0), ("synthetic", -0.06), ("both", 0.02))
     }
-    ratio, gain = _comparisons("hold-out", scores)
+    ratio, gain = _comparisons(Scored("holdout"), scores)
     assert ratio.value == pytest.approx(0.9)
     assert gain.value == pytest.approx(0.02)
     assert gain.high - gain.low < 1e-9
@@ -44,7 +52,7 @@ def test_seeds_that_differ_widen_the_interval():
         return [[volume(f"p{i}", (d, d)) for i in range(8)] for d in levels]
 
     scores = {"real": runs(0.7, 0.8), "synthetic": runs(0.7, 0.8), "both": runs(0.75, 0.85)}
-    gain = _comparisons("x", scores)[1]
+    gain = _comparisons(Scored("x"), scores)[1]
     assert gain.value == pytest.approx(0.05)
     assert gain.low < -0.02
     assert gain.high > 0.12
@@ -53,13 +61,13 @@ def test_seeds_that_differ_widen_the_interval():
 
 def test_a_segmenter_that_finds_nothing_has_no_ratio():
     scores = {arm: [[volume("a", (0.0, 0.0)), volume("b", (0.0, 0.0))]] for arm in ("real", "synthetic", "both")}
-    assert "finds nothing" in _comparisons("x", scores)[0].unavailable
+    assert "finds nothing" in _comparisons(Scored("x"), scores)[0].unavailable
 
 
 def test_what_was_not_trained_together_has_no_gain_and_the_ratio_stays():
     scores = {arm: [[volume(p, (d, d)) for p in "ab"]] for arm, d in (("real", 0.8), ("synthetic", 0.6), ("both", 0.9))}
-    ratio, _ = _comparisons("x", scores)
-    alone, gain = _comparisons("x", {arm: scores[arm] for arm in ("real", "synthetic")})
+    ratio, _ = _comparisons(Scored("x"), scores)
+    alone, gain = _comparisons(Scored("x"), {arm: scores[arm] for arm in ("real", "synthetic")})
     assert alone == ratio
     assert gain.value is None
     assert "set evaluation.mixed_arm=true" in gain.unavailable
@@ -72,26 +80,26 @@ def sets(tmp_path):
 
 
 def test_all_arms_on_all_test_sets(sets, tmp_path):
-    found = utility(*sets[:2], Examination(*sets[2:], SMALL, tmp_path / "cache"))
-    names = [m.name for m in found.metrics]
-    for test in ("hold-out", "lv-only"):
-        for arm in ("real only", "synthetic only", "real and synthetic"):
-            assert f"Dice, trained on {arm}, tested on {test}" in names
-            assert f"Dice, trained on {arm}, tested on {test}: LV" in names
-        assert f"Dice ratio synthetic / real, {test}" in names
-    assert "Dice, trained on real only, tested on hold-out: RV" in names
-    assert "Dice, trained on real only, tested on lv-only: RV" not in names
-    real, made = (found.find(f"Dice, trained on {a} only, tested on hold-out") for a in ("real", "synthetic"))
+    found = utility(*sets[:2], SegmenterBenchmark(*sets[2:], SMALL, tmp_path / "cache"))
+    ids = {m.id for m in found.metrics}
+    for test in ("holdout", "lv-only"):
+        for arm in ("real", "synthetic", "both"):
+            assert {f"utility.dice.{arm}.{test}", f"utility.dice.{arm}.{test}.lv"} <= ids
+        assert f"utility.dice-ratio.synthetic.{test}" in ids
+    assert "utility.dice.real.holdout.rv" in ids
+    assert "utility.dice.real.lv-only.rv" not in ids
+    real, made = (found.find(f"utility.dice.{arm}.holdout") for arm in ("real", "synthetic"))
     assert made.reference == real.value
     assert real.n == 4
     assert "2 seed(s)" in real.detail
     assert "missed structures" in real.detail
-    assert len(found.series["Dice per patient, hold-out"]["real only"]) == 4
+    (series,) = found.select_series("utility.dice-per-patient", test="holdout")
+    assert len(series.groups["real"]) == 4
 
 
 def test_segmenters_are_kept_and_shared(sets, tmp_path, monkeypatch):
     real, synthetic, held, _ = sets
-    exam = Examination(held, {}, SMALL, tmp_path / "cache")
+    exam = SegmenterBenchmark(held, {}, SMALL, tmp_path / "cache")
     first = utility(real, synthetic, exam)
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 6
     calls, train = [], module.train_segmenter
@@ -121,14 +129,14 @@ def test_what_a_site_gains_is_paired_over_patients_and_averaged_over_sites():
     def runs(shift):
         return [[volume(f"p{i:02d}", (d + shift, d + shift)) for i, d in enumerate(base)]]
 
-    by_arm = {"own": {"a": runs(-0.1), "b": runs(-0.2)}, "own+": {"a": runs(0.0), "b": runs(0.05)}}
-    own, more, gain = _site_findings("hold-out", by_arm).metrics
+    by_arm = {"site": {"a": runs(-0.1), "b": runs(-0.2)}, "site-synthetic": {"a": runs(0.0), "b": runs(0.05)}}
+    own, more, gain = _site_findings("holdout", by_arm).metrics
     assert own.value == pytest.approx(base.mean() - 0.15)
     assert more.value == pytest.approx(base.mean() + 0.025)
     assert gain.value == pytest.approx(0.175)
     assert gain.high - gain.low < 1e-9
     assert own.detail.startswith("mean over structures and sites: a 0.500, b 0.400")
-    assert gain.name == "Dice gain of adding synthetic to the patients of one site, hold-out"
+    assert gain.id == "utility.dice-gain.site-synthetic.holdout"
 
 
 def test_each_site_has_a_segmenter_of_its_own_patients_with_and_without_synthetic(sets, tmp_path, monkeypatch):
@@ -142,8 +150,7 @@ def test_each_site_has_a_segmenter_of_its_own_patients_with_and_without_syntheti
 
     monkeypatch.setattr(module, "train_segmenter", counted)
     one = SMALL.model_copy(update={"seeds": 1})
-    found = site_utility(sites, synthetic, Examination(held, external, one, tmp_path / "cache"))
+    found = site_utility(sites, synthetic, SegmenterBenchmark(held, external, one, tmp_path / "cache"))
     slices = len(labelled_slices(sites["a"]))
     assert calls == [(slices, False), (slices, True)] * 2
-    assert len([m for m in found.metrics if m.name.endswith("hold-out")]) == 3
-    assert len([m for m in found.metrics if m.name.endswith("lv-only")]) == 3
+    assert [m.test for m in found.metrics] == ["holdout"] * 3 + ["lv-only"] * 3

@@ -7,7 +7,8 @@ import numpy as np
 from cmrfed.artifacts import digest_json, write_json
 from cmrfed.data.labels import Phase
 from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest
-from cmrfed.evaluation.result import EvaluationReport, Metric
+from cmrfed.evaluation.catalogue import metric, unavailable
+from cmrfed.evaluation.result import Estimate, EvaluationReport, Metric
 from cmrfed.generators.process import FlowConfig
 from cmrfed.generators.samplers import SamplerConfig
 from cmrfed.synthesis.two_stage import SynthesisConfig, draw_images, image_seed
@@ -17,15 +18,14 @@ from tests.generator_world import SIZE_PX, blob_cohort, ddpm, heart, tiny_genera
 SITES = ("north", "south", "west")
 SYNTHESIS = {"patients": 2, "seed": 7, "precision": "fp32"}
 FAMILIES = {"DDPM": ("pixel", "ddpm"), "FM": ("pixel", "flow"), "LDM": ("latent", "ddpm")}
+KID = {"arm": "synthetic", "space": "phantom-cnn-v1"}
 METRICS = (
-    Metric(axis="fidelity", name="KID (phantom-cnn-v1)", value=0.123456789, low=0.1, high=0.2, n=9, reference=0.05,
-           higher_is_better=False),
-    Metric(axis="fidelity", name="KID (phantom-cnn-v1), training against hold-out", value=0.05, n=9),
-    Metric(axis="fidelity", name="LPIPS, mask-paired", unavailable="no backbone. Do: give one"),
-    Metric(axis="utility", name="Dice, trained on synthetic only, tested on far away: LV", value=0.7, low=0.6, high=0.8,
-           n=4, higher_is_better=True),
-    Metric(axis="memorisation", name="Constant images", value=0.0, n=2),
-)  # fmt: skip
+    metric("fidelity.kid", Estimate(0.123456789, 0.1, 0.2), KID, n=9, reference=0.05),
+    metric("fidelity.kid", 0.05, {**KID, "arm": "training"}, n=9),
+    unavailable("fidelity.lpips", "no backbone. Do: give one", {"arm": "paired"}),
+    metric("utility.dice", Estimate(0.7, 0.6, 0.8), {"arm": "synthetic", "test": "far away", "structure": "lv"}, n=4),
+    metric("memorisation.constant-images", 0.0, n=2),
+)
 
 
 def write_run(folder: Path, label: str = "FM", *, name: str = "tiny", metrics: tuple[Metric, ...] = METRICS) -> Path:

@@ -150,7 +150,7 @@ def test_a_phantom_is_not_passed_off_as_patients(folder):
 
 
 def test_words_from_files_cannot_become_markup(folder):
-    bad = Metric(axis="fidelity", name="<script>alert(1)</script>", unavailable="<b>no</b>")
+    bad = Metric(axis="fidelity", measure="own", name="<script>alert(1)</script>", unavailable="<b>no</b>")
     EvaluationReport(metrics=(bad,)).write(folder / "evaluation")
     page = write_report(folder).read_text()
     assert "<script>alert(1)" not in page

@@ -2,9 +2,10 @@ from typing import get_args
 
 import pytest
 
+from cmrfed.evaluation.catalogue import MEASURES, metric
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.generators.samplers import SamplerName
-from cmrfed.report.methods import SOURCES, bibliography, paragraphs
+from cmrfed.report.methods import _MEASURES, SOURCES, bibliography, paragraphs
 from cmrfed.synthesis.post_processing import PostProcessing
 
 
@@ -62,9 +63,9 @@ def test_a_latent_generator_is_said_to_draw_latents_of_a_public_autoencoder():
 
 
 def test_segmenters_of_each_site_are_named_where_there_were_any():
-    names = ["Dice, trained on real only, tested on hold-out"]
-    assert "each site" not in paragraphs(None, names)[-1].text
-    assert "each site alone" in paragraphs(None, [*names, "Dice, trained on the patients of one site, x"])[-1].text
+    pooled, site = (metric("utility.dice", 0.8, {"arm": arm, "test": "holdout"}) for arm in ("real", "site"))
+    assert "each site" not in paragraphs(None, [pooled])[-1].text
+    assert "each site alone" in paragraphs(None, [pooled, site])[-1].text
 
 
 def test_a_stage_without_rounds_is_not_said_to_have_been_trained_at_sites():
@@ -109,14 +110,25 @@ def test_an_evaluation_alone_says_nothing_of_training():
 
 
 def test_only_measured_values_are_cited():
-    names = ["MS-SSIM, mask-paired", "Dice, trained on real only, tested on hold-out", "Dice gain of adding synthetic"]
-    assert cited(None, names) == {"ms-ssim", "dice", "monai", "bootstrap"}
-    assert cited(None, ["SSIM, mask-paired"]) == {"ssim", "bootstrap"}
+    dice = [metric(f"utility.{m}", 0.5, {"arm": "real", "test": "holdout"}) for m in ("dice", "dice-gain")]
+    assert cited(None, [metric("fidelity.ms-ssim", 0.5), *dice]) == {"ms-ssim", "dice", "monai", "bootstrap"}
+    assert cited(None, [metric("fidelity.ssim", 0.5)]) == {"ssim", "bootstrap"}
+
+
+def test_every_measure_that_has_words_is_in_the_catalogue_and_has_its_sources():
+    assert set(_MEASURES) <= set(MEASURES)
+    assert {source for _, sources in _MEASURES.values() for source in sources} <= set(SOURCES)
+
+
+def attack(key, attack, space):
+    return metric(f"leakage.{key}", 0.5, {"attack": attack, "space": space})
 
 
 def test_attacks_on_the_generator_are_named_with_their_sources():
-    names = ["AUC, loss (white box)", "AUC, SecMI (white box)", "Control, loss (white box)"]
-    last = paragraphs(None, names)[-1]
+    found = [attack("auc", "loss", "white-box"), attack("auc", "secmi", "white-box")]
+    last = paragraphs(None, [*found, attack("control", "pia", "white-box")])[-1]
     assert "attacked as well, by patient: loss, SecMI;" in last.text
     assert last.sources == ("loss-attack", "secmi")
-    assert "attacked as well" not in paragraphs(None, ["AUC, nearest neighbour (pixels)"])[-1].text
+    near = paragraphs(None, [attack("auc", "nearest-neighbour", "pixels")])[-1].text
+    assert "attacked as well" not in near
+    assert "membership inference attacks" in near

@@ -44,7 +44,8 @@ def test_a_record_says_itself_what_it_is_the_digest_of():
 
 
 # --- what the text says -----------------------------------------------------------------------------
-SYNTHETIC, REAL = (f"Dice, trained on {words} only, tested on hold-out" for words in ("synthetic", "real"))
+SYNTHETIC, REAL = (f"utility.dice.{arm}.holdout" for arm in ("synthetic", "real"))
+KID = "fidelity.kid.synthetic.phantom-cnn-v1"
 
 
 def finished() -> list[dict]:
@@ -57,7 +58,7 @@ def finished() -> list[dict]:
 def dice(training: str, metric: str, epsilon: str = "inf") -> list[float]:
     """Of DDPM from the phantom, in order of the seeds."""
     asked = {"axis.training": training, "axis.start": "phantom", "axis.epsilon": epsilon, "axis.family": "ddpm"}
-    rows = [row for row in finished() if row["metric"] == metric and asked.items() <= row.items()]
+    rows = [row for row in finished() if row["metric_id"] == metric and asked.items() <= row.items()]
     return [row["value"] for row in sorted(rows, key=lambda row: row["seed"])]
 
 
@@ -91,13 +92,13 @@ def test_what_the_patients_paid_is_all_private_points_composed():
 
 def test_what_the_public_start_buys_is_what_the_tables_say():
     text = " ".join((DOCS / "study.md").read_text().split())
-    for metric, private in ((SYNTHETIC, True), (SYNTHETIC, False), ("KID (phantom-cnn-v1)", False)):
+    for metric, private in ((SYNTHETIC, True), (SYNTHETIC, False), (KID, False)):
         ends = {}
         for start in ("nothing", "phantom"):
             values = [
                 row["value"]
                 for row in finished()
-                if row["metric"] == metric
+                if row["metric_id"] == metric
                 and (row["axis.start"], row["axis.training"], row["seed"]) == (start, "federated", 0)
                 and row["axis.epsilon"] != "0"
                 and (row["axis.epsilon"] != "inf") == private
@@ -113,7 +114,7 @@ def test_what_attacks_see_is_what_the_table_says():
     text = " ".join((DOCS / "study.md").read_text().split())
     seen: dict[str, list[bool]] = {}
     for row in finished():
-        if row["metric"].startswith("AUC, ") and row["low"] is not None:
+        if row["measure"] == "auc" and row["low"] is not None:
             training = row["axis.training"].replace("0", "").replace("1", "").replace("2", "")
             level = "finite" if row["axis.epsilon"] not in ("0", "inf") else row["axis.epsilon"]
             start = "" if row["axis.start"] == "phantom" else " from nothing"

@@ -101,9 +101,16 @@ def test_leakage_is_one_attack_at_all_points_and_chance_does_not_choose_it():
     about = {"question": "leakage", "unavailable": None, "status": "finished", "reason": "", "noise_to_signal": None}
 
     def row(name, value):
-        return {**about, "metric": f"AUC, {name}", "value": value, "low": value - 0.1, "high": value + 0.1, "seed": 0}
+        return {
+            **about,
+            "metric_id": f"leakage.auc.{name}",
+            "value": value,
+            "low": value - 0.1,
+            "high": value + 0.1,
+            "seed": 0,
+        }
 
-    rows = [row("nearest neighbour (pixels)", 0.9), row("calibrated neighbour (pixels)", 0.4)]
+    rows = [row("nearest-neighbour.pixels", 0.9), row("calibrated-neighbour.pixels", 0.4)]
     level = _level("leakage", 2.0, [rows])
     assert (level.value, level.low, level.high) == (0.4, pytest.approx(0.3), pytest.approx(0.5))
     assert level.reference == 0.5
