@@ -218,6 +218,7 @@ class Task:
 class _Running:
     task: Task
     process: subprocess.Popen[bytes]
+    log_from: int
     started: float
 
 
@@ -254,11 +255,12 @@ def _start(task: Task, lock: int) -> _Running:
     task.error.unlink(missing_ok=True)
     environment = os.environ | {ERROR_FILE: str(task.error.absolute())}
     with task.log.open("ab") as log:
+        before = log.tell()
         process = subprocess.Popen(  # noqa: S603
             task.command, stdout=log, stderr=subprocess.STDOUT, pass_fds=(lock,), env=environment
         )
     os.pwrite(lock, f"{process.pid}\n".encode(), os.fstat(lock).st_size)
-    return _Running(task, process, time.monotonic())
+    return _Running(task, process, before, time.monotonic())
 
 
 def _reason(ended: _Running) -> str | None:
@@ -272,7 +274,15 @@ def _reason(ended: _Running) -> str | None:
     try:
         return str(read_json(ended.task.error)["error"])
     except (CmrfedError, KeyError, TypeError):  # it ended without one
-        return f"its process ended with status {code} and left no error; see {ended.task.log.name}"
+        return _last_words(ended) or f"its process ended with status {code} and said nothing"
+
+
+def _last_words(ended: _Running) -> str:
+    """The last line that a process wrote to its log."""
+    with ended.task.log.open("rb") as log:
+        log.seek(ended.log_from)
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "")
 
 
 # --- what points share --------------------------------------------------------------------------

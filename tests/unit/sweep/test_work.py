@@ -16,6 +16,7 @@ from cmrfed.sweep.results import run
 from cmrfed.sweep.work import RECIPE, at_work, make_shared, states
 from tests.sweep_world import calls, give_orders, make_sweep, nothing_shared, stub
 
+LEAVES = f"import os, sys\nsys.path += {sys.path!r}\nfrom cmrfed.errors import ERROR_FILE, leave_error\n"
 SMALL = "name: s\nrecipe: base.yaml\ngrid: {epsilon: [inf, 8, 2]}"
 PARENT = """
 import sys
@@ -81,12 +82,23 @@ def test_a_point_that_ends_well_without_a_result_has_failed(tmp_path):
         ("import os; os.kill(os.getpid(), 9)", "SIGKILL; perhaps there is too little memory"),
         ("raise SystemExit(3)", "status 3 and said nothing"),
         ("import sys; sys.exit('last words')", "last words"),
+        (LEAVES + "leave_error('the disk is full')\nsys.exit('error: of something else')", "the disk is full"),
+        (LEAVES + "open(os.environ[ERROR_FILE], 'w').write('torn')\nsys.exit('last words')", "last words"),
     ],
 )
 def test_why_a_process_failed(tmp_path, code, reason):
     sweep = make_sweep(tmp_path, SMALL)
     done = run(sweep, tmp_path / "run", 3, command=lambda _: [sys.executable, "-c", code], prepare=nothing_shared)
     assert reason in done[0].reason
+
+
+def test_the_command_line_leaves_its_error_for_the_sweep(tmp_path):
+    """Of a recipe that cannot be used: its words, without what stands before them in the log, and its code."""
+    sweep = make_sweep(tmp_path, SMALL)
+    bad = [sys.executable, "-m", "cmrfed", "run", str(tmp_path / "none.yaml"), "--run-dir", str(tmp_path / "x")]
+    done = run(sweep, tmp_path / "run", 3, command=lambda _: bad, prepare=nothing_shared)
+    assert done[0].reason.startswith("there is no recipe")
+    assert set(read_json(done[0].folder / "log.error.json")) == {"error", "code"}
 
 
 def test_what_cannot_be_prepared_fails_its_points_alone(tmp_path):
