@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from pathlib import Path
+import pathlib
 
 ERROR_FILE = "CMRFED_ERROR_FILE"
 """Environment variable: the file that a command which fails writes its error to, for the program that started it."""
@@ -14,7 +14,7 @@ def leave_error(text: str, code: str | None = None) -> None:
     path = os.environ.get(ERROR_FILE)
     if path:
         with contextlib.suppress(OSError):
-            Path(path).write_text(json.dumps({"error": text, "code": code}, ensure_ascii=False))
+            pathlib.Path(path).write_text(json.dumps({"error": text, "code": code}, ensure_ascii=False))
 
 
 class CmrfedError(Exception):

@@ -2,7 +2,7 @@
 
 Folder::
 
-    DIR/points/NAME/            the run of a point; recipe.yaml, log.txt; failed.json where it failed
+    DIR/points/NAME/            the run of a point; recipe.yaml, log.txt; failed.json and log.error.json where it failed
     DIR/shared/data-KEY/data/   the phantom, or pooled cohorts, of all points with the same data
     DIR/shared/{segmenters,features}/   of real slices, by digest
     DIR/research/               what the patients have paid over all points

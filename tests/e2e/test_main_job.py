@@ -65,8 +65,8 @@ def test_a_run_leaves_data_set_numbers_and_report(finished):
     numbers = json.loads((finished / "evaluation" / "evaluation.json").read_text())
     axes = {"fidelity", "anatomy", "memorisation", "leakage", "utility"}
     assert {metric["axis"] for metric in numbers["metrics"]} == axes
-    attacked = {m["name"]: m["unavailable"] for m in numbers["metrics"] if m["axis"] == "leakage"}
-    assert set(attacked) == {"Membership attacks, black box", "Membership attacks, white box"}
+    attacked = {m["id"]: m["unavailable"] for m in numbers["metrics"] if m["axis"] == "leakage"}
+    assert set(attacked) == {"leakage.membership.black-box", "leakage.membership.white-box"}
     assert all("hold out" in reason for reason in attacked.values()), "3 patients are held out: too few"
     page = (finished / "report.html").read_text()
     assert "Not differentially private" in page
