@@ -252,6 +252,10 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
     if not audited or not all(row["passed"] for row in audited):
         reason = "was not audited" if not audited else "failed its audit"
         return NOT_PRIVATE.model_copy(update={"statement": f"{NOT_PRIVATE.statement} The private step {reason}."})
+    alone = sorted(site for site, spent in known.items() if not spent.audited)
+    if alone and not (run_dir / "sites").is_dir():
+        said = f"The private step was not audited at {', '.join(alone)}."
+        return NOT_PRIVATE.model_copy(update={"statement": f"{NOT_PRIVATE.statement} {said}"})
     worst = [max((s.at[i].prv or 0.0) for s in known.values()) for i in range(2)]
     loose, delta = max((s.at[0].rdp or 0.0) for s in known.values()), max(s.at[0].delta for s in known.values())
     weaker = " This is weaker than hiding a patient, who has many slices." if unit == "slice" else ""

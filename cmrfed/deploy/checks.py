@@ -17,8 +17,9 @@ from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.certificates import days_left, public_key, read_key, read_node_key
 from cmrfed.deploy.inner import nginx_command
 from cmrfed.deploy.kit import SiteKit, read_site_kit
-from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
+from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError, PrivacyError
 from cmrfed.federation.site import Site
+from cmrfed.federation.site_audit import code_digest, read_audits
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.memory import Memory
 from cmrfed.privacy.place import ledger_folder
@@ -53,6 +54,7 @@ def check_site(kit_folder: Path) -> list[Line]:
         "disk": lambda: _disk(kit_folder),
         "ledger": lambda: _ledger(site),
         "code": lambda: _code(site),
+        "audit": lambda: _audit(site),
         "nginx": lambda: nginx_command(kit_folder, "gate.conf")[0],
         "connection": lambda: probe(kit_folder, kit).text,
         "clock": lambda: _clock(probe(kit_folder, kit).ahead_s),
@@ -152,6 +154,21 @@ def _ledger(site: Path) -> str:
         return f"none yet: it is made at the first start, in {ledger_folder(site)}"
     found.open_ledger()  # a site that has trained must have one, and no older than it remembers
     return f"whole: {ledger_folder(site)}"
+
+
+def _audit(site: Path) -> str:
+    rows = read_audits(site)
+    now = [row for row in rows if row["code"] == code_digest()]
+    failed = [row for row in now if not row["passed"]]
+    if failed:
+        raise PrivacyError(
+            "the private step failed its audit here: such requests are refused",
+            got=f"stage {failed[-1]['stage']}, {failed[-1]['time']}",
+            do=f"report {site / 'audit.json'}",
+        )
+    if not now:
+        return "none with this code: made before the first private round that is asked for"
+    return f"passed for {len(now)} private request(s), the last one {now[-1]['stage']} at {now[-1]['time']}"
 
 
 def _code(site: Path) -> str:

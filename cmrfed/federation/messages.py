@@ -125,6 +125,8 @@ class Spent(Section):
     """At the δ of the site's policy, and at `STRICT_DELTA`."""
     ledger_hash: str
     """Of the ledger's last line: an auditor can find the state of the ledger that this speaks of."""
+    audited: bool = Field(False, exclude_if=lambda value: not value)
+    """Whether the private step passed the site's own audit, on its device and with the settings of this request."""
 
     @property
     def bounded(self) -> bool:
@@ -138,7 +140,8 @@ class Spent(Section):
         """
         at = tuple(mine.joined(theirs) for mine, theirs in zip(self.at, later.at, strict=True))
         unit = self.unit if self.unit == later.unit else "none"
-        return Spent(unit=unit, at=(at[0], at[1]), ledger_hash=later.ledger_hash)
+        audited = self.audited and later.audited
+        return Spent(unit=unit, at=(at[0], at[1]), ledger_hash=later.ledger_hash, audited=audited)
 
 
 @dataclass(frozen=True)

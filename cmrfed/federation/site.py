@@ -5,6 +5,7 @@ Folder::
     site.json                                   SiteRecord
     policy.yaml                                 SitePolicy: what the site allows
     ledger.copy.jsonl                           a copy of the cohort's ledger, by which an older one is noticed
+    audit.json                                  what a deployed site's own audits of private steps found
     state/<run>/<stage>/round-0007/             the reply and the optimizer's state, written together
         reply.safetensors  optimizer.safetensors
     state/<run>/<stage>/round-0007.<key>/       the answer to another request for the same round
@@ -50,6 +51,7 @@ from cmrfed.federation.messages import (
     encode_refusal,
     encode_reply,
 )
+from cmrfed.federation.site_audit import audit_site
 from cmrfed.federation.timing import remaining
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.trainable import TrainableAutoencoder, make_trainable
@@ -348,6 +350,7 @@ class Site:
 
         check(ledger.history())  # the policy has the first word; it is asked again where the ledger is locked
         check_request(job, arrays, codec, self.policy)
+        audited = self._audit(job)
         generator = make_trainable(job.stage, job.generator, autoencoder=codec)
         previous = state.optimizer_before(job.round)
         with _threads(min(job.threads, self.policy.limits.threads, os.cpu_count() or 1)):
@@ -360,10 +363,22 @@ class Site:
         ticket.permit()
         result, reply, optimizer = train()
         metrics = _metrics(result) if self.policy.may_leave.losses and result.losses else {}
-        reply = replace(reply, metrics=metrics, spent=_told(ledger, self.policy.delta))
+        reply = replace(reply, metrics=metrics, spent=_told(ledger, self.policy.delta, audited=audited))
         state.save(job, reply, optimizer)
         ledger.commit(ticket)
         return reply
+
+    def _audit(self, job: StageJob) -> bool:
+        """Whether a private request has passed the site's own audit; one audit serves all sites of a simulation.
+
+        Raises:
+            PrivacyError: It has not.
+        """
+        if job.privacy is None or self.record.simulated:
+            return False
+        with _threads(min(job.threads, self.policy.limits.threads, os.cpu_count() or 1)):
+            row = audit_site(self.root, job, self.record.device)
+        return bool(row["passed"])
 
     def _ready(
         self, job: StageJob, generator: Generator | TrainableAutoencoder, arrays: State, previous: State | None
@@ -424,11 +439,11 @@ class Site:
         return compress(new, old, job.compression, draws)
 
 
-def _told(ledger: PrivacyLedger, delta: float) -> Spent:
+def _told(ledger: PrivacyLedger, delta: float, *, audited: bool) -> Spent:
     """What the server may know of the ledger."""
     totals = ledger.totals(delta, STRICT_DELTA)
     own, strict = map(Loss.of, totals.losses)
-    return Spent(unit=totals.unit, at=(own, strict), ledger_hash=totals.last_hash)
+    return Spent(unit=totals.unit, at=(own, strict), ledger_hash=totals.last_hash, audited=audited)
 
 
 def _metrics(result: LocalResult) -> dict[str, float]:

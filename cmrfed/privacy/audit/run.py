@@ -22,7 +22,7 @@ STEPS = 50
 """Of the lines on noise and sampling: with some 40 records each, enough to tell 97 % of the noise from all of it."""
 EXACT_STEPS, EXACT_NOISE = 20, 0.01
 """Of the lines on clipping: with so little noise, each record's share shows."""
-OPTIMIZER_STEPS = 6
+OPTIMIZER_STEPS, SMALL_STEPS = 6, 80
 BATCH, MOST_RECORDS = 40, 5000
 """Records in a step on average, where that takes no more records than this."""
 
@@ -66,6 +66,7 @@ def audit(
             clipping.shares(tape),
             *clipping.check_clipping(exact),
             clipping.overflow(make, noise_multiplier, config, where),
+            *_small_site(make, noise_multiplier, sampling_rate, config, where),
             *_empty_site(make, noise_multiplier, sampling_rate, config, where),
             conduct.fresh_randomness(make, noise_multiplier, sampling_rate, config, canaries, where),
             conduct.spent_steps(make, noise_multiplier, config, canaries, where),
@@ -96,6 +97,22 @@ def _sampled_at_half(
     canaries = make_canaries()
     tape = Recorder(make, make_event(noise_multiplier, 0.5, STEPS, 4), config, canaries, 2 * BATCH, device).run()
     return [*sampling.check_sampling(tape), noise.scale(tape.noise), _conduct([tape])]
+
+
+def _small_site(
+    make: MakeStep, noise_multiplier: float, rate: float, config: MechanismConfig, device: torch.device
+) -> list[Check]:
+    """So few records that nobody is drawn in about a third of the steps."""
+    if rate == 1:
+        return []
+    count = min(MOST_RECORDS, max(1, round(math.log(1 / 3) / math.log1p(-rate))))
+    event = make_event(noise_multiplier, rate, SMALL_STEPS, 6)
+    tape = Recorder(make, event, config, make_canaries(), count, device).run()
+    line = noise.scale(tape.noise)
+    return [
+        sampling.empty_steps(tape),
+        Check("a site of few records: standard deviation / (σ·C)", line.measured, line.expected, line.p_value),
+    ]
 
 
 def _empty_site(

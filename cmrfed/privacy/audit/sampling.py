@@ -37,6 +37,15 @@ def rates(tape: Tape) -> Check:
     return worst_of("sampling: share of steps that a record is in", f"q = {rate:g}", found)
 
 
+def empty_steps(tape: Tape) -> Check:
+    """How many steps nobody was in."""
+    steps, count = tape.seen.shape
+    share = (1 - tape.event.sampling_rate) ** count
+    empty = int((tape.seen.sum(1) == 0).sum())
+    found = Finding(f"{count} records, {steps} steps", str(empty), float(binomial_p(np.array(empty), steps, share)))
+    return worst_of("a site of few records: steps without any", f"{share * steps:.1f}", [found])
+
+
 def spread(present: np.ndarray, rate: float) -> Check:
     """Variance of batch sizes, and of how often each record came, over that of independent draws."""
     steps, count = present.shape
