@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -292,7 +293,25 @@ def test_the_claim_says_what_the_choice_of_patients_rests_on(run_dir: Path) -> N
     write_json(run_dir / "split.json", {"cohort": "ab" * 32, "train": [], "holdout": []})
     assert "holds given who was held out" in claim(experiment(), run_dir).statement, "begun by an earlier version"
     (run_dir / "sites").rename(run_dir / "elsewhere")
+    each_row(run_dir, lambda row: row["spent"].update(audited=True))
     assert "given which patients each site had chosen" in claim(experiment(), run_dir).statement
+
+
+def each_row(run_dir: Path, change: Callable[[dict], None]) -> None:
+    for path in run_dir.glob("*/round-*/metrics.json"):
+        metrics = read_json(path)
+        for row in metrics["sites"].values():
+            change(row)
+        write_json(path, metrics)
+
+
+def test_a_deployed_run_claims_nothing_unless_each_site_audited_each_round(run_dir: Path) -> None:
+    (run_dir / "sites").rename(run_dir / "elsewhere")
+    assert claim(experiment(), run_dir).statement.endswith("The private step was not audited at site-0, site-1.")
+    each_row(run_dir, lambda row: row["spent"].update(audited=True))
+    assert claim(experiment(), run_dir).differentially_private
+    rewrite(run_dir, lambda row: row["spent"].update(audited=False))
+    assert claim(experiment(), run_dir).statement.endswith("The private step was not audited at site-1.")
 
 
 def test_a_run_without_privacy_claims_nothing(run_dir: Path) -> None:
