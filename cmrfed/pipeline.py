@@ -26,6 +26,7 @@ from cmrfed.data.synthetic import PAIRED, RECONSTRUCTED, Case, Manifest, PostPro
 from cmrfed.errors import CmrfedError, ConfigError, DataError
 from cmrfed.evaluation.judge import check_test_names, claim_of, evaluate
 from cmrfed.experiment import STAGES, Experiment
+from cmrfed.federation.identity import make_identities
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord
@@ -179,6 +180,8 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
         )
         Site.register(root, site, policy)
         roots.append(root)
+    if experiment.federation.secure_aggregation:
+        make_identities(roots)
     return roots
 
 

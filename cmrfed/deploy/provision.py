@@ -4,13 +4,14 @@ Folder::
 
     authority/          ca.key, ca.crt, revoked.crl: belongs to whoever provisions, and to no machine of the federation
     coordinator/        kit.json README.md proxy.conf compose.yaml tls/ sites/NAME.pub SHA256SUMS
-    NAME/               kit.json README.md gate.conf compose.yaml tls/ node/ site/site.json site/policy.yaml SHA256SUMS
+    NAME/               kit.json README.md gate.conf compose.yaml tls/ node/ peers/ SHA256SUMS site/site.json
+                        site/policy.yaml
 
 Doing it again adds what is missing (a new site) and leaves keys, policies and all that sites changed as they are.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container, whose network is internal
 NAME_OF_AN_ADDRESS = "coordinator"
 """What nginx compares with the certificate of a coordinator that has no name: it knows names alone."""
-CHECKED = ("kit.json", "README.md", "*.conf", "compose.yaml", "tls/*.crt", "tls/*.crl", "sites/*.pub")
+CHECKED = ("kit.json", "README.md", "*.conf", "compose.yaml", "tls/*.crt", "tls/*.crl", "sites/*.pub", "peers/*.pub")
 """What SHA256SUMS covers: what whoever provisions has written, but for keys and for what is the site's to change."""
 
 
@@ -65,6 +66,7 @@ def provision(federation: Federation, out: Path, *, renew: bool = False) -> list
     """
     authority = Authority.open(out / "authority", federation.name)
     made = [_site(federation, site, number, out, authority, renew) for number, site in enumerate(federation.sites)]
+    made = [_with_peers(one, federation, out) for one in made]
     return [_coordinator(federation, out, authority, renew), *made]
 
 
@@ -145,6 +147,16 @@ def _site(
     _render(folder / "README.md", "README-site.md", values)
     (folder / "state").mkdir(exist_ok=True)
     return Made(folder, _sums(folder), days_left(certificate))
+
+
+def _with_peers(made: Made, federation: Federation, out: Path) -> Made:
+    """The kit of a site with the public node keys of all sites, by which it knows them in secure sums."""
+    folder = made.folder / "peers"
+    for gone in set(folder.glob("*.pub")) - {folder / f"{site.name}.pub" for site in federation.sites}:
+        gone.unlink()
+    for site in federation.sites:
+        write_bytes(folder / f"{site.name}.pub", read_node_key(_node_key(out, site)))
+    return replace(made, digest=_sums(made.folder))
 
 
 def _new_key(site: SiteSettings, folder: Path) -> ec.EllipticCurvePublicKey:

@@ -12,6 +12,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from cmrfed.federation.client import app
+from cmrfed.federation.identity import make_identities
 
 _RUN_ID = 1
 
@@ -27,6 +28,7 @@ class LocalGrid(Grid):
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
+        make_identities([root for root in roots if (root / "site.json").is_file()])
         self._contexts = {node: _context(node, root) for node, root in enumerate(roots, SUPERLINK_NODE_ID + 1)}
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(_RUN_ID)

@@ -25,9 +25,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from pydantic import Field, ValidationError
 
-from cmrfed.artifacts import digest_json, digest_state, load_state, new_folder, read_json, write_json
+from cmrfed.artifacts import canonical_json, digest_json, digest_state, load_state, new_folder, read_json, write_json
 from cmrfed.config import Section
 from cmrfed.errors import FederationError, SiteRefused
+from cmrfed.federation.identity import Identity
 from cmrfed.federation.messages import SAFE_NAME, PublicKeys, State, to_array_record, to_state
 from cmrfed.federation.secure_sum import (
     LIMIT,
@@ -69,6 +70,10 @@ class ShareStep(Step):
         keys = {name: key.model_dump() for name, key in self.keys.items()}
         return bytes.fromhex(digest_json([self.session, self.threshold, keys]))
 
+    def statement(self, site: str) -> bytes:
+        """What a site has signed, where its keys were not changed on the way."""
+        return statement(self, site, self.threshold, self.keys[site])
+
     def place(self, site: str) -> int:
         """Where a site's share lies on the line, from 1."""
         return 1 + sorted(self.keys).index(site)
@@ -90,6 +95,13 @@ class UnmaskStep(Step):
 
 STEPS: dict[str, type[Step]] = {"shares": ShareStep, "masked": MaskStep, "unmask": UnmaskStep}
 """By the name of the message, ``train.<name>``."""
+
+
+def statement(which: Step, site: str, threshold: int, keys: PublicKeys) -> bytes:
+    """What a site signs of its keys: they are its own, for this session of this request, with this threshold."""
+    said = which.model_dump(mode="json", include=set(Step.model_fields))
+    told = {"site": site, "threshold": threshold, "seal": keys.seal, "mask": keys.mask}
+    return canonical_json(said | told).encode()
 
 
 def pair_mask(private: bytes, public: str, context: bytes) -> bytes:
@@ -185,10 +197,10 @@ class SiteMasking:
     """
 
     def __init__(self, site: str, folder: Path, number: int, key: str) -> None:
-        self.site, self.key, self.folder = site, key, folder
+        self.site, self.key, self.folder, self.number = site, key, folder, number
         self.round = folder / f"round-{number:04d}"
         self.secure, self.marker = self.round / "secure", folder / "unmasked" / f"{key}.json"
-        self.sums = folder.parents[2] / "sums"
+        self.sums, self.identity = folder.parents[2] / "sums", Identity.of_site(folder.parents[2])
 
     # --- before the steps -----------------------------------------------------------------------
     def open(self, session: str, threshold: int, *, private: bool) -> PublicKeys:
@@ -205,6 +217,10 @@ class SiteMasking:
             if not path.is_file() or read_json(path)["session"] != session:
                 made = {"session": session, "threshold": threshold, "private": private}
                 made |= {name: new_secret().hex() for name in ("seal", "mask", "own")}
+                run, stage = self.folder.parts[-2:]
+                where = {"run": run, "stage": stage, "round": self.number, "key": self.key, "session": session}
+                which = Step.model_validate(where)
+                made["signature"] = self.identity.sign(statement(which, self.site, threshold, _public(made)))
                 with new_folder(self.secure) as part:
                     part.chmod(0o700)
                     write_json(part / "session.json", made)
@@ -240,6 +256,8 @@ class SiteMasking:
             return dict(self._once("shares.json", step, lambda: self._shares(step, session))["sealed"])
 
     def _shares(self, step: ShareStep, session: Mapping[str, Any]) -> dict[str, Any]:
+        for name, keys in step.keys.items():
+            self.identity.verify(name, step.statement(name), keys.signature)
         count = len(step.keys)
         own, mask = (split(bytes.fromhex(session[n]), step.threshold, count) for n in ("own", "mask"))
         sealed = {}
@@ -368,7 +386,8 @@ class SiteMasking:
 
 
 def _public(session: Mapping[str, Any]) -> PublicKeys:
-    return PublicKeys(**{name: public_key(bytes.fromhex(session[name])).hex() for name in ("seal", "mask")})
+    seal, mask = (public_key(bytes.fromhex(session[name])).hex() for name in ("seal", "mask"))
+    return PublicKeys(seal=seal, mask=mask, signature=session.get("signature", ""))
 
 
 def _about(step: ShareStep, sender: str, receiver: str) -> bytes:

@@ -114,6 +114,8 @@ class PublicKeys(Section):
 
     seal: str = Field(pattern=r"^[0-9a-f]{64}$")
     mask: str = Field(pattern=r"^[0-9a-f]{64}$")
+    signature: str = Field("", pattern=r"^[0-9a-f]{0,300}$")
+    """The site's own, over both and over what they are for; other sites refuse keys without it."""
 
 
 class Spent(Section):

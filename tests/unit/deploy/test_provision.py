@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cmrfed.deploy.certificates import Authority, days_left, public_key, read_certificate, read_key, write_key
 from cmrfed.deploy.kit import Federation, read_coordinator_kit, read_site_kit
 from cmrfed.deploy.provision import make_own_keys, provision, revoke
-from cmrfed.errors import ConfigError
+from cmrfed.errors import ConfigError, SiteRefused
+from cmrfed.federation.identity import Identity
 from cmrfed.federation.site import Site
 from cmrfed.privacy.policy import SitePolicy
 from tests.deployment_world import make_federation
@@ -171,3 +172,19 @@ def test_a_folder_that_is_no_kit_is_explained(tmp_path: Path) -> None:
     provision(make_federation(1), tmp_path)
     with pytest.raises(ConfigError, match="is not the kit of a coordinator"):
         read_coordinator_kit(tmp_path / "site-0")
+
+
+def test_each_kit_has_the_public_keys_of_all_sites_and_a_new_site_reaches_every_kit(tmp_path: Path) -> None:
+    provision(make_federation(2), tmp_path)
+    statement = b"what is signed"
+    signed = Identity.of_site(tmp_path / "site-1" / "site").sign(statement)
+    Identity.of_site(tmp_path / "site-0" / "site").verify("site-1", statement, signed)
+    with pytest.raises(SiteRefused, match="were not signed by site-0"):
+        Identity.of_site(tmp_path / "site-0" / "site").verify("site-0", statement, signed)
+    made = provision(make_federation(3), tmp_path)
+    for one in made[1:]:
+        assert {path.name for path in (one.folder / "peers").iterdir()} == {f"site-{i}.pub" for i in range(3)}
+        assert "peers/site-2.pub" in (one.folder / "SHA256SUMS").read_text()
+        assert hashlib.sha256((one.folder / "SHA256SUMS").read_bytes()).hexdigest() == one.digest
+    provision(make_federation(2), tmp_path)
+    assert not (tmp_path / "site-0" / "peers" / "site-2.pub").exists(), "a site that was taken out"

@@ -1,5 +1,6 @@
 """Secure sums over real sites: exact whoever leaves and when, nothing below the threshold, nothing asked twice."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import torch
 from flwr.app import Context, RecordDict
 from pydantic import ValidationError
 
-from cmrfed.artifacts import load_state, read_json
+from cmrfed.artifacts import load_state, read_json, write_json
 from cmrfed.errors import FederationError, SiteRefused
+from cmrfed.federation.identity import Identity, make_identities
 from cmrfed.federation.masking import MaskStep, ShareStep, SiteMasking, UnmaskStep
 from cmrfed.federation.messages import PublicKeys, decode_reply, encode_job, to_array_record, to_state
 from cmrfed.federation.secure_round import SecureRound
-from cmrfed.federation.secure_sum import encode, join
+from cmrfed.federation.secure_sum import encode, join, new_secret, public_key
 from cmrfed.federation.site import Site, answer_step, answer_train
 from cmrfed.federation.strategy import FederationConfig
 from cmrfed.privacy.ledger import PrivacyLedger
@@ -337,6 +339,7 @@ class Ward:
 
     def __init__(self, folder: Path) -> None:
         self.roots = make_sites(folder, 3)
+        make_identities(self.roots)
         self.job, weights = tiny_request(secure_threshold=2)
         self.where = {"run": "r", "stage": "image", "round": 1, "key": self.job.key}
         content = encode_job(self.job, to_array_record(weights), session=SESSION)
@@ -545,6 +548,85 @@ def test_a_repeated_round_in_a_new_session_is_neither_trained_nor_paid_again(war
     assert decode_reply(answer_train(ward.context(0), content)).status == "ok"
     assert len(quick_training) == trained
     assert len(PrivacyLedger(ward.roots[0]).history().events) == 1
+
+
+# --- whose keys they are ------------------------------------------------------------------------
+def test_a_server_that_puts_its_own_keys_in_place_of_a_sites_gets_no_shares(ward: Ward) -> None:
+    """It would unseal what the others share with that site, and know every mask that they have in common with it."""
+    step = ward.share_step()
+    secret = new_secret()
+    forged = PublicKeys(seal=public_key(secret).hex(), mask=public_key(new_secret()).hex())
+    signed = step.keys["site-1"].signature
+    for keys in (forged, forged.model_copy(update={"signature": signed})):
+        swapped = step.model_copy(update={"keys": {**step.keys, "site-1": keys}})
+        for name in ("site-0", "site-2"):
+            with pytest.raises(SiteRefused, match=r"as those of site-1 for a secure sum were not signed by site-1"):
+                ward.sites[name].share(swapped)
+            assert not (ward.sites[name].secure / "shares.json").exists()
+
+
+def test_a_server_with_a_key_of_its_own_is_no_site(ward: Ward, tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    write_json(tmp_path / "server" / "site.json", {"name": "site-1"})
+    make_identities([tmp_path / "server"])
+    step = ward.share_step()
+    forged = PublicKeys(seal="ab" * 32, mask="cd" * 32)
+    other = step.model_copy(update={"keys": {**step.keys, "site-1": forged}})
+    by_server = Identity.of_site(tmp_path / "server").sign(other.statement("site-1"))
+    for name, fault in (("site-1", "were not signed by site-1"), ("site-9", "cannot check who site-9 is")):
+        keys = {**step.keys, name: forged.model_copy(update={"signature": by_server})}
+        with pytest.raises(SiteRefused, match=fault):
+            ward.sites["site-0"].share(step.model_copy(update={"keys": keys}))
+
+
+@pytest.mark.parametrize("name", ["../site-1", "../../../other/peers/x", "", "a/b"])
+def test_a_name_leads_to_no_other_file(ward: Ward, name: str) -> None:
+    step = ward.share_step()
+    keys = {**step.keys, name: PublicKeys(seal="ab" * 32, mask="cd" * 32)}
+    with pytest.raises(SiteRefused, match="cannot check who"):
+        ward.sites["site-0"].share(step.model_copy(update={"keys": keys}))
+
+
+def test_a_signature_is_for_one_session_of_one_request(ward: Ward) -> None:
+    step = ward.share_step()
+    for change in ({"session": OTHER}, {"round": 2}, {"key": "0" * 64}, {"threshold": 3}, {"run": "other"}):
+        other = step.model_copy(update=change)
+        with pytest.raises(SiteRefused, match="were not signed by site-1"):
+            ward.sites["site-0"].identity.verify("site-1", other.statement("site-1"), step.keys["site-1"].signature)
+    ward.sites["site-0"].identity.verify("site-1", step.statement("site-1"), step.keys["site-1"].signature)
+
+
+def test_a_server_in_the_middle_of_a_whole_round_learns_no_sum(tmp_path: Path) -> None:
+    make_sites(tmp_path, 3)
+
+    def swap(site: int, kind: str, content: RecordDict) -> RecordDict:
+        if kind == "train" and site == 1:
+            told = PublicKeys.model_validate_json(str(content.config_records["reply"]["keys"]))
+            mine = told.model_copy(update={"mask": public_key(new_secret()).hex()})
+            content.config_records["reply"]["keys"] = mine.model_dump_json()
+        return content
+
+    with pytest.raises(FederationError, match=r"stopped at step shares.*not signed by site-1"):
+        secure_run(tmp_path, 3, swap).start_or_resume()
+    assert not list(tmp_path.rglob("masked.json"))
+
+
+def test_a_site_without_a_key_refuses_with_what_to_do(ward: Ward) -> None:
+    (ward.roots[0] / "identity" / "node" / "node.key").unlink()
+    content = encode_job(ward.job, to_array_record(ward.weights), session=OTHER)
+    reply = decode_reply(answer_train(ward.context(0), content))
+    assert "no key to sign its part of a secure sum with" in reply.reason
+    assert "kit that was provisioned" in reply.reason
+
+
+def test_signing_costs_little(ward: Ward) -> None:
+    step, site = ward.share_step(), ward.sites["site-0"]
+    start = time.process_time()
+    for _ in range(20):
+        site.identity.verify(
+            "site-1", step.statement("site-1"), site.identity.sign(b"") and step.keys["site-1"].signature
+        )
+    assert (time.process_time() - start) / 20 < 0.1, "a signature and its check: some ms for each site of a round"
 
 
 # --- settings -----------------------------------------------------------------------------------
