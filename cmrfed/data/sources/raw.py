@@ -65,7 +65,9 @@ class RawVolume:
                 slices lie, or mask and image cannot be reconciled.
         """
         image, grid = read_nifti(self.image_path, self.frame)
-        image, mask, notes = image.astype(np.float32), None, grid.notes
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are found as such
+            image = image.astype(np.float32)
+        mask, notes = None, grid.notes
         view = view_of(grid)
         if self.mask_path is not None:
             stored, mask_grid = read_nifti(self.mask_path, self.frame)

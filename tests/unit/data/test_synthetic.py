@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cmrfed.data.labels import Phase
+from cmrfed.data.labels import ACDC_LABELS, Phase
+from cmrfed.data.sources import RawVolume
 from cmrfed.data.synthetic import (
     NOT_PRIVATE,
     NOTICE,
@@ -167,3 +168,15 @@ def test_a_manifest_that_does_not_say_is_not_for_release(folder):
 def test_a_folder_with_real_masks_says_so_in_a_file_of_its_own(tmp_path):
     write_index(tmp_path, manifest(privacy=PAIRED, real_content=("masks",)), [])
     assert "real masks of hold-out patients" in (tmp_path / NOTICE).read_text()
+
+
+@pytest.mark.parametrize("spacing", [SPACING, None])
+def test_what_is_written_is_read_back_as_it_is_shown(tmp_path, spacing):
+    """The importer of scans turns nothing, and knows the spacing or that there is none."""
+    written = case(spacing=spacing)
+    write_case(tmp_path, written)
+    files = [tmp_path / kind / f"{written.case_id}.nii.gz" for kind in ("images", "masks")]
+    raw = RawVolume(written.phase, files[0], files[1], ACDC_LABELS).load()
+    assert np.array_equal(raw.image, written.image)
+    assert np.array_equal(raw.mask, written.mask)
+    assert raw.spacing_mm == (None if spacing is None else pytest.approx(spacing))

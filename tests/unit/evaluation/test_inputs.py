@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -127,3 +128,29 @@ def test_other_folders_are_refused_with_the_three_layouts(tmp_path, kind):
         (root / "dataset.json").write_text(json.dumps({}))
     with pytest.raises(EvaluationError, match=r"manifest.json.*nnU-Net v2 raw.*ACDC layout"):
         layout_of(root)
+
+
+@pytest.mark.parametrize("spacing", [(1.5, 1.25, 10.0), None])
+def test_a_folder_in_another_order_of_axes_is_judged_the_same(tmp_path, real, spacing):
+    for name in ("patient001", "patient002"):
+        acdc_patient(tmp_path / "plain" / name, spacing=spacing)
+    shutil.copytree(tmp_path / "plain", tmp_path / "turned")
+    for path in (tmp_path / "turned").rglob("*.nii.gz"):
+        file = nib.load(path)
+        order = np.eye(4)[:, [2, 0, 1, 3]] @ np.diag([-1.0, 1, -1, 1])
+        order[:3, 3] = (0, file.shape[1] - 1, file.shape[2] - 1)
+        turned = np.asarray(file.dataobj).transpose(2, 0, 1)[::-1, :, ::-1]
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(turned), file.affine @ order), path)
+    plain, turned = (read_judged(tmp_path / name, real).slices for name in ("plain", "turned"))
+    np.testing.assert_array_equal(turned.images, plain.images)
+    np.testing.assert_array_equal(turned.masks, plain.masks)
+
+
+def test_hearts_that_lie_otherwise_are_named(tmp_path, real):
+    for number in range(2):
+        folder = acdc_patient(tmp_path / "scans" / f"p{number}")
+        for path in folder.glob("*.nii.gz"):
+            file = nib.load(path)
+            nib.save(nib.Nifti1Image(np.asarray(file.dataobj)[::-1], file.affine), path)
+    judged = read_judged(tmp_path / "scans", real)
+    assert "2 patients" in warning(judged, "the right ventricle lies on the side of the lateral wall")
