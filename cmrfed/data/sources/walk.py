@@ -250,7 +250,8 @@ class _Walk:
             return False
         key = _identity(path)
         if key in self._above:
-            self._lose(path, "leads back to a folder above it", "links that lead back to a folder above them")
+            kind = "links that lead back to a folder above them"
+            self._lose(path, "leads back to a folder above it", kind, lost=False)
             return False
         if key in self._entered:
             self._tree.leave(path, "second ways to a folder that is read already")
@@ -290,11 +291,11 @@ class _Walk:
             return
         self._tree.files.append(path)
 
-    def _lose(self, path: Path, reason: str, kind: str) -> None:
+    def _lose(self, path: Path, reason: str, kind: str, *, lost: bool = True) -> None:
         hidden = clutter(path.name) is not None
         if not hidden:
             self._tree.broken[path] = reason
-        self._tree.leave(path, kind, lost=not hidden)
+        self._tree.leave(path, kind, lost=lost and not hidden)
 
 
 def _identity(path: Path) -> tuple[int, int]:
