@@ -18,7 +18,7 @@ from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.budget import Plan, noise_to_signal
 from cmrfed.privacy.event import ADJACENCY, PrivacyEvent
-from cmrfed.privacy.settings import STRICT_DELTA, PrivateTraining
+from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.privacy.statement import Loss
 from cmrfed.training.audit import audit_training
 from cmrfed.training.loop import Stage
@@ -257,6 +257,7 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
         said = f"The private step was not audited at {', '.join(alone)}."
         return NOT_PRIVATE.model_copy(update={"statement": f"{NOT_PRIVATE.statement} {said}"})
     worst = [max((s.at[i].prv or 0.0) for s in known.values()) for i in range(2)]
+    strict = max(s.at[1].delta for s in known.values())
     loose, delta = max((s.at[0].rdp or 0.0) for s in known.values()), max(s.at[0].delta for s in known.values())
     weaker = " This is weaker than hiding a patient, who has many slices." if unit == "slice" else ""
     start = f" {_public_words(experiment)}" if experiment.pretrain else ""
@@ -267,12 +268,12 @@ def claim(experiment: Experiment, run_dir: Path) -> PrivacyStatement:
         epsilon=_up(worst[0]),
         delta=delta,
         epsilon_strict=_up(worst[1]),
-        strict_delta=STRICT_DELTA,
+        strict_delta=strict,
         epsilon_rdp=_up(loose),
         accountant="PRV (arXiv 2106.02848)",
         sites={name: spent.model_dump(mode="json") for name, spent in known.items()},
         statement=f"Differentially private: {ADJACENCY[unit]}, ε ≤ {_up(worst[0]):g} at δ = {delta:.2g} (PRV; RDP "
-        f"{_up(loose):g}), or ε ≤ {_up(worst[1]):g} at δ = {STRICT_DELTA:g}: the largest loss that the ledger of "
+        f"{_up(loose):g}), or ε ≤ {_up(worst[1]):g} at δ = {strict:g}: the largest loss that the ledger of "
         f"any site ever stated, over all stages and rounds.{weaker}{start} {NOT_COVERED} {_where(run_dir)}",
     )
 

@@ -118,6 +118,12 @@ def _data(site: Path) -> str:
             "the cohort is smaller than the policy asks for", got=f"{len(cohort)} patients",
             expected=f"at least {found.policy.smallest_cohort} (smallest_cohort)", do="add patients",
         )  # fmt: skip
+    if found.policy.epsilon_cap is not None and found.policy.delta * len(cohort) >= 1:
+        raise DataError(
+            "delta of policy.yaml is not below 1 / the number of patients: it would promise nothing to each of them",
+            got=f"{found.policy.delta:g} with {len(cohort)} patients", expected=f"below {1 / len(cohort):.2g}",
+            do="lower delta before the first round: lowering it later raises the ε of what was spent",
+        )  # fmt: skip
     return f"{len(cohort)} patients, {len(cohort.rows)} slices of {cohort.size_px} px"
 
 

@@ -11,7 +11,7 @@ import torch
 from cmrfed.errors import CmrfedError, SiteRefused
 from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.timing import record_budget
-from cmrfed.generators.trainable import autoencoder_shapes, weight_shapes
+from cmrfed.generators.trainable import autoencoder_layout, weight_layout
 from cmrfed.privacy.policy import Limits, SitePolicy
 from cmrfed.training.private import PrivateTrainer
 from cmrfed.training.rehearsal import subspace_bytes
@@ -36,10 +36,10 @@ def check_request(job: StageJob, arrays: State, codec: State | None, policy: Sit
     if job.privacy:
         policy.check_delta(job.privacy.declared_patients)
     draws = (job.privacy.draws, subspace.draws if subspace else 1) if job.privacy else (job.training.batch_size,)
-    shapes = weight_shapes(job.stage, job.generator)
+    layout = weight_layout(job.stage, job.generator)
     autoencoder = job.generator.autoencoder
-    kept = autoencoder_shapes(autoencoder) if codec is not None and autoencoder else {}
-    parameters = sum(_count(shape) for shape in [*shapes.values(), *kept.values()])
+    kept = autoencoder_layout(autoencoder) if codec is not None and autoencoder else {}
+    parameters = sum(_count(shape) for _, shape in [*layout.values(), *kept.values()])
     limits.check(
         batch_size=max(draws),
         local_steps=job.training.local_steps,
@@ -49,7 +49,7 @@ def check_request(job: StageJob, arrays: State, codec: State | None, policy: Sit
     if subspace:
         limits.check(simulated_patients=subspace.patients)
         _check_memory(subspace_bytes(parameters, subspace.rank, subspace.patients), limits)
-    _check_weights("weights", arrays, shapes)
+    _check_weights("weights", arrays, layout)
     if codec is not None:
         _check_weights("autoencoder", codec, kept)
 
@@ -92,15 +92,16 @@ def _check_memory(needed: int, limits: Limits) -> None:
         )
 
 
-def _check_weights(what: str, arrays: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse weights of other names, shapes or types, and ones that are not finite."""
+def _check_weights(what: str, arrays: State, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    """Refuse weights of other names, layout or types, and ones that are not finite."""
     fault = None
-    if set(arrays) != set(shapes):
-        fault = f"it lacks or adds {', '.join(sorted(set(arrays) ^ set(shapes))[:3])}"
-    for name in sorted(set(arrays) & set(shapes)):
+    if set(arrays) != set(layout):
+        fault = f"it lacks or adds {', '.join(sorted(set(arrays) ^ set(layout))[:3])}"
+    for name in sorted(set(arrays) & set(layout)):
         weight = arrays[name]
-        if tuple(weight.shape) != shapes[name] or weight.dtype != torch.float32:
-            fault = f"{name} is {weight.dtype} {tuple(weight.shape)}, expected torch.float32 {shapes[name]}"
+        if (weight.dtype, tuple(weight.shape)) != layout[name]:
+            kind, shape = layout[name]
+            fault = f"{name} is {weight.dtype} {tuple(weight.shape)}, expected {kind} {shape}"
         elif not bool(torch.isfinite(weight).all()):
             fault = f"{name} holds NaN or infinity"
     if fault:

@@ -124,7 +124,7 @@ class Spent(Section):
     unit: Unit
     """none: there is no guarantee."""
     at: tuple[Loss, Loss]
-    """At the δ of the site's policy, and at `STRICT_DELTA`."""
+    """At the δ of the site's policy, and at `strict_delta` of it."""
     ledger_hash: str
     """Of the ledger's last line: an auditor can find the state of the ledger that this speaks of."""
     audited: bool = Field(False, exclude_if=lambda value: not value)

@@ -60,7 +60,7 @@ from cmrfed.privacy.ledger import History, PrivacyLedger
 from cmrfed.privacy.noise import entropy_generator
 from cmrfed.privacy.place import ledger_folder
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.privacy.settings import STRICT_DELTA
+from cmrfed.privacy.settings import strict_delta
 from cmrfed.privacy.statement import Loss
 from cmrfed.rng import fold, torch_generator
 from cmrfed.training.loop import LocalResult, LocalTrainer, optimizer_state, restore_optimizer
@@ -441,7 +441,7 @@ class Site:
 
 def _told(ledger: PrivacyLedger, delta: float, *, audited: bool) -> Spent:
     """What the server may know of the ledger."""
-    totals = ledger.totals(delta, STRICT_DELTA)
+    totals = ledger.totals(delta, strict_delta(delta))
     own, strict = map(Loss.of, totals.losses)
     return Spent(unit=totals.unit, at=(own, strict), ledger_hash=totals.last_hash, audited=audited)
 

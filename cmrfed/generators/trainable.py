@@ -97,8 +97,8 @@ def make_trainable(
 
 # --- shapes, without the memory -------------------------------------------------------------------
 @lru_cache(maxsize=16)
-def weight_shapes(stage: str, config: GeneratorConfig) -> Mapping[str, tuple[int, ...]]:
-    """Name and shape of all that a stage trains, without the memory for it.
+def weight_layout(stage: str, config: GeneratorConfig) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Name, type and shape of all that a stage trains, without the memory for it.
 
     Args:
         stage: "autoencoder", "mask" or "image".
@@ -107,23 +107,23 @@ def weight_shapes(stage: str, config: GeneratorConfig) -> Mapping[str, tuple[int
     Raises:
         ConfigError: There is no such network.
     """
-    return _shapes(lambda: make_trainable(stage, config).network)
+    return _layout(lambda: make_trainable(stage, config).network)
 
 
 @lru_cache(maxsize=16)
-def autoencoder_shapes(config: AutoencoderConfig) -> Mapping[str, tuple[int, ...]]:
-    """Name and shape of the weights of an autoencoder, without the memory for it.
+def autoencoder_layout(config: AutoencoderConfig) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Name, type and shape of the weights of an autoencoder, without the memory for it.
 
     Raises:
         ConfigError: There is no such network.
     """
-    return _shapes(lambda: build_autoencoder(config))
+    return _layout(lambda: build_autoencoder(config))
 
 
-def _shapes(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+def _layout(build: Callable[[], nn.Module]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     try:
         with torch.device("meta"):
-            return {name: tuple(weight.shape) for name, weight in build().state_dict().items()}
+            return {name: (weight.dtype, tuple(weight.shape)) for name, weight in build().state_dict().items()}
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(
             "there is no network of this size", got=error, do="correct channels and norm_groups"

@@ -185,7 +185,7 @@ class SitePolicy(Section):
             raise DataError(
                 "the site has fewer patients than its policy asks for",
                 expected=f"at least {self.smallest_cohort}",
-                do="add patients, or go on with the other sites",
+                do="go on with the other sites",
             )
         self._check_budget(event, history)
 

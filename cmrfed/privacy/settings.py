@@ -11,6 +11,13 @@ from cmrfed.privacy.event import Unit
 
 STRICT_DELTA = 1e-3
 """Beside the configured δ, every ε is also given at this one: N^-1.1 is large where N is small."""
+
+
+def strict_delta(delta: float) -> float:
+    """The δ at which every ε is given beside the configured one: `STRICT_DELTA`, or the configured one if smaller."""
+    return min(STRICT_DELTA, delta)
+
+
 SMALLEST_CLIP_NORM, LARGEST_CLIP_NORM = 1e-6, 1e6
 """Range of C in which clipping and noise keep the relative precision of float32; `noise.noise_std` checks it."""
 SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 0.01, 1e4
@@ -99,7 +106,8 @@ class PrivacyConfig(Section):
     epsilon: float | None = Field(None, gt=0, le=1e6)
     """Target for the patients (or slices) of each site, over all stages, under PRV accounting."""
     delta: float | None = Field(None, gt=0, lt=1)
-    """None: N^-1.1, N being ``declared_patients``."""
+    """At most 1/N, N being ``declared_patients``: above it, publishing one patient in full would be allowed. None:
+    N^-1.1."""
     declared_patients: int | None = Field(None, ge=1, le=MOST_PATIENTS)
     """N: patients (or slices, where they are the unit) of each site as everyone may know it. It is the denominator of
     the update; it need not be exact, and it must not be looked up in the data."""
@@ -116,6 +124,19 @@ class PrivacyConfig(Section):
             raise ValueError(f"unit {self.unit} needs epsilon and declared_patients")
         if self.unit == "none" and self.epsilon is not None:
             raise ValueError("epsilon is set, but unit is none: set unit to patient, or leave epsilon out")
+        return self
+
+    @model_validator(mode="after")
+    def _promises_something(self) -> "PrivacyConfig":
+        if self.unit == "none" or self.declared_patients is None:
+            return self
+        if self.declared_patients == 1 and self.delta is None:
+            raise ValueError("declared_patients is 1: nobody hides among one, and N^-1.1 is no δ; set delta")
+        most = 1 / self.declared_patients
+        if self.target_delta > most:
+            raise ValueError(
+                f"delta {self.target_delta:g} is above 1 / declared_patients = {most:.3g}: it would promise nothing"
+            )
         return self
 
     @property

@@ -10,7 +10,7 @@ from cmrfed.privacy.accountant import Epsilon
 from cmrfed.privacy.event import ADJACENCY, Unit
 from cmrfed.privacy.ledger import PrivacyLedger, PrivacySpent, SpentRow
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.privacy.settings import STRICT_DELTA
+from cmrfed.privacy.settings import STRICT_DELTA, strict_delta
 
 LABELS = {"patient": "patient", "slice": "slice (weaker)", "none": "none"}
 """How a unit is named beside each of its ε."""
@@ -63,7 +63,7 @@ class LedgerStatement(Section):
     reasons: tuple[str, ...]
     """Why there is no guarantee; empty where there is one."""
     total: tuple[Loss, ...]
-    """Everything composed: at the site's δ, and at `STRICT_DELTA` where that is another."""
+    """Everything composed: at the site's δ, and at `STRICT_DELTA` where that is smaller."""
     policy: bool
     """Whether the site has a policy.yaml; without it, its δ and its cap are unknown."""
     epsilon_cap: float | None
@@ -97,7 +97,7 @@ def read_statement(root: Path, delta: float | None = None) -> LedgerStatement:
             do="leave --delta out",
         )
     own = policy.delta if policy else STRICT_DELTA if delta is None else delta
-    by_delta = _spent(PrivacyLedger(root), tuple(dict.fromkeys((own, STRICT_DELTA))))
+    by_delta = _spent(PrivacyLedger(root), tuple(dict.fromkeys((own, strict_delta(own)))))
     spent, cap = by_delta[0], policy.epsilon_cap if policy else None
     reasons = _why_unbounded(spent)
     return LedgerStatement(

@@ -25,7 +25,7 @@ from cmrfed.guarantee import plan_privacy
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger import PrivacyLedger
-from cmrfed.privacy.settings import STRICT_DELTA
+from cmrfed.privacy.settings import STRICT_DELTA, strict_delta
 from cmrfed.sweep.points import Point
 from cmrfed.sweep.work import record_of
 
@@ -47,7 +47,7 @@ class Paid:
     other: int
     """Points that trained on the patients without privacy."""
     total: tuple[Epsilon, ...] = ()
-    """At the points' least δ and at `STRICT_DELTA`; empty where no point is private or ``problem`` says why."""
+    """At the points' least δ and at `strict_delta` of it; empty where no point is private or ``problem`` says why."""
     problem: str = ""
     """Why there is no total."""
     planned: bool = False
@@ -155,7 +155,7 @@ def _with_total(paid: Paid, events: Sequence[PrivacyEvent], points: Sequence[Poi
     delta = min(
         (p.experiment.privacy.target_delta for p in points if p.experiment.privacy.private), default=STRICT_DELTA
     )
-    deltas = (delta, STRICT_DELTA)
+    deltas = (delta, strict_delta(delta))
     if common_unit(events) == "none":
         return replace(paid, total=tuple(Epsilon(d, math.inf, math.inf) for d in deltas))
     return replace(paid, total=tuple(epsilon(events, d) for d in deltas))

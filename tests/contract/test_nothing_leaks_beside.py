@@ -35,6 +35,7 @@ from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.process import FlowConfig
+from cmrfed.generators.trainable import weight_layout
 from cmrfed.privacy import mechanism
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.ledger import PrivacyLedger
@@ -271,6 +272,7 @@ def ward(folder: Path) -> Site:
 
 def test_a_network_with_batchnorm_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cmrfed.generators.trainable.Generator", WithBatchNorm)
+    monkeypatch.setattr("cmrfed.federation.limits.weight_layout", weight_layout.__wrapped__)  # nothing from its cache
     stage = private_stage()
     site = ward(tmp_path)
     reply = answer(site, stage, dict(WithBatchNorm(stage.generator).network.state_dict()))

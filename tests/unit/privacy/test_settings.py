@@ -1,11 +1,13 @@
 """What a recipe asks for: whole or refused, and one budget for all stages."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cmrfed.errors import PrivacyError
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.settings import PrivacyConfig, PrivateTraining
+from cmrfed.privacy.settings import MOST_PATIENTS, STRICT_DELTA, PrivacyConfig, PrivateTraining, strict_delta
 
 
 def config(**changes: object) -> PrivacyConfig:
@@ -29,8 +31,28 @@ def test_half_a_promise_is_refused(changes: dict, message: str) -> None:
 def test_the_rule_for_delta_is_a_public_number_of_patients_to_the_minus_1_1() -> None:
     assert config().target_delta == pytest.approx(15**-1.1)
     assert config(delta=1e-3).target_delta == 1e-3
-    assert config(declared_patients=1).target_delta == 0.5, "1 would be no probability"
+    assert config(declared_patients=2).target_delta == pytest.approx(2**-1.1)
     assert PrivacyConfig().target_delta == 1e-3, "nothing is promised, and nobody is declared"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"declared_patients": 1}, r"declared_patients is 1: nobody hides among one.*set delta"),
+        ({"delta": 0.067}, r"delta 0.067 is above 1 / declared_patients = 0.0667: it would promise nothing"),
+        ({"declared_patients": 2000, "delta": 1e-3}, "it would promise nothing"),
+    ],
+)
+def test_a_delta_that_promises_nothing_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+@given(st.integers(2, MOST_PATIENTS))
+def test_the_rule_for_delta_keeps_below_one_over_the_patients(declared: int) -> None:
+    made = config(declared_patients=declared)
+    assert 0 < strict_delta(made.target_delta) <= made.target_delta < 1 / declared
+    assert strict_delta(made.target_delta) <= STRICT_DELTA
 
 
 def test_both_stages_share_one_budget() -> None:
