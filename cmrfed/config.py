@@ -38,5 +38,9 @@ def _has_truth_value(value: Any) -> bool:
 
 
 def _takes_truth_value(annotation: Any) -> bool:
-    """Whether a type has bool or Any in it."""
-    return annotation in (bool, Any) or any(_takes_truth_value(part) for part in get_args(annotation))
+    """Whether a type has bool, true or false, or Any in it."""
+    return (
+        annotation in (bool, Any)
+        or isinstance(annotation, bool)
+        or any(_takes_truth_value(part) for part in get_args(annotation))
+    )

@@ -58,7 +58,7 @@ def test_a_run_leaves_data_set_numbers_and_report(finished):
     record = json.loads((finished / "run.json").read_text())
     assert record["finished"]
     assert set(record["timings_s"]) == {"data", "mask", "image", "synthesis", "evaluation"}
-    assert [site["patients"] for site in record["sites"]] == [2, 2, 2]
+    assert [site["patients"] for site in record["sites"]] == [1, 2, 3], "each patient is placed by itself"
     dataset = SyntheticDataset.open(finished / "synthetic")
     assert len(list(dataset.cases())) == len(dataset) == 6
     assert not dataset.manifest.privacy.differentially_private

@@ -115,3 +115,14 @@ def test_errors(make):
         partition(cohort, PartitionConfig(scheme="vendor", sites=3), 0)
     with pytest.raises(DataError, match=r"1 distinct value\(s\): A\. Expected: at least 2"):
         partition(make(group=["A", "A"]), PartitionConfig(scheme="group", sites=2), 0)
+
+
+@pytest.mark.parametrize("patients", [18, 30, 36])
+def test_the_phantoms_of_recipes_and_tutorials_fill_every_site(patients):
+    """With seed 0, a third is held out; the numbers of the tutorials rest on these."""
+    records = [
+        PatientRecord(patient_id=f"patient{i + 1:03d}", centre=f"site-{i * 3 // patients}") for i in range(patients)
+    ]
+    training = Counter(record.centre for record in records if record.place(0, "split") < 2 / 3)
+    assert min(training.values()) >= patients / 6
+    assert patients - training.total() >= patients / 4
