@@ -139,7 +139,7 @@ def label_mapping(labels: Any, where: Path) -> dict[int, Label]:
             or a structure comes twice.
     """
     pairs = _pairs(labels)
-    known = {name: label for label, names in NAMES.items() for name in names}
+    known = {_plain(name): label for label, names in NAMES.items() for name in names}
     strange = [f"{name!r} is a region of several" for name, value in pairs if isinstance(value, list | tuple)]
     strange += [f"{name!r} marks voxels that nobody annotated" for name, _ in pairs if _plain(name) == "ignore"]
     mapping = {
@@ -168,7 +168,7 @@ def _pairs(labels: Any) -> list[tuple[str, Any]]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_\-.()]+", " ", name.lower()).strip()
+    return re.sub(r"[\s_\-.()]+", "", name.lower())
 
 
 def _label_number(value: Any) -> int | None:

@@ -39,6 +39,8 @@ ACDC = {0: Label.BACKGROUND, 1: Label.RV, 2: Label.MYO, 3: Label.LV}
         {"background": 0, "right_ventricle": 1, "left-ventricular-myocardium": 2, "Left Ventricle (cavity)": 3},
         {"RV blood pool": 1, "LVM": 2, "LVBP": 3},
         {"3": "LV", "1": "RV", "2": "LV_Myo"},
+        {"RV-BP": 1, "LV-Myocardium": 2, "LV_bp": 3},
+        {"RightVentricle": 1, "LVMyo": 2, "LeftVentricle": 3},
     ],
 )
 def test_labels_by_name(tmp_path, labels):
