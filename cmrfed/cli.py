@@ -198,9 +198,9 @@ def sweep(
         print(estimate.dry_run(asked, work.states(asked, run_dir)))
         return
     trackers(tensorboard, mlflow)  # what is not installed shows before anything runs
-    told = [*(["--tensorboard", str(tensorboard.absolute())] if tensorboard else [])]
-    told += ["--mlflow", mlflow] if mlflow else []
-    command = work.tracked_point(*told)
+    options = [*(["--tensorboard", str(tensorboard.absolute())] if tensorboard else [])]
+    options += ["--mlflow", mlflow] if mlflow else []
+    command = work.tracked_point(*options)
     standing = run_sweep(
         asked,
         run_dir.absolute(),

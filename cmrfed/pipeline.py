@@ -40,7 +40,7 @@ from cmrfed.record import Record, versions
 from cmrfed.report.html import write_report
 from cmrfed.synthesis.two_stage import pair_with, reconstruct, synthesize
 from cmrfed.synthesis.write import write_dataset
-from cmrfed.tracking import Tracker, teller
+from cmrfed.tracking import Tracker, tracking_callback
 from cmrfed.training.loop import refuse_unlabelled
 
 RUN_FOLDER = "the run folder"
@@ -226,7 +226,7 @@ def run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker] = ())
     Args:
         experiment: What to do.
         run_dir: Where results go; a folder with the beginnings of the same run is carried on.
-        trackers: Who is told of every round and of the end.
+        trackers: Where the numbers of every round and of the end are sent.
 
     Raises:
         InUse: Another process does it already.
@@ -237,9 +237,9 @@ def run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker] = ())
 
 
 def _run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker]) -> Path:
-    tell = teller(run_dir, trackers)
+    send = tracking_callback(run_dir, trackers)
     data, roots, record = begin(experiment, run_dir)
-    train(experiment, run_dir, LocalGrid(roots), record, tell)
+    train(experiment, run_dir, LocalGrid(roots), record, send)
     drawn = digest_json([experiment.digest, experiment.synthesis.model_dump(mode="json")])
     if not record.done("synthesis", drawn):
         with record.timed("synthesis"):
@@ -253,7 +253,7 @@ def _run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker]) -> 
     record.set(finished=datetime.now(UTC).isoformat(timespec="seconds"))
     report = write_report(run_dir)
     write_contents(run_dir, claim(experiment, run_dir))
-    tell()
+    send()
     say(f"report: {report}")
     return report
 

@@ -1,6 +1,6 @@
 """Experiment tracking: rounds, losses, ε and the evaluation of a run, for TensorBoard or MLflow.
 
-A tracker is told what lies in the run folder and writes what it does not have yet: after every round, at the end, and
+A tracker reads what lies in the run folder and writes what it does not have yet: after every round, at the end, and
 again when a killed run is carried on. So nothing is written twice and nothing is lost. It never stops a run: a full
 disk or a server that is away is said once, and the run goes on; `cmrfed track RUN` sends the rest later.
 """
@@ -226,7 +226,7 @@ def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix.removesuffix("."), str(tree)[:500]
 
 
-# --- telling them -------------------------------------------------------------------------------
+# --- sending -------------------------------------------------------------------------------------
 def trackers(tensorboard: Path | None, mlflow: str | None) -> list[Tracker]:
     """Those that were asked for.
 
@@ -239,21 +239,21 @@ def trackers(tensorboard: Path | None, mlflow: str | None) -> list[Tracker]:
     ]
 
 
-def teller(run_dir: Path, asked: Sequence[Tracker]) -> Callable[[], None]:
-    """What to call after every round and at the end of a run: it tells all trackers, and never fails."""
+def tracking_callback(run_dir: Path, asked: Sequence[Tracker]) -> Callable[[], None]:
+    """What to call after every round and at the end of a run: it writes to all trackers, and never fails."""
     silent: set[str] = set()
 
-    def tell() -> None:
+    def send() -> None:
         for tracker in asked:
             try:
                 tracker.write(run_dir, scalars_of(run_dir))
-            except Exception as error:  # whatever it is: what was trained matters more than who is told of it
+            except Exception as error:  # whatever it is: what was trained matters more than where it is shown
                 if tracker.name not in silent:
                     why = f"{type(error).__name__}: {error}".splitlines()[0]
-                    say(f"{tracker.name} cannot be told: {why}. The run goes on; `cmrfed track` sends what is missing.")
+                    say(f"{tracker.name} failed: {why}. The run goes on; `cmrfed track` sends what is missing.")
                 silent.add(tracker.name)
 
-    return tell if asked else lambda: None
+    return send if asked else lambda: None
 
 
 def track_run(run_dir: Path, asked: Sequence[Tracker]) -> int:
@@ -264,11 +264,11 @@ def track_run(run_dir: Path, asked: Sequence[Tracker]) -> int:
         DataError: The folder is not a run.
     """
     if not asked:
-        raise ConfigError("there is no tracker to tell", do="give --tensorboard DIR or --mlflow URI")
+        raise ConfigError("no tracker was named", do="give --tensorboard DIR or --mlflow URI")
     scalars = scalars_of(run_dir)
     for tracker in asked:
         try:
             tracker.write(run_dir.absolute(), scalars)
         except Exception as error:
-            raise ConfigError(f"{tracker.name} cannot be told", got=error, do="see that it can be reached") from error
+            raise ConfigError(f"{tracker.name} failed", got=error, do="see that it can be reached") from error
     return len(scalars)

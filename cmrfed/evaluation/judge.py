@@ -222,7 +222,7 @@ def check_test_names(external: Iterable[str]) -> None:
     for name in external:
         if slug(name) in taken:
             raise EvaluationError(
-                f"the name {name} of an external cohort cannot be told from another",
+                f"the name {name} of an external cohort is taken already",
                 got=f"{name} and {taken[slug(name)]}",
                 expected="names that differ in letters and digits, and are not those of the evaluation's own sets",
                 do="give the cohort another name",

@@ -7,7 +7,7 @@ from cmrfed import tracking
 from cmrfed.artifacts import read_json, write_json
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.evaluation.pictures import REAL_PATIENTS
-from cmrfed.tracking import MLflow, Scalar, TensorBoard, artifacts, scalars_of, teller, track_run, trackers
+from cmrfed.tracking import MLflow, Scalar, TensorBoard, artifacts, scalars_of, track_run, trackers, tracking_callback
 from tests.run_folder import write_run_folder
 
 tensorboard = pytest.mark.skipif(
@@ -34,7 +34,7 @@ def events(folder: Path) -> list[tuple[str, int, float]]:
     return [(tag, e.step, e.value) for tag in read.Tags()["scalars"] for e in read.Scalars(tag)]
 
 
-# --- what there is to tell --------------------------------------------------------------------------
+# --- numbers of a run --------------------------------------------------------------------------
 def test_rounds_and_evaluation_become_numbers(run_dir: Path) -> None:
     found = {(s.tag, s.step): s.value for s in scalars_of(run_dir)}
     rows = read_json(run_dir / "image" / "round-0003" / "metrics.json")["sites"].values()
@@ -64,7 +64,7 @@ def test_of_a_private_round_no_loss_is_told_and_the_largest_epsilon_is(run_dir: 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a run\. Expected: a folder made by `cmrfed run`"):
         scalars_of(tmp_path)
-    with pytest.raises(ConfigError, match=r"no tracker to tell\. Do: give --tensorboard DIR or --mlflow URI"):
+    with pytest.raises(ConfigError, match=r"no tracker was named\. Do: give --tensorboard DIR or --mlflow URI"):
         track_run(tmp_path, [])
 
 
@@ -73,11 +73,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_tensorboard_has_each_number_once_however_often_it_is_told(run_dir: Path, tmp_path: Path) -> None:
     later = run_dir / "image" / "round-0012"
     hidden = later.rename(tmp_path / "not-yet")
-    tell = teller(run_dir, [TensorBoard(tmp_path / "board")])
-    tell()
-    tell()
+    send = tracking_callback(run_dir, [TensorBoard(tmp_path / "board")])
+    send()
+    send()
     hidden.rename(later)
-    teller(run_dir, [TensorBoard(tmp_path / "board")])()  # a run that is carried on begins anew
+    tracking_callback(run_dir, [TensorBoard(tmp_path / "board")])()  # a run that is carried on begins anew
     written = events(tmp_path / "board" / "first")
     assert sorted((tag, step) for tag, step, _ in written) == sorted((s.tag, s.step) for s in scalars_of(run_dir))
     values = {(s.tag, s.step): s.value for s in scalars_of(run_dir)}
@@ -125,12 +125,12 @@ def test_a_tracker_that_fails_stops_nothing_and_is_named_once(run_dir: Path, cap
         def write(self, run_dir: Path, scalars: list[Scalar]) -> None:
             raise OSError("no space left")
 
-    tell = teller(run_dir, [Away()])
+    send = tracking_callback(run_dir, [Away()])
     for _ in range(3):
-        tell()
+        send()
     said = capsys.readouterr().err
-    assert said.count("Away cannot be told: OSError: no space left. The run goes on") == 1
-    with pytest.raises(ConfigError, match=r"Away cannot be told\. Got: no space left"):
+    assert said.count("Away failed: OSError: no space left. The run goes on") == 1
+    with pytest.raises(ConfigError, match=r"Away failed\. Got: no space left"):
         track_run(run_dir, [Away()])
 
 
@@ -141,7 +141,7 @@ def test_what_is_not_installed_is_said_before_training(monkeypatch: pytest.Monke
         trackers(*asked)
 
 
-def test_a_run_tells_after_every_round_and_at_the_end(tmp_path: Path) -> None:
+def test_a_run_is_tracked_after_every_round_and_at_the_end(tmp_path: Path) -> None:
     from cmrfed.federation.local_grid import LocalGrid
     from tests.federation_world import federated_run, make_sites, site_roots
 

@@ -133,7 +133,7 @@ def test_other_sizes_are_refused(world, tmp_path):
 @pytest.mark.parametrize("names", [("hold-out",), ("Holdout",), ("training",), ("far away", "Far-away")])
 def test_external_cohorts_that_ids_cannot_keep_apart_are_refused(world, names):
     other = world["external"]["elsewhere"]
-    with pytest.raises(EvaluationError, match=r"cannot be told from another.*Do: give the cohort another name"):
+    with pytest.raises(EvaluationError, match=r"is taken already.*Do: give the cohort another name"):
         evaluate(**world | {"external": dict.fromkeys(names, other)})
 
 
