@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cmrfed.data.cohort import Cohort
-from cmrfed.errors import DataError
+from cmrfed.errors import DataError, PrivacyError
 from cmrfed.privacy.chain import Chain
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.place import END, assigned_folder, beside
@@ -40,7 +40,7 @@ def cohort_ledger(root: Path, site: str, cohort: Cohort, *, named: bool = False)
     fresh = not PrivacyLedger.exists(root)
     if fresh:
         _refuse_known(place, _patients(cohort), cohort, named)
-        PrivacyLedger.create(root)
+        _create(root)
     ledger = PrivacyLedger(root)
     if not ledger.bound(site, cohort.digest):
         patients = _patients(cohort)
@@ -48,6 +48,15 @@ def cohort_ledger(root: Path, site: str, cohort: Cohort, *, named: bool = False)
             _refuse_known(place, patients, cohort, named)
         ledger.bind(site, cohort.digest, _marker(patients))
     return ledger
+
+
+def _create(root: Path) -> None:
+    """Make the ledger, unless another site on the same cohort has made it in this moment."""
+    try:
+        PrivacyLedger.create(root)
+    except PrivacyError:
+        if not PrivacyLedger.exists(root):
+            raise
 
 
 def _patients(cohort: Cohort) -> list[Patient]:

@@ -125,7 +125,7 @@ class Spent(Section):
     """none: there is no guarantee."""
     at: tuple[Loss, Loss]
     """At the δ of the site's policy, and at `strict_delta` of it."""
-    ledger_hash: str
+    ledger_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the ledger's last line: an auditor can find the state of the ledger that this speaks of."""
     audited: bool = Field(False, exclude_if=lambda value: not value)
     """Whether the private step passed the site's own audit, on its device and with the settings of this request."""

@@ -16,6 +16,7 @@ Kinds of lines:
 """
 
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrfed.artifacts import OWNER_ALONE, digest_bytes, write_bytes
-from cmrfed.errors import PrivacyError
+from cmrfed.errors import ConfigError, PrivacyError, SiteRefused
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
 from cmrfed.privacy.chain import Chain, Line, last_hash, missing_ledger
 from cmrfed.privacy.event import PrivacyEvent, Unit
@@ -127,6 +128,8 @@ class Totals:
 
 
 Check = Callable[[History], None]
+HASH = "[0-9a-f]{64}"
+UPDATE = "install the same version on server and site"
 
 
 class PrivacyLedger:
@@ -180,7 +183,10 @@ class PrivacyLedger:
 
         Raises:
             PrivacyError: It has none: an older copy of it was put in place, or another ledger.
+            SiteRefused: It is no hash.
         """
+        if not re.fullmatch(HASH, name):
+            raise SiteRefused("the request names no state of a privacy ledger", expected="a hash, 64 digits", do=UPDATE)
         if name not in known_hashes(self.lines()):
             raise PrivacyError(
                 "the coordinator was told of a later state of this site's privacy ledger",
@@ -344,9 +350,12 @@ class PrivacyLedger:
 
         Raises:
             PrivacyError: No reason is given, or nothing is damaged or missing, or there is no ledger.
+            ConfigError: What is missing is not named by a hash.
         """
         if not reason.strip():
             raise PrivacyError("a repair needs a reason", do="say what happened to the ledger")
+        if wrong := [name for name in missing if not re.fullmatch(HASH, name)]:
+            raise ConfigError("a missing line is named by its hash", got=wrong[0], expected="64 digits, 0-9 and a-f")
         traces = self._memory.traces() if self._memory else []
         if traces:
             _make_folder(self.folder)
@@ -452,8 +461,9 @@ def _gone(root: Path, folder: Path, traces: Sequence[str]) -> PrivacyError:
         f"{root} has trained on its patients, and its privacy ledger is gone",
         got=f"no ledger in {folder}, but traces of one in {', '.join(traces)}",
         expected="the ledger that was kept from the first round on",
-        do=f'put the latest copy of it there, if there is one, then {_command(root)} --repair "what happened": '
-        "what is missing then counts as unbounded loss",
+        do=f"where it lies elsewhere, name that folder as ledger in site.json, or move it; where it is lost, put the "
+        f'latest copy of it there, if there is one, then {_command(root)} --repair "what happened": what is missing '
+        "counts as unbounded loss",
     )
 
 

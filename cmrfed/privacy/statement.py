@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from cmrfed.config import Section
 from cmrfed.errors import ConfigError
 from cmrfed.privacy.accountant import Epsilon
@@ -19,9 +21,9 @@ LABELS = {"patient": "patient", "slice": "slice (weaker)", "none": "none"}
 class Loss(Section):
     """ε at one δ under both accountants; None is unbounded."""
 
-    delta: float
-    prv: float | None
-    rdp: float | None
+    delta: float = Field(gt=0, lt=1)
+    prv: float | None = Field(ge=0, allow_inf_nan=False)
+    rdp: float | None = Field(ge=0, allow_inf_nan=False)
 
     @classmethod
     def of(cls, value: Epsilon) -> "Loss":
@@ -57,6 +59,8 @@ class LedgerStatement(Section):
     """All that the ledger of a site says."""
 
     site: str
+    folder: str
+    """Where it lies: beside the cohort, for all sites that have these patients."""
     guarantee: bool
     unit: Unit
     adjacency: str
@@ -97,11 +101,13 @@ def read_statement(root: Path, delta: float | None = None) -> LedgerStatement:
             do="leave --delta out",
         )
     own = policy.delta if policy else STRICT_DELTA if delta is None else delta
-    by_delta = _spent(PrivacyLedger(root), tuple(dict.fromkeys((own, strict_delta(own)))))
+    ledger = PrivacyLedger(root)
+    by_delta = _spent(ledger, tuple(dict.fromkeys((own, strict_delta(own)))))
     spent, cap = by_delta[0], policy.epsilon_cap if policy else None
     reasons = _why_unbounded(spent)
     return LedgerStatement(
         site=str(root),
+        folder=str(ledger.folder),
         guarantee=not reasons,
         unit=spent.unit,
         adjacency=ADJACENCY[spent.unit],
@@ -163,7 +169,7 @@ def statement_text(found: LedgerStatement) -> str:
     """The statement for a person at a terminal."""
     repairs = [f"Repaired: {reason}" for reason in found.repairs] or ["Repairs: none."]
     parts = [
-        [f"Privacy ledger of {found.site}"],
+        [f"Privacy ledger of {found.site}" + ("" if found.folder == found.site else f", in {found.folder}")],
         _table(found) if found.stages else ["Nothing has been spent: the site has not trained on its patients."],
         _promise(found),
         [_budget(found)],

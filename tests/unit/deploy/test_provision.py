@@ -12,6 +12,7 @@ from cmrfed.deploy.provision import make_own_keys, provision, revoke
 from cmrfed.errors import ConfigError, SiteRefused
 from cmrfed.federation.identity import Identity
 from cmrfed.federation.site import Site
+from cmrfed.privacy.place import assigned_folder
 from cmrfed.privacy.policy import SitePolicy
 from tests.deployment_world import make_federation
 
@@ -49,6 +50,30 @@ def test_a_kit_says_who_it_is_and_what_to_type(tmp_path: Path) -> None:
     assert compose["networks"]["inside"]["internal"] is True
     for service in compose["services"].values():
         assert service["read_only"] is True
+
+
+def test_the_ledger_of_the_cohort_is_mounted_beside_it_and_can_be_written(tmp_path: Path) -> None:
+    """Whatever kit the containers are of, they pay into the ledger that lies beside the cohort."""
+    provision(make_federation(2), tmp_path)
+    node = yaml.safe_load((tmp_path / "site-1" / "compose.yaml").read_text())["services"]["node"]
+    mounts = {target: (source, *mode) for source, target, *mode in map(_mount, node["volumes"])}
+    cohort, ledger = mounts["/kit/site/cohort"], mounts["/kit/site/cohort.ledger"]
+    assert cohort[1:] == ("ro",)
+    assert ledger == (f"{cohort[0]}.ledger",), "writable, and named after the cohort"
+    assert assigned_folder(tmp_path / "site-1" / "site").name == "cohort.ledger", "where the site looks for it"
+
+
+def _mount(volume: str) -> list[str]:
+    """Source, target and mode of a volume, whose source may have a colon in braces."""
+    source, target = volume.split(":/kit", 1)
+    return [source, *f"/kit{target}".split(":")]
+
+
+def test_the_sites_folder_of_a_kit_is_its_owners_alone(tmp_path: Path) -> None:
+    provision(make_federation(2), tmp_path)
+    folder = tmp_path / "site-1" / "site"
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+    assert modes == {"site": 0o700, "site.json": 0o600, "policy.yaml": 0o600}
 
 
 def test_checksums_cover_what_was_provisioned(tmp_path: Path) -> None:

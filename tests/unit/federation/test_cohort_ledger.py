@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.errors import DataError, PrivacyError
+from cmrfed.errors import ConfigError, DataError, PrivacyError, SiteRefused
 from cmrfed.federation.site import Site, SiteRecord
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.ledger import PrivacyLedger
-from cmrfed.privacy.memory import COPY
+from cmrfed.privacy.memory import COPY, MARKER
 from cmrfed.privacy.policy import SitePolicy
 from tests.federation_world import tiny_cohort, tiny_patient, write_cohort
 
@@ -124,6 +124,18 @@ def test_a_cohort_that_is_prepared_again_goes_on_with_its_ledger(site: Site, tmp
     lines = [line for line in fresh.open_ledger().lines() if line.kind == "patients"]
     assert [len(line.body["patients"]) for line in lines] == [4, 1], "the one more alone is new"
     assert not any(name in line.raw.decode() for line in lines for name in ("p00", "p04")), "names are not in it"
+
+
+def test_a_second_kit_cannot_name_a_fresh_ledger_for_the_same_patients(
+    site: Site, tmp_path: Path, cohort: Path
+) -> None:
+    pay(site, 1)
+    for place in ("own", str(cohort.with_name("fresh.ledger")), "../fresh"):
+        with pytest.raises((DataError, PrivacyError), match=r"paid in another ledger|ledger is gone"):
+            kit(tmp_path / "other", cohort, ledger=place)
+    (cohort / MARKER).unlink()  # as in a cohort on a disk that cannot be written
+    with pytest.raises(DataError, match="4 of 4 patients are known in"):
+        kit(tmp_path / "third", cohort, ledger="own")
 
 
 def test_a_renamed_cohort_is_refused_until_its_ledger_comes_along(site: Site, tmp_path: Path, cohort: Path) -> None:
@@ -289,6 +301,31 @@ def test_a_later_state_that_a_coordinator_was_told_of_is_demanded(site: Site, co
     assert PrivacyLedger(site.root).repair("restored", [told]).unbounded == 1
     site.open_ledger().demand(told)
     assert spent(site) == float("inf")
+
+
+@pytest.mark.parametrize("name", ["x; rm -rf /", "", "A" * 64, "f" * 63, "f" * 65, "f" * 64 + "\n"])
+def test_what_is_no_hash_is_in_no_advice(site: Site, name: str) -> None:
+    """A message that tells the owner what to type holds nothing that a coordinator made up."""
+    with pytest.raises(SiteRefused, match="names no state of a privacy ledger") as caught:
+        site.open_ledger().demand(name)
+    assert name == "" or name not in str(caught.value)
+    with pytest.raises(ConfigError, match="named by its hash"):
+        PrivacyLedger(site.root).repair("restored", [name])
+
+
+def test_sites_that_start_at_once_make_one_ledger(
+    tmp_path: Path, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = PrivacyLedger.create
+
+    def overtaken(root: Path) -> PrivacyLedger:
+        monkeypatch.setattr(PrivacyLedger, "create", original)
+        kit(tmp_path / "first", cohort)
+        return original(root)
+
+    monkeypatch.setattr(PrivacyLedger, "create", overtaken)
+    pay(kit(tmp_path / "second", cohort), 1)
+    assert spent(Site.open(tmp_path / "first")) == pytest.approx(cost(1))
 
 
 # --- earlier versions -------------------------------------------------------------------------------
