@@ -5,6 +5,8 @@ which hash answered which request. A site whose loss falls, or whose ledger does
 its reply is not used.
 """
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from pydantic import Field
@@ -27,6 +29,8 @@ class Heard(Section):
     """Elementwise, over everything that the site ever said in this run."""
     last: str
     """The hash that it named last."""
+    losses: tuple[Loss, ...] = ()
+    """The largest at each δ that it ever named."""
     answers: dict[str, str] = Field(default_factory=dict)
     """Digest of a request → the hash that came with its answer."""
 
@@ -56,7 +60,8 @@ class Statements:
         answers = dict(before.answers) if before else {}
         if not fault:
             answers[reply.key] = reply.spent.ledger_hash
-        self._heard[reply.site] = Heard(largest=largest, last=last, answers=answers)
+        losses = _by_delta([*(before.losses if before else ()), *reply.spent.at])
+        self._heard[reply.site] = Heard(largest=largest, last=last, losses=losses, answers=answers)
         if self.path and self._heard[reply.site] != before:
             write_json(self.path, {name: heard.model_dump(mode="json") for name, heard in self._heard.items()})
         return fault
@@ -68,12 +73,19 @@ def read_statements(path: Path) -> dict[str, Heard]:
     return {name: Heard.model_validate(heard) for name, heard in told.items()}
 
 
+def _by_delta(losses: Sequence[Loss]) -> tuple[Loss, ...]:
+    largest: dict[float, Loss] = {}
+    for loss in losses:
+        largest[loss.delta] = largest[loss.delta].joined(loss) if loss.delta in largest else loss
+    return tuple(largest.values())
+
+
 def _fault(before: Heard, key: str, now: Spent) -> str | None:
     if before.answers.get(key) == now.ledger_hash or not (before.largest.bounded or now.bounded):
         return None  # the stored answer to a request that is repeated; or nothing is promised, now as before
     if now.ledger_hash in before.answers.values():
         return "its privacy ledger has not grown, though it answers another request"
-    for then, loss in zip(before.largest.at, now.at, strict=True):
+    for then, loss in product(before.losses, now.at):
         if _fell(then, loss):
             return (
                 f"its privacy ledger says less than before: ε = {_words(loss)} at δ = {loss.delta:g}, and ε = "

@@ -71,6 +71,19 @@ def test_a_repeated_request_may_be_answered_with_what_was_said_then() -> None:
     assert statements.hear(reply("k1", spent(1.0, "c"))) is not None
 
 
+def test_a_site_may_change_its_delta_and_each_is_compared_with_its_own() -> None:
+    statements = Statements()
+    statements.hear(reply("k1", spent(2.0, "a", delta=0.005)))
+    strict = spent(2.0, "a").at[1]
+    for key, name, prv in (("k2", "b", 1.2), ("k3", "c", 1.3)):  # at a larger δ, ε is lower by right
+        said = spent(prv, name, delta=0.05)
+        assert statements.hear(reply(key, said.model_copy(update={"at": (said.at[0], strict)}))) is None
+    fell = spent(1.1, "d", delta=0.05)
+    assert "ε = 1.300 earlier" in (
+        statements.hear(reply("k4", fell.model_copy(update={"at": (fell.at[0], strict)}))) or ""
+    )
+
+
 def test_one_without_a_bound_may_not_find_one_again() -> None:
     statements = Statements()
     statements.hear(reply("k1", spent(None, "a")))
