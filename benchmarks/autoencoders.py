@@ -48,7 +48,7 @@ def measure(size: AutoencoderConfig, steps: int, public: Cohort, holdout: Cohort
     weights = sum(tensor.numel() for tensor in codec.weights.values())
     numbers = size.latent_channels * (holdout.size_px // size.shrink) ** 2
     return (
-        f"{weights:>10,}{numbers:>9}{minutes:>9.1f}{np.mean(values['PSNR']):>8.1f}{np.mean(values['SSIM']):>8.3f}"
+        f"{weights:>10,}{numbers:>9}{minutes:>9.1f}{np.mean(values['psnr']):>8.1f}{np.mean(values['ssim']):>8.3f}"
         f"{agreement(model, made[:, 0].numpy(), batch.mask.numpy()):>11.3f}"
     )
 

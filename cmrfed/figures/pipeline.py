@@ -21,7 +21,7 @@ QUESTIONS = {
     "anatomy": "anatomy",
     "utility": "utility",
     "memorisation": "memorisation",
-    "leakage": "membership inference",
+    "leakage": "leakage",
 }
 
 
