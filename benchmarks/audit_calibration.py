@@ -49,9 +49,14 @@ def simulated(rng: np.random.Generator, rate: float) -> list[Check]:
 
 def report(name: str, runs: list[list[Check]]) -> None:
     """Print how many runs fail, at the level of an audit and at a nominal one."""
-    least = np.array([min(check.p_value for check in checks) * len(checks) for checks in runs])
+    worst = [min(checks, key=lambda check: check.p_value) for checks in runs]
+    least = np.array([check.p_value * len(checks) for check, checks in zip(worst, runs, strict=True)])
     false, nominal = int((least < FALSE_ALARM).sum()), float((least < NOMINAL).mean())
-    print(f"{name}: {false} of {len(runs)} fail; {nominal:.3f} would at {NOMINAL}; least {least.min():.2g}", flush=True)
+    print(
+        f"{name}: {false} of {len(runs)} fail; {nominal:.3f} would at {NOMINAL}; least {least.min():.2g} "
+        f"({worst[int(least.argmin())].name})",
+        flush=True,
+    )
 
 
 def main() -> None:

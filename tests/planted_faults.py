@@ -789,10 +789,14 @@ class GoesOn(ByHand):
         try:
             return super().step(losses_of, learning_rate=learning_rate)
         except PrivacyError:
-            raise
-        except Exception:
             self.left = left
             raise
+
+
+@fault("a record that cannot be read ends the step")
+class ErrorEnds(ByHand):
+    def gradient(self, losses_of, record):
+        return record_gradient(losses_of(record), self.parameters)
 
 
 @fault("stops when the loss is low")

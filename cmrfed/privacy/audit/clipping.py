@@ -35,6 +35,25 @@ def shares(tape: Tape) -> Check:
     return worst_of("clipping: what a record adds / its clipped gradient", "1.000, or 0.000 where not finite", found)
 
 
+def along_sums(tapes: list[Tape]) -> Check:
+    """Noise along each step's own sum: were it chosen by what it does to the loss, it would lean there."""
+    along = []
+    for tape in tapes:
+        sums = tape.sums()
+        lengths = np.linalg.norm(sums, axis=1)
+        there = lengths > 0
+        along.append((tape.noise[there] * sums[there]).sum(1) / lengths[there])
+    scores = np.concatenate(along)
+    if not len(scores):
+        return worst_of("noise: along the sum of its step / (σ·C)", "0.000", [])
+    lean = Finding("mean", f"{scores.mean():+.3f}", float(normal_p(scores.sum() / np.sqrt(len(scores)))))
+    size = float((scores**2).sum())
+    wide = Finding(
+        "standard deviation - 1", f"{np.sqrt(size / len(scores)) - 1:+.3f}", float(squares_p(size, len(scores)))
+    )
+    return worst_of("noise: along the sum of its step / (σ·C)", "0.000", [lean, wide])
+
+
 def remainder(tape: Tape) -> Check:
     """With hardly any noise, all that is left of a step is that noise."""
     noise = tape.noise

@@ -57,16 +57,18 @@ def audit(
         tape = Recorder(make, event, config, canaries, count, where).run()
         quiet = make_event(EXACT_NOISE, sampling_rate, EXACT_STEPS, 2)
         exact = Recorder(make, quiet, config, canaries, count, where).run()
+        small = [] if sampling_rate == 1 else [_small_site(make, noise_multiplier, sampling_rate, config, where)]
         few = make_event(noise_multiplier, sampling_rate, OPTIMIZER_STEPS, 3)
         checks = [
-            _conduct([tape, exact]),
+            _conduct([tape, exact, *small]),
             *noise.check_noise(tape.noise),
             *sampling.check_sampling(tape),
             *_sampled_at_half(make, noise_multiplier, sampling_rate, config, where),
             clipping.shares(tape),
             *clipping.check_clipping(exact),
             clipping.overflow(make, noise_multiplier, config, where),
-            *_small_site(make, noise_multiplier, sampling_rate, config, where),
+            clipping.along_sums([tape, exact, *small]),
+            *(line for site in small for line in _check_small_site(site)),
             *_empty_site(make, noise_multiplier, sampling_rate, config, where),
             conduct.fresh_randomness(make, noise_multiplier, sampling_rate, config, canaries, where),
             conduct.spent_steps(make, noise_multiplier, config, canaries, where),
@@ -101,13 +103,14 @@ def _sampled_at_half(
 
 def _small_site(
     make: MakeStep, noise_multiplier: float, rate: float, config: MechanismConfig, device: torch.device
-) -> list[Check]:
-    """So few records that nobody is drawn in about a third of the steps."""
-    if rate == 1:
-        return []
+) -> Tape:
+    """Steps on so few records that nobody is drawn in about a third of them."""
     count = min(MOST_RECORDS, max(1, round(math.log(1 / 3) / math.log1p(-rate))))
     event = make_event(noise_multiplier, rate, SMALL_STEPS, 6)
-    tape = Recorder(make, event, config, make_canaries(), count, device).run()
+    return Recorder(make, event, config, make_canaries(), count, device).run()
+
+
+def _check_small_site(tape: Tape) -> list[Check]:
     line = noise.scale(tape.noise)
     return [
         sampling.empty_steps(tape),

@@ -50,8 +50,11 @@ class Tape:
     faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        contributions = np.stack([c.contribution(self.config.clip_norm) for c in self.canaries])
-        self.noise = (self.released - self.by_kind() @ contributions) / self.event.noise_multiplier
+        self.noise = (self.released - self.sums()) / self.event.noise_multiplier
+
+    def sums(self) -> np.ndarray:
+        """Clipped gradients of the records that each step read, summed, in units of C: float64 (T, D)."""
+        return self.by_kind() @ np.stack([c.contribution(self.config.clip_norm) for c in self.canaries])
 
     def by_kind(self) -> np.ndarray:
         """How many records of each kind were seen in each step, float64 (T, kinds)."""
