@@ -37,7 +37,8 @@ FEW = Subspace(rank=2, patients=4, scanners=2, draws=2)
 
 
 def ward(folder: Path, cohort: Cohort, policy: SitePolicy = POLICY) -> Site:
-    return Site.register(folder, SiteRecord(name="ward", cohort=str(cohort.root)), policy)
+    """A site that is not audited: samples are planted here, which an audit would notice, and rightly."""
+    return Site.register(folder, SiteRecord(name="ward", cohort=str(cohort.root), simulated=True), policy)
 
 
 def seen(site: Site, job: StageJob, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
