@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from cmrfed.artifacts import digest_bytes
 from cmrfed.data.labels import STRUCTURES, Label, Phase
+from cmrfed.data.overlay import fits_better_turned
 from cmrfed.data.sources.raw import RawArrays, RawPatient, RawVolume
 from cmrfed.errors import DataError
 
@@ -55,6 +56,8 @@ def examine(patient: RawPatient) -> Examined:
         else:
             image, mask = arrays[-1].image, arrays[-1].mask
             wrong = check_volume(image, mask, structures(mask))
+            if not wrong and mask is not None and fits_better_turned(image, mask, 0):
+                wrong = ["the mask lies mirrored or turned on its image: its outlines fit the greys better another way"]
             problems += [Problem(str(volume.image_path), reason) for reason in wrong]
     if not problems:
         problems += _between_phases(patient, arrays)

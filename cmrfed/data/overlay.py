@@ -9,6 +9,8 @@ from cmrfed.errors import DataError
 
 LEAST_CONTRAST = 0.7
 """Least contrast (see :func:`contrast`) at which a mask whose place is lost counts as lying on its image."""
+LITTLE_CONTRAST = 1.0
+"""Contrast below which a mask on the grid of its image may lie there mirrored or turned."""
 CLEAR_MARGIN = 0.3
 """How much more contrast another order of axes must have than the stored one, and than every other, to be taken."""
 OFF_GRID_NOTED = 0.1
@@ -94,7 +96,7 @@ def _by_greys(mask: np.ndarray, image: np.ndarray, on: Grid, where: str) -> tupl
     lost = "image and mask do not lie in one place by their affines: "
     if stored and values[0] >= values[best] and values[0] >= LEAST_CONTRAST:
         return every[0].turned(mask), (f"{lost}the mask is taken in its stored order, which fits the greys",)
-    if values[best] >= 1 and values[best] >= second + CLEAR_MARGIN:
+    if values[best] >= LITTLE_CONTRAST and values[best] >= second + CLEAR_MARGIN:
         return every[best].turned(mask), (f"{lost}the mask is turned to the order of axes that fits the greys",)
     raise DataError(
         f"{where} does not fit its image: the affines do not say how it lies, and neither do the greys",
@@ -102,6 +104,18 @@ def _by_greys(mask: np.ndarray, image: np.ndarray, on: Grid, where: str) -> tupl
         expected=f"at least {LEAST_CONTRAST} in the stored order",
         do="export the mask again on the grid of its image",
     )
+
+
+def fits_better_turned(image: np.ndarray, mask: np.ndarray, axis: int) -> bool:
+    """Whether a mask fits the greys clearly better when it is mirrored or turned, which no affine would tell.
+
+    Asked only where the mask has little contrast as it lies (140 ACDC volumes: 1.02 and more; 90 Sunnybrook volumes,
+    which have the LV alone: 1.07 and more).
+    """
+    if not mask.any() or (found := contrast(image, mask, axis)) >= LITTLE_CONTRAST:
+        return False
+    others = (contrast(image, p.turned(mask), axis) for p in every_placing(mask.shape, image.shape)[1:])
+    return max(others, default=-np.inf) >= max(LITTLE_CONTRAST, found + CLEAR_MARGIN)
 
 
 def contrast(image: np.ndarray, mask: np.ndarray, axis: int) -> float:

@@ -86,6 +86,8 @@ DAMAGE = {
     "odd quaternion": lambda image, mask: header(image, qform_code=1, sform_code=0, quatern_b=9),
     "sheared": lambda image, mask: [header(p, srow_x=[1.5, 0.9, 0, 0]) for p in (image, mask)],
     "a film": lambda image, mask: rewrite(image, lambda a: np.stack([a, a], axis=-1)),
+    "mask mirrored": lambda image, mask: rewrite(mask, lambda a: a[::-1]),
+    "mask upside down": lambda image, mask: rewrite(mask, lambda a: a[:, ::-1]),
     "same image in both phases": lambda image, mask: shutil.copy(image, str(image).replace("_frame09", "_frame01")),
 }
 HARMLESS = ("none", "scale of the mask", "infinite scale")
