@@ -136,8 +136,7 @@ def _lines(claim: PrivacyStatement | None) -> Iterator[str]:
     if claim is None:
         yield "The run is not finished, so nothing is claimed yet for what was trained on patients.\n"
     else:
-        yield "What is claimed for what was trained on patients, the generators and all that is drawn from them, and "
-        yield f"must go with it: {claim.statement}\n"
+        yield f"The claim, for the generators and all drawn from them; it must go with them. {claim.statement}\n"
     yield "| file | what it is | may leave | why |"
     yield "| --- | --- | --- | --- |"
     for item in CATALOGUE:
