@@ -152,8 +152,8 @@ def _inspect_scans(path: Path, kind: str, found: _Findings) -> str:
 
 # --- cohorts ----------------------------------------------------------------------------------
 def _inspect_cohort(path: Path, found: _Findings) -> str:
-    cohort = Cohort.open(path)
     try:
+        cohort = Cohort.open(path)
         if _content_digest(cohort) != cohort.header.digest:
             found.add(path, "the content does not have the digest of cohort.json: prepare the cohort again")
         for i, record in enumerate(cohort.patients):

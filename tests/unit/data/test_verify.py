@@ -174,6 +174,10 @@ def test_cohort(scans: Path, tmp_path: Path) -> None:
     reasons = [q.reason for q in verify(tmp_path / "copy").quarantined]
     assert any("digest" in r for r in reasons)
     assert sum("swapped" in r for r in reasons) == 4
+    header = tmp_path / "cohort" / "cohort.json"
+    header.write_text(header.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    (older,) = verify(tmp_path / "cohort").quarantined
+    assert "prepared by another version of this project" in older.reason
     images = tmp_path / "copy" / "images.npy"
     images.write_bytes(images.read_bytes()[:-500])
     assert any("cannot be read" in q.reason for q in verify(tmp_path / "copy").quarantined)
