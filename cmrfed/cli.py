@@ -4,6 +4,7 @@ import codecs
 import io
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,13 @@ MlflowUri = Annotated[str | None, typer.Option(help="Tell MLflow: the URI of the
 def _free(out: Path, force: bool) -> None:
     if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists", do="choose another folder, or add --force to replace it")
+
+
+def _cohorts(data: list[Path]) -> str:
+    """The override that names cohort folders."""
+    from cmrfed.strict_yaml import quoted
+
+    return f"data.cohorts=[{', '.join(quoted(str(path.absolute())) for path in data)}]"
 
 
 def _named_cohorts(texts: list[str]) -> dict[str, str]:
@@ -146,7 +154,7 @@ def run(
 
     overrides = list(assign or [])
     if data:
-        overrides.append(f"data.cohorts={[str(path.absolute()) for path in data]}")
+        overrides.append(_cohorts(data))
     experiment = resolve(find_recipe(recipe), overrides)
     if dry_run:
         tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.plan(experiment)}
@@ -167,7 +175,8 @@ def track(
 
     asked = trackers(tensorboard, mlflow)
     for folder in run:
-        say(f"{folder}: {track_run(folder.absolute(), asked)} numbers are there")
+        count, places = track_run(folder.absolute(), asked)
+        say(f"{folder}: {count} numbers are there. {'; '.join(places)}")
 
 
 @app.command(epilog="Example: cmrfed sweep configs/sweeps/quick.yaml --run-dir runs/quick --jobs 2")
@@ -192,7 +201,7 @@ def sweep(
 
     overrides = list(assign or [])
     if data:
-        overrides.append(f"data.cohorts={[str(path.absolute()) for path in data]}")
+        overrides.append(_cohorts(data))
     asked = points.read_sweep(find_sweep(file), overrides)
     if dry_run:
         print(estimate.dry_run(asked, work.states(asked, run_dir)))
@@ -473,5 +482,6 @@ def _fail(error: BaseException, text: str, debug: bool) -> None:
     if debug:
         raise error
     leave_error(text, getattr(error, "code", None))
+    text = re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+", " ", text)  # one paragraph, whatever a name holds
     console.print(f"error: {text}", style="bold red" if console.is_terminal else None, markup=False, soft_wrap=True)
     sys.exit(1)

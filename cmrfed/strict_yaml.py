@@ -103,6 +103,16 @@ def load(
     raise error(f"{where} is not a readable {kind}", got=f"{got}, which is not YAML", do="correct it")
 
 
+def quoted(text: str) -> str:
+    """YAML that stands for exactly this text, whatever signs are in it."""
+    plain = (sign if sign.isascii() and sign.isprintable() and sign not in '"\\' else _escaped(sign) for sign in text)
+    return f'"{"".join(plain)}"'
+
+
+def _escaped(sign: str) -> str:
+    return f"\\U{ord(sign):08x}"
+
+
 def _in_words(problem: yaml.YAMLError, text: str) -> str:
     mark = getattr(problem, "problem_mark", None)
     said = one_line(getattr(problem, "problem", None) or getattr(problem, "reason", None) or problem)

@@ -6,12 +6,16 @@ disk or a server that is away is said once, and the run goes on; `cmrfed track R
 """
 
 import math
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cmrfed.artifacts import read_json
+import numpy as np
+
+from cmrfed.artifacts import digest_bytes, read_json
 from cmrfed.errors import ConfigError, DataError
 from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.evaluation.reading import read_evaluation
@@ -23,6 +27,8 @@ PICTURE = ("evaluation", "pictures", "synthetic.png")
 TABLE = "evaluation/metrics.csv"
 """The numbers of the evaluation; evaluation.json has series by patient too, which stay in the run folder."""
 REPORT = "report.html"
+OWNER = "cmrfed-run.txt"
+"""Beside the event files of a run: which run's they are."""
 _INSTALL = "pip install 'cmrfed[tracking]'"
 
 
@@ -41,8 +47,15 @@ class Tracker(Protocol):
 
     name: str
 
-    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> None:
-        """Write those of a run's numbers that are not there yet, and at its end its settings and pictures."""
+    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> str:
+        """Write those of a run's numbers that are not there yet, and at its end its settings and pictures.
+
+        Returns:
+            Where they are now; all of them have been found there.
+
+        Raises:
+            DataError: Some have not arrived.
+        """
 
 
 # --- what a run folder holds ------------------------------------------------------------------------
@@ -85,13 +98,42 @@ def artifacts(run_dir: Path) -> tuple[str, ...]:
     return (TABLE, "/".join(PICTURE), *(() if shows_real else (REPORT,)))
 
 
+def _identity(run_dir: Path) -> str:
+    """What tells a run from every other: where its folder lies."""
+    return digest_bytes(bytes(run_dir.resolve()))
+
+
+def _same(kept: float | None, value: float) -> bool:
+    """Whether a tracker keeps a value, be it in float32."""
+    if kept is None:
+        return False
+    with np.errstate(over="ignore"):
+        return math.isclose(kept, value, rel_tol=1e-6) or kept == float(np.float32(value))
+
+
+def _lacking(scalars: Sequence[Scalar], known: Mapping[tuple[str, int], float]) -> list[Scalar]:
+    """The finite ones that are not known, or are known with another value."""
+    each = {(scalar.tag, scalar.step): scalar for scalar in _finite(scalars)}
+    return [scalar for key, scalar in each.items() if not _same(known.get(key), scalar.value)]
+
+
+def _check_arrived(name: str, place: str, lacking: Sequence[Scalar]) -> None:
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} numbers have not arrived in {name}",
+            got=", ".join(f"{scalar.tag} of step {scalar.step}" for scalar in lacking[:3]),
+            expected=f"all of them in {place}",
+            do="see that the place can be written, and send them again with `cmrfed track`",
+        )
+
+
 def _finite(scalars: Sequence[Scalar]) -> list[Scalar]:
     return [scalar for scalar in scalars if math.isfinite(scalar.value)]
 
 
 # --- TensorBoard --------------------------------------------------------------------------------
 class TensorBoard:
-    """Event files below ``folder``, a subfolder for each run.
+    """Event files below ``folder``, a subfolder for each run: of its name, and of more where another has that name.
 
     Args:
         folder: What `tensorboard --logdir` is given.
@@ -109,34 +151,70 @@ class TensorBoard:
         except ImportError:
             raise ConfigError("TensorBoard is not installed", do=_INSTALL) from None
 
-    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> None:
+    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> str:
         """See `Tracker`; the event files themselves say what is there already."""
         from torch.utils.tensorboard import SummaryWriter
 
-        place = self.folder / run_dir.name
+        place = self.place(run_dir, scalars)
         known, pictures = _events(place)
-        new = [scalar for scalar in _finite(scalars) if (scalar.tag, scalar.step) not in known]
+        new = _lacking(scalars, known)
         picture = run_dir.joinpath(*PICTURE)
         drawn = picture.exists() and picture.stem not in pictures
         if not (new or drawn):
-            return
+            return str(place)
         with SummaryWriter(str(place)) as writer:
             for scalar in new:
                 writer.add_scalar(scalar.tag, scalar.value, scalar.step)
             if drawn:
                 writer.add_image(picture.stem, _pixels(picture), FINAL, dataformats="HWC")
+        _check_arrived(self.name, str(place), _lacking(scalars, _events(place)[0]))
+        return str(place)
+
+    def place(self, run_dir: Path, scalars: Sequence[Scalar]) -> Path:
+        """The subfolder of a run; it is made, and belongs to this run from then on."""
+        me = _identity(run_dir)
+        name = run_dir.resolve().name or "run"
+        plain = self.folder / name
+        if _is_ours(plain, me, scalars) and _claim(plain, me):
+            return plain
+        own = self.folder / f"{name}-{me[:8]}"
+        _claim(own, me)
+        return own
 
 
-def _events(place: Path) -> tuple[set[tuple[str, int]], set[str]]:
-    """Tags and steps of the numbers, and names of the pictures, in event files."""
+def _is_ours(place: Path, identity: str, scalars: Sequence[Scalar]) -> bool:
+    """Whether a subfolder is free, or marked as this run's, or unmarked and has nothing but this run's numbers."""
+    if not place.exists():
+        return True
+    marker = place / OWNER
+    if marker.exists():
+        return marker.read_text(encoding="utf-8", errors="replace").strip() == identity
+    known, mine = _events(place)[0], {(s.tag, s.step): s.value for s in _finite(scalars)}
+    return all(key in mine and _same(value, mine[key]) for key, value in known.items())
+
+
+def _claim(place: Path, identity: str) -> bool:
+    """Mark a subfolder as a run's, unless another process has marked it as another's meanwhile."""
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        with (place / OWNER).open("x", encoding="utf-8") as file:
+            file.write(f"{identity}\n")
+    except FileExistsError:
+        return (place / OWNER).read_text(encoding="utf-8", errors="replace").strip() == identity
+    return True
+
+
+def _events(place: Path) -> tuple[dict[tuple[str, int], float], set[str]]:
+    """The numbers by tag and step, and names of the pictures, in event files; of two at one step the later counts."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not place.is_dir():
-        return set(), set()
+        return {}, set()
     read = EventAccumulator(str(place), size_guidance={"scalars": 0})
     read.Reload()
     tags = read.Tags()
-    return {(tag, event.step) for tag in tags["scalars"] for event in read.Scalars(tag)}, set(tags["images"])
+    found = sorted((event.wall_time, tag, event) for tag in tags["scalars"] for event in read.Scalars(tag))
+    return {(tag, event.step): event.value for _, tag, event in found}, set(tags["images"])
 
 
 def _pixels(path: Path) -> Any:
@@ -149,7 +227,7 @@ def _pixels(path: Path) -> Any:
 
 # --- MLflow -------------------------------------------------------------------------------------
 class MLflow:
-    """A run of MLflow for each run folder, in the experiment of the recipe's name.
+    """A run of MLflow for each run folder, told apart by where it lies, in the experiment of the recipe's name.
 
     Args:
         uri: Of the tracking server, or ``sqlite:///FILE``.
@@ -167,7 +245,7 @@ class MLflow:
         except ImportError:
             raise ConfigError("MLflow is not installed", do=_INSTALL) from None
 
-    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> None:
+    def write(self, run_dir: Path, scalars: Sequence[Scalar]) -> str:
         """See `Tracker`; what the server has of the run says what is there already."""
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
@@ -175,14 +253,12 @@ class MLflow:
         client, record = MlflowClient(tracking_uri=self.uri), read_json(run_dir / "run.json")
         run = self._run(client, run_dir, record)
         names = {scalar.tag: _mlflow_name(scalar.tag) for scalar in scalars}
-        known = {
-            (tag, point.step)
-            for tag, name in names.items()
-            if name in run.data.metrics
-            for point in client.get_metric_history(run.info.run_id, name)
-        }
-        new = [s for s in _finite(scalars) if (s.tag, s.step) not in known]
-        metrics = [Metric(names[s.tag], s.value, run.info.start_time, s.step) for s in new]
+        known = _history(client, run, names)
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(names[s.tag], s.value, now if (s.tag, s.step) in known else run.info.start_time, s.step)
+            for s in _lacking(scalars, known)
+        ]
         params = [Param(name, text) for name, text in _flat(record["experiment"]) if name not in run.data.params]
         for start in range(0, len(params), 100):  # MLflow takes no more at a time
             client.log_batch(run.info.run_id, params=params[start : start + 100])
@@ -190,13 +266,19 @@ class MLflow:
             client.log_batch(run.info.run_id, metrics=metrics[start : start + 500])
         if record.get("finished"):
             self._finish(client, run, run_dir)
+        server = re.sub(r"//[^/@]*@", "//", self.uri)  # without a password
+        place = f"run {run.info.run_name} ({run.info.run_id}) of experiment {record['experiment']['name']} at {server}"
+        if metrics:
+            run = client.get_run(run.info.run_id)
+            _check_arrived(self.name, place, _lacking(scalars, _history(client, run, names)))
+        return place
 
     def _run(self, client: Any, run_dir: Path, record: Mapping[str, Any]) -> Any:
         """The run of a folder, found again by its tag or made."""
         name = record["experiment"]["name"]
         experiment = client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else client.create_experiment(name)
-        tag = f"{record['digest'][:16]} {run_dir.name}"
+        tag = f"{record['digest'][:16]} {_identity(run_dir)[:16]}"
         found = client.search_runs([number], filter_string=f"tags.cmrfed = '{tag}'", max_results=1)
         return found[0] if found else client.create_run(number, tags={"cmrfed": tag}, run_name=run_dir.name)
 
@@ -210,6 +292,16 @@ class MLflow:
                 client.log_artifact(run.info.run_id, str(run_dir / path), inside)
         if run.info.status != "FINISHED":
             client.set_terminated(run.info.run_id)
+
+
+def _history(client: Any, run: Any, names: Mapping[str, str]) -> dict[tuple[str, int], float]:
+    """Numbers of a run that the server has, by tag and step; of two at one step the later counts."""
+    return {
+        (tag, point.step): point.value
+        for tag, name in names.items()
+        if name in run.data.metrics
+        for point in sorted(client.get_metric_history(run.info.run_id, name), key=lambda point: point.timestamp)
+    }
 
 
 def _mlflow_name(tag: str) -> str:
@@ -256,19 +348,21 @@ def tracking_callback(run_dir: Path, asked: Sequence[Tracker]) -> Callable[[], N
     return send if asked else lambda: None
 
 
-def track_run(run_dir: Path, asked: Sequence[Tracker]) -> int:
-    """Send what trackers do not have of a run; the number of its numbers.
+def track_run(run_dir: Path, asked: Sequence[Tracker]) -> tuple[int, list[str]]:
+    """Send what trackers do not have of a run; the number of its finite numbers, and where they are now.
 
     Raises:
         ConfigError: No tracker was named, or one cannot be reached.
-        DataError: The folder is not a run.
+        DataError: The folder is not a run, or numbers have not arrived.
     """
     if not asked:
         raise ConfigError("no tracker was named", do="give --tensorboard DIR or --mlflow URI")
-    scalars = scalars_of(run_dir)
+    scalars, places = scalars_of(run_dir), list[str]()
     for tracker in asked:
         try:
-            tracker.write(run_dir.absolute(), scalars)
+            places.append(f"{tracker.name}: {tracker.write(run_dir.absolute(), scalars)}")
+        except DataError:
+            raise
         except Exception as error:
             raise ConfigError(f"{tracker.name} failed", got=error, do="see that it can be reached") from error
-    return len(scalars)
+    return len(_finite(scalars)), places

@@ -21,7 +21,7 @@ from cmrfed.deploy.certificates import days_left
 from cmrfed.deploy.health import serving
 from cmrfed.deploy.inner import make_inner, nginx_command
 from cmrfed.deploy.kit import CoordinatorKit, read_coordinator_kit
-from cmrfed.deploy.node import flower_environment
+from cmrfed.deploy.node import flower_environment, toml_text
 from cmrfed.deploy.provision import EVERYWHERE, LOOPBACK
 from cmrfed.deploy.supervisor import Supervisor, Worker
 from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
@@ -161,7 +161,7 @@ def _start_run(kit_folder: Path, kit: CoordinatorKit, name: str) -> str:
         write_app(part / "cmrfed")
     app = kit_folder / "state" / "bundle" / "cmrfed"
     pairs = {"recipe": folder / "recipe.yaml", "run-dir": folder, "sites": " ".join(kit.sites)}
-    config = " ".join(f"{key}={json.dumps(str(value))}" for key, value in pairs.items())
+    config = " ".join(f"{key}={toml_text(str(value))}" for key, value in pairs.items())
     told = _flwr(kit_folder, "run", str(app), CONNECTION, "-c", config)
     about = read_json(folder / "submission.json")
     write_json(folder / "submission.json", about | {"flower_run": str(told["run-id"]), "bundle": digest_bundle(app)})
@@ -349,9 +349,9 @@ def _program(name: str) -> str:
 
 def _write_connection(kit_folder: Path, port: int) -> None:
     """Tell Flower's commands where the SuperLink is."""
-    certificate = kit_folder.absolute() / "state" / "inner" / "ca.crt"
+    certificate = toml_text(str(kit_folder.absolute() / "state" / "inner" / "ca.crt"))
     text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{LOOPBACK}:{port}"\n'
-    write_text(kit_folder / "state" / "flwr" / "config.toml", f'{text}root-certificates = "{certificate}"\n')
+    write_text(kit_folder / "state" / "flwr" / "config.toml", f"{text}root-certificates = {certificate}\n")
 
 
 def _explain_superlink(said: str) -> str | None:

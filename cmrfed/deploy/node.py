@@ -206,7 +206,7 @@ def main(kit_folder: Path, gate: str) -> None:
         "--auth-supernode-private-key", str(kit_folder / "node" / "node.key"),
         "--port", str(kit.node_port),
         "--health-server-address", f"127.0.0.1:{kit.health_port}",
-        "--node-config", f'site-root="{site}"',
+        "--node-config", f"site-root={toml_text(str(site))}",
     ]  # fmt: skip
     os.environ.update(flower_environment(kit_folder))
     try:
@@ -214,6 +214,16 @@ def main(kit_folder: Path, gate: str) -> None:
     except Exception:
         traceback.print_exc()
     os._exit(1)  # Flower's threads would keep a node alive that no longer works
+
+
+def toml_text(text: str) -> str:
+    """Text as TOML has it, and as Flower's commands find its end: with no quotation mark inside."""
+    kept = (sign if sign not in '"\\' and (sign.isprintable() or sign > "\x9f") else _escaped(sign) for sign in text)
+    return f'"{"".join(kept)}"'
+
+
+def _escaped(sign: str) -> str:
+    return f"\\u{ord(sign):04x}"
 
 
 def flower_environment(kit_folder: Path) -> dict[str, str]:

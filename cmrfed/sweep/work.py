@@ -166,7 +166,7 @@ def _begin(state: State, jobs: int) -> None:
     tree = experiment.model_copy(update={"compute": compute}).model_dump(mode="json")
     state.folder.mkdir(parents=True, exist_ok=True)
     (state.folder / FAILED).unlink(missing_ok=True)
-    write_text(state.folder / RECIPE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    write_text(state.folder / RECIPE, yaml.safe_dump(tree, sort_keys=False))
 
 
 def _fail(state: State, reason: str) -> None:

@@ -1,5 +1,6 @@
 """The command line: examples that parse, exit status, and one readable paragraph for each kind of bad input."""
 
+import contextlib
 import errno
 import json
 import os
@@ -15,15 +16,20 @@ import click
 import pytest
 import typer
 import yaml
+from flwr.common.config import parse_config_args
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cmrfed import pipeline
 from cmrfed.artifacts import read_json
 from cmrfed.cli import app, main
+from cmrfed.deploy.node import toml_text
 from cmrfed.experiment import resolve
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
+from cmrfed.strict_yaml import load, quoted
 from tests.federation_world import tiny_cohort
 from tests.generator_world import blob_cohort, tiny_generator
 from tests.support import content, other_owner
@@ -475,3 +481,41 @@ def test_two_evaluations_do_not_share_a_folder(call, tmp_path):
         status, _, err = call("evaluate", *sets, "--out", tmp_path / "out")
     assert status == 1
     assert "the evaluation folder" in err
+
+
+# --- names of folders --------------------------------------------------------------------------------
+ODD = [
+    "a b", " lead", "trail ", "Zürich", "ε×π", "日本", "😀", "nb\u00a0sp", "soft\u00adhy", "zero\u200bwidth",
+    "\u202ertl", "back\\slash", "both ' and \"", "#1", "50%", "a=b", "a,b", "[x]", "{a: b}", "*", "?", "a: b", "- a",
+    "-dash", "dot.", "..dots", "!tag", "&a", "*a", "|", ">", "~", "null", "true", "1e3", "1:30", "2026-01-01", "a\tb",
+    "bell\x07", "line\nline", "\x85", "\u2028", "del\x7f", "\ufeffbom", "`x`", "$HOME", "%41", "a\rb", "'", "Ä\u0308",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_a_cohort_of_any_name_is_found(call, recipe, tmp_path, name, monkeypatch):
+    """Absolute, and relative to the folder that one is in."""
+    place = tmp_path / name
+    place.mkdir()
+    seen = []
+    monkeypatch.setattr(pipeline, "plan", lambda experiment: seen.append(experiment.data.cohorts) or {})
+    monkeypatch.chdir(tmp_path)
+    for word in (f"--data={place}", f"--data={Path('.', name)}"):
+        status, _, err = call("run", recipe, "--run-dir", tmp_path / "run", word, "--dry-run")
+        assert (status, err) == (0, "")
+    assert seen == [(str(place),)] * 2
+
+
+@pytest.mark.parametrize("name", ["line\nline", "a\rb", "\u2028", "\x85", "a b [x]"], ids=ascii)
+def test_an_error_about_any_name_is_one_paragraph(call, recipe, tmp_path, name):
+    status, _, err = call("run", recipe, "--run-dir", tmp_path / "run", f"--data={tmp_path / name}")
+    assert is_one_paragraph(status, err)
+    assert "is not a cohort" in err
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_quoted_text_is_itself_in_yaml_and_in_flowers_configuration(text):
+    assert load(quoted(text), "x") == text
+    with contextlib.suppress(UnicodeEncodeError):
+        text.encode()
+        assert parse_config_args([f"before=1 path={toml_text(text)} after='x y'"])["path"] == text

@@ -1,4 +1,5 @@
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,62 @@ def test_tensorboard_has_each_number_once_however_often_it_is_told(run_dir: Path
     assert sorted((tag, step) for tag, step, _ in written) == sorted((s.tag, s.step) for s in scalars_of(run_dir))
     values = {(s.tag, s.step): s.value for s in scalars_of(run_dir)}
     assert all(value == pytest.approx(values[tag, step], rel=1e-6) for tag, step, value in written)
+
+
+@tensorboard
+def test_two_runs_of_one_folder_name_have_places_of_their_own(run_dir: Path, tmp_path: Path) -> None:
+    """Copies with other numbers; told again and again, in any order, each updates its own."""
+    runs = [tmp_path / name / "first" for name in ("a", "b", "c [x] 'é'")]
+    for number, other in enumerate(runs):
+        shutil.copytree(run_dir, other)
+        path = other / "image" / "round-0003" / "metrics.json"
+        metrics = read_json(path)
+        for row in metrics["sites"].values():
+            row["loss"] += 100 * number
+        write_json(path, metrics)
+    board = TensorBoard(tmp_path / "board")
+    places = [track_run(run, [board])[1][0].removeprefix("TensorBoard: ") for run in runs]
+    for run, place in zip(runs[::-1], places[::-1], strict=True):
+        assert track_run(run, [TensorBoard(tmp_path / "board")])[1] == [f"TensorBoard: {place}"]
+    assert len(set(places)) == 3
+    assert sorted(map(str, (tmp_path / "board").iterdir())) == sorted(places)
+    for run, place in zip(runs, places, strict=True):
+        values = {(s.tag, s.step): s.value for s in scalars_of(run)}
+        written = events(Path(place))
+        assert len(written) == len(values)
+        assert all(value == pytest.approx(values[tag, step], rel=1e-6) for tag, step, value in written)
+
+
+@tensorboard
+def test_an_unmarked_place_is_kept_if_its_numbers_are_this_runs(run_dir: Path, tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path / "board")
+    (_, (place,)) = track_run(run_dir, [board])
+    (tmp_path / "board" / "first" / tracking.OWNER).unlink()
+    assert track_run(run_dir, [board])[1] == [place]
+    (tmp_path / "board" / "first" / tracking.OWNER).unlink()
+    other = tmp_path / "other" / "first"
+    shutil.copytree(run_dir, other)
+    shutil.rmtree(other / "image" / "round-0012")
+    assert track_run(other, [board])[1] != [place]
+
+
+@tensorboard
+def test_a_number_that_has_changed_is_written_again(run_dir: Path, tmp_path: Path) -> None:
+    board, path = TensorBoard(tmp_path / "board"), run_dir / "evaluation" / "evaluation.json"
+    track_run(run_dir, [board])
+    judged = read_json(path)
+    judged["metrics"][0]["value"] = 0.123
+    write_json(path, judged)
+    track_run(run_dir, [board])
+    tag = f"{judged['metrics'][0]['axis']}/{judged['metrics'][0]['name']}"
+    assert [round(value, 6) for name, _, value in events(tmp_path / "board" / "first") if name == tag][-1] == 0.123
+
+
+@tensorboard
+def test_numbers_that_do_not_arrive_are_an_error(run_dir: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", lambda *_, **__: None)
+    with pytest.raises(DataError, match=r"\d+ numbers have not arrived in TensorBoard\. Got: image/|autoencoder|mask"):
+        track_run(run_dir, [TensorBoard(tmp_path / "board")])
 
 
 # --- MLflow -------------------------------------------------------------------------------------
