@@ -14,7 +14,7 @@ def leave_error(text: str, code: str | None = None) -> None:
     path = os.environ.get(ERROR_FILE)
     if path:
         with contextlib.suppress(OSError):
-            pathlib.Path(path).write_text(json.dumps({"error": text, "code": code}, ensure_ascii=False))
+            pathlib.Path(path).write_text(json.dumps({"error": text, "code": code}), encoding="utf-8")
 
 
 class CmrfedError(Exception):

@@ -20,7 +20,7 @@ def with_table(page: str) -> str:
 def main(docs: Path) -> None:
     """Write both files of a documentation folder."""
     write_json(docs / SCHEMA, json_schema())
-    write_text(docs / PAGE, with_table((docs / PAGE).read_text()))
+    write_text(docs / PAGE, with_table((docs / PAGE).read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":
