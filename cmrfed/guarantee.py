@@ -196,7 +196,10 @@ def spent_by_site(run_dir: Path, digest: str) -> dict[str, Spent | None]:
                     before = told.get(site, said)
                     told[site] = before.joined(said) if before and said else None
     heard = read_statements(run_dir / STATEMENTS)
-    return {site: heard[site].largest.joined(s) if s and site in heard else s for site, s in told.items()}
+    for site, spent in told.items():
+        if spent and site in heard:  # whether it was audited is a matter of the replies that were used
+            told[site] = heard[site].largest.joined(spent).model_copy(update={"audited": spent.audited})
+    return told
 
 
 def own_events(experiment: Experiment, run_dir: Path) -> dict[str, list[PrivacyEvent]]:
