@@ -12,6 +12,7 @@ from cmrfed.artifacts import digest_state
 from cmrfed.errors import FederationError, PrivacyError
 from cmrfed.federation.messages import StageJob, TrainReply, decode_info, decode_reply, encode_job, to_array_record
 from cmrfed.federation.site import Site, SiteRecord, _StateFolder, answer_hello, answer_train
+from cmrfed.federation.site_audit import audit_site
 from cmrfed.privacy.journal import Journal
 from cmrfed.privacy.ledger import PrivacyLedger
 from cmrfed.privacy.memory import COPY
@@ -113,8 +114,9 @@ def test_a_failure_inside_says_nothing_outside(site: Site, monkeypatch: pytest.M
     def crash(*_: object) -> None:
         raise ValueError("patient p03 has 7 slices")
 
-    monkeypatch.setattr(PrivateTrainer, "run", crash)
     job, weights = request()
+    audit_site(site.root, job, "cpu")  # on made-up patients, and kept: what follows is the round itself
+    monkeypatch.setattr(PrivateTrainer, "run", crash)
     with pytest.raises(FederationError, match="in its own log") as caught:
         answer_train(context(site), encode_job(job, to_array_record(weights)))
     assert "p03" not in str(caught.value)
@@ -129,8 +131,10 @@ def test_it_pays_before_the_first_gradient(site: Site, monkeypatch: pytest.Monke
         seen.append(paid(site))
         return original(self, first, steps)
 
+    job, weights = request()
+    audit_site(site.root, job, "cpu")  # on made-up patients, which nobody pays for
     monkeypatch.setattr(PrivateTrainer, "run", run)
-    site.train_round(*request())
+    site.train_round(job, weights)
     assert seen == [[False]]
     assert paid(site) == [True]
 
