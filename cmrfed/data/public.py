@@ -11,11 +11,12 @@ from pydantic import Field, model_validator
 
 from cmrfed.artifacts import digest_json, locked, new_folder
 from cmrfed.config import Section
-from cmrfed.data import phantom
+from cmrfed.data import checks, geometry, orientation, overlay, phantom
 from cmrfed.data import prepare as preparation
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.prepare import PrepareConfig, prepare
+from cmrfed.data.sources import raw
 from cmrfed.errors import DataError
 
 
@@ -44,7 +45,8 @@ def cache_folder() -> Path:
 def phantom_code() -> str:
     """Digest of the code that draws and prepares a phantom."""
     names = [f"{phantom.__name__}.{module.name}" for module in pkgutil.iter_modules(phantom.__path__)]
-    modules = [phantom, *map(importlib.import_module, names), preparation]
+    reading = [raw, geometry, overlay, orientation, checks, preparation]
+    modules = [phantom, *map(importlib.import_module, names), *reading]
     return digest_json([inspect.getsource(module) for module in modules])
 
 

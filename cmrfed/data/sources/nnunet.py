@@ -290,7 +290,7 @@ def _phases(name: str, cases: list[_Case]) -> tuple[dict[Phase, _Case], tuple[st
     else:
         numbered = sorted(cases, key=lambda case: int(m["number"]) if (m := FRAMED.fullmatch(case.name)) else -1)
         phases = dict(zip(Phase, numbered, strict=False))
-        assumed = "the frame with the lower number is taken as ED, the other as ES"
+        assumed = "names of frames do not say which is ED: the larger LV cavity decides, or else the lower number"
     if len(phases) != len(cases):
         got = [case.name for case in cases]
         raise DataError(f"{name} has cases of no known phase", got=got, expected="one ED and one ES")
