@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs; its numbers mean nothing")
     args = parser.parse_args()
     if args.quick:
-        args.patients, args.steps, args.turns = 4, 1, 1
+        args.patients, args.steps, args.turns = 12, 1, 1
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     experiment = resolve(args.recipe, QUICK if args.quick else [])
