@@ -13,6 +13,7 @@ import argparse
 import numpy as np
 import torch
 
+from benchmarks import run_benchmark
 from cmrfed.privacy.audit import audit
 from cmrfed.privacy.audit.canaries import Tensors, make_canaries
 from cmrfed.privacy.audit.checks import FALSE_ALARM, Check
@@ -82,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

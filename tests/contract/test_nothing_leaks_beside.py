@@ -28,9 +28,10 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.prepare import PrepareConfig, prepare
 from cmrfed.errors import FederationError
-from cmrfed.federation.messages import TrainReply, decode_reply, encode_job, to_array_record, to_state
+from cmrfed.federation.messages import StageJob, TrainReply, decode_reply, encode_job, to_array_record, to_state
 from cmrfed.federation.run import FederatedRun, StageSpec
 from cmrfed.federation.site import Site, SiteRecord, answer_train
+from cmrfed.federation.site_audit import audit_site
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.generator import Generator
@@ -258,8 +259,12 @@ class WithBatchNorm(Generator):
         self.network.extra = nn.BatchNorm2d(4)
 
 
+def request(site: Site, stage: StageSpec, weights: dict[str, torch.Tensor]) -> StageJob:
+    return federated_run(site.root.parent, stage, sites=2)._job(stage, 1, weights)
+
+
 def answer(site: Site, stage: StageSpec, weights: dict[str, torch.Tensor]) -> TrainReply:
-    job = federated_run(site.root.parent, stage, sites=2)._job(stage, 1, weights)
+    job = request(site, stage, weights)
     context = Context(1, 2, {"site-root": str(site.root)}, RecordDict(), {})
     return decode_reply(answer_train(context, encode_job(job, to_array_record(weights))))
 
@@ -289,21 +294,32 @@ def seed_everything() -> None:
     random.seed(0)
 
 
-def at_two_equal_sites(tmp_path: Path, stage: StageSpec) -> list[TrainReply]:
-    """Replies of two identical sites to one request, every seed that a program can set being the same."""
-    weights = dict(Generator(stage.generator, 3).network.state_dict())
+def two_equal_sites(tmp_path: Path, stage: StageSpec) -> list[Site]:
+    """Two identical sites that have audited the private step of a stage."""
+    sites = [ward(tmp_path / name) for name in ("north", "south")]
+    for site in sites:
+        audit_site(site.root, request(site, stage, initial_weights(stage)), "cpu")
+    return sites
+
+
+def initial_weights(stage: StageSpec) -> dict[str, torch.Tensor]:
+    return dict(Generator(stage.generator, 3).network.state_dict())
+
+
+def replies_of(sites: list[Site], stage: StageSpec) -> list[TrainReply]:
+    """Replies of the sites to one request, every seed that a program can set being the same."""
     replies = []
-    for name in ("north", "south"):
-        site = ward(tmp_path / name)
+    for site in sites:
         seed_everything()
-        replies.append(answer(site, stage, weights))
+        replies.append(answer(site, stage, initial_weights(stage)))
     assert replies[0].key == replies[1].key
     return replies
 
 
 def test_equal_requests_at_equal_sites_get_unlike_noise_whatever_the_seeds(tmp_path: Path) -> None:
     nobody = ASKED.model_copy(update={"sampling_rate": 1e-9})
-    north, south = at_two_equal_sites(tmp_path, replace(private_stage(), privacy=nobody))
+    stage = replace(private_stage(), privacy=nobody)
+    north, south = replies_of(two_equal_sites(tmp_path, stage), stage)
     for name, weight in (north.arrays or {}).items():
         assert not torch.equal(weight, (south.arrays or {})[name]), name
 
@@ -315,9 +331,10 @@ def test_equal_requests_at_equal_sites_take_unlike_patients_whatever_the_seeds(t
         taken.append(original(count, rate))
         return taken[-1]
 
+    stage = replace(private_stage(steps=12), privacy=ASKED.model_copy(update={"sampling_rate": 0.5}))
+    sites = two_equal_sites(tmp_path, stage)
     monkeypatch.setattr(mechanism, "poisson_sample", sample)
-    half = ASKED.model_copy(update={"sampling_rate": 0.5})
-    at_two_equal_sites(tmp_path, replace(private_stage(steps=12), privacy=half))
+    replies_of(sites, stage)
     assert len(taken) == 24
     assert taken[:12] != taken[12:], "72 coins fall alike once in 10^21 times"
 

@@ -134,20 +134,25 @@ def test_an_empty_source_makes_no_cohort(call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("patients", "message"), [(1, "too small to split. Got: 1 patient(s)"), (2, "1 patient"), (3, "site")]
+    ("patients", "sites", "message"),
+    [
+        (1, 3, "too small to split. Got: 1 patient(s)"),
+        (2, 3, "would be empty: holdout. Got: 2 patient(s)"),
+        (6, 9, "has fewer patients than sites. Got: 5 patient(s), 9 sites"),
+    ],
 )
-def test_a_cohort_of_too_few_patients(recipe, call, tmp_path, patients, message):
+def test_a_cohort_of_too_few_patients(recipe, call, tmp_path, patients, sites, message):
     blob_cohort(tmp_path / "cohort", patients)
     words = ("run", recipe, "--run-dir", tmp_path / "run", "--data", tmp_path / "cohort")
-    status, _, err = call(*words, "--set", "data.partition.sites=3")
+    status, _, err = call(*words, "--set", f"data.partition.sites={sites}")
     assert is_one_paragraph(status, err)
     assert message in err
     assert not (tmp_path / "run").exists()
 
 
 def test_a_site_without_masks(recipe, call, tmp_path):
-    blob_cohort(tmp_path / "a", 3, name="a")
-    blob_cohort(tmp_path / "b", 3, name="b", first=3, has_mask=False)
+    blob_cohort(tmp_path / "a", 4, name="a")
+    blob_cohort(tmp_path / "b", 4, name="b", first=4, has_mask=False)
     words = ("run", recipe, "--run-dir", tmp_path / "run", "--data", tmp_path / "a", "--data", tmp_path / "b")
     status, _, err = call(*words)
     assert is_one_paragraph(status, err)

@@ -32,7 +32,7 @@ SHORT = {"rounds": 2, "local_steps": 1, "batch_size": 2, "precision": "fp32"}
 TRAINED = ["unet.conv_out.bias"]
 RECIPE = {
     "name": "tiny",
-    "data": {"phantom": {"patients": 4, "sites": 2}, "size_px": 32, "partition": {"sites": 2}, "holdout": 0.25},
+    "data": {"phantom": {"patients": 4, "sites": 2}, "size_px": 32, "partition": {"sites": 2}, "holdout": 0.2},
     "mask": NET | {"training": SHORT},
     "image": NET | {"training": SHORT},
     "pretrain": {"patients": 2, "scanners": 2, "mask": SHORT, "image": SHORT},
@@ -282,7 +282,7 @@ def test_a_latent_run_trains_draws_and_is_judged_and_needs_no_cache(
     assert len(autoencoders) == 1
     pipeline._synthesis_step(tree, run_dir, data)
     left = SyntheticDataset.open(run_dir / "reconstructed")
-    assert "Images of real patients" in left.manifest.privacy.statement
+    assert "real images of hold-out patients" in left.manifest.privacy.statement
     (real,) = [v for v in data.holdout.iter_volumes() if v.phase == Phase.ED]
     (case,) = [case for case in left.cases() if case.phase == Phase.ED]
     expected = made.codec.decode(made.codec.encode(torch.from_numpy(np.array(real.image, np.float32))[:, None]))[:, 0]
