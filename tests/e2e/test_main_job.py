@@ -83,9 +83,7 @@ def test_a_run_leaves_no_file_that_is_not_in_the_catalogue(finished):
 @pytest.mark.slow
 def test_no_stage_sees_a_hold_out_patient(finished):
     split = json.loads((finished / "split.json").read_text())
-    seen = {
-        p for site in (finished / "sites").iterdir() for p in json.loads((site / "site.json").read_text())["patients"]
-    }
+    seen = {p for site in (finished / "sites").glob("*/site.json") for p in json.loads(site.read_text())["patients"]}
     assert seen == set(split["train"])
     assert not seen & set(split["holdout"])
 
