@@ -5,8 +5,12 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import click
@@ -450,6 +454,32 @@ def _speak_utf_8() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
+@contextmanager
+def _ctrl_c_as_such() -> Iterator[None]:
+    """Make whatever Ctrl-C ends end as a KeyboardInterrupt.
+
+    A library that runs Python of ours inside native code may wrap the interrupt in an error of its own (pydantic does
+    while it writes JSON), which would look like a fault of the program.
+    """
+    pressed: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        pressed.append(signum)
+        signal.default_int_handler(signum, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main() -> None:
     """Run the command line; exit status 0 only on success."""
     _speak_utf_8()
@@ -457,9 +487,10 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
-        status = app(standalone_mode=False) or 0
-        if status == INTERRUPTED:  # typer swallows Ctrl-C and returns this
-            raise KeyboardInterrupt
+        with _ctrl_c_as_such():
+            status = app(standalone_mode=False) or 0
+            if status == INTERRUPTED:  # typer swallows Ctrl-C and returns this
+                raise KeyboardInterrupt
         sys.exit(status)
     except click.ClickException as error:
         error.show()

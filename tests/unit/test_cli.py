@@ -369,6 +369,24 @@ def test_an_interruption_ends_with_status_130(call, monkeypatch, tmp_path):
     assert err == "Stopped. Nothing half-written is left; the same command carries on.\n"
 
 
+def test_an_interruption_that_a_library_wraps_in_its_own_error_is_still_one(call, monkeypatch, tmp_path):
+    def stop(*_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ValueError("Error serializing to JSON: KeyboardInterrupt") from error
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr("cmrfed.report.html.write_report", stop)
+        status, _, err = call("report", tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 130
+    assert err == "Stopped. Nothing half-written is left; the same command carries on.\n"
+
+
 def _trained(recipe: Path, cohort: Path, run_dir: Path) -> str:
     """Train to the end in this process; digests of both generators."""
     experiment = resolve(recipe, [f"data.cohorts=['{cohort}']"])
