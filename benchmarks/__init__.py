@@ -35,7 +35,7 @@ def run_benchmark(main: Callable[[], None], *packages: str) -> None:
         main: The benchmark.
         packages: What it needs beyond the project's run-time dependencies; they are in the extra ``dev``.
     """
-    from cmrfed.errors import CmrfedError
+    from cmrfed.core.errors import CmrfedError
 
     if "-h" not in sys.argv and "--help" not in sys.argv:
         refuse(missing(packages), "[dev]")

@@ -23,7 +23,7 @@ from cmrfed.privacy.audit.noise import check_noise, finely_spaced, scale
 from cmrfed.privacy.audit.run import BATCH, EXACT_NOISE, EXACT_STEPS, STEPS
 from cmrfed.privacy.audit.sampling import check_sampling
 from cmrfed.privacy.audit.tape import Tape, make_event
-from cmrfed.privacy.mechanism import MechanismConfig
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 
 CONFIG = MechanismConfig(clip_norm=0.5, declared_patients=40)
 RATES = (0.5, 0.25, 0.05, 0.01)

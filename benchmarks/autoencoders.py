@@ -17,14 +17,14 @@ import torch
 
 from benchmarks import run_benchmark
 from benchmarks.choices import agreement
+from cmrfed.core.progress import say, track
+from cmrfed.core.rng import fold
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.public import PublicPatients, public_patients
-from cmrfed.evaluation.fidelity import paired_values
-from cmrfed.evaluation.segmenter import SegmenterConfig, labelled_slices, train_segmenter
+from cmrfed.evaluation.fidelity.distances import paired_values
+from cmrfed.evaluation.utility.segmenter import SegmenterConfig, labelled_slices, train_segmenter
 from cmrfed.generators.autoencoder import AutoencoderConfig
-from cmrfed.progress import say, track
-from cmrfed.rng import fold
 from cmrfed.training.autoencoder import AutoencoderTraining, train_autoencoder
 
 SIZES = {

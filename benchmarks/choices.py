@@ -21,15 +21,15 @@ import torch
 
 from benchmarks import run_benchmark
 from benchmarks.sampling import SUBSETS, Material, from_run
+from cmrfed.core.precision import arithmetic
+from cmrfed.core.progress import say, track
 from cmrfed.data.draws import gather
 from cmrfed.data.labels import STRUCTURES
-from cmrfed.evaluation.features import Extractor, FeatureConfig, open_extractor
-from cmrfed.evaluation.fidelity import kid
-from cmrfed.evaluation.segmenter import SegmenterConfig, labelled_slices, segment, train_segmenter, volume_dice
+from cmrfed.evaluation.features.extractors import Extractor, FeatureConfig, open_extractor
+from cmrfed.evaluation.fidelity.distances import kid
+from cmrfed.evaluation.utility.segmenter import SegmenterConfig, labelled_slices, segment, train_segmenter, volume_dice
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.precision import arithmetic
-from cmrfed.progress import say, track
 from cmrfed.training.loop import stage_inputs
 
 SCALES = (0.5, 1.0, 1.25, 1.5, 2.0, 3.0)

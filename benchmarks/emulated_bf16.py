@@ -29,11 +29,11 @@ import torch
 
 from benchmarks import run_benchmark
 from benchmarks.training import QUICK, phantom_cohort
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.precision import SWITCH, Precision, has_bf16
 from cmrfed.data.cohort import Cohort
-from cmrfed.evaluation.segmenter import SegmenterConfig, labelled_slices, train_segmenter
-from cmrfed.experiment import Experiment, resolve
+from cmrfed.evaluation.utility.segmenter import SegmenterConfig, labelled_slices, train_segmenter
 from cmrfed.generators.generator import Generator
-from cmrfed.precision import SWITCH, Precision, has_bf16
 from cmrfed.training.loop import LocalTrainer
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "demo.yaml"
@@ -61,7 +61,7 @@ def training_steps(experiment: Experiment, precision: Precision, cohort: Cohort,
 def seconds(step: Callable[[], None], emulated: bool | None) -> float:
     """CPU seconds of a step, on a processor that is taken for one with or without bfloat16."""
     switch = mock.patch.dict(os.environ, {SWITCH: "1"} if emulated is None else {})
-    with switch, mock.patch("cmrfed.precision.has_bf16", (lambda _: True) if emulated else has_bf16):
+    with switch, mock.patch("cmrfed.core.precision.has_bf16", (lambda _: True) if emulated else has_bf16):
         before = time.process_time()
         step()
         return time.process_time() - before

@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 
 from benchmarks import run_benchmark
-from cmrfed.artifacts import read_json
+from cmrfed.config.experiment import Experiment
+from cmrfed.core.artifacts import read_json
+from cmrfed.core.precision import arithmetic
+from cmrfed.core.progress import say
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.evaluation.reading import read_evaluation
-from cmrfed.evaluation.result import EvaluationReport, Metric
-from cmrfed.experiment import Experiment
+from cmrfed.evaluation.results.reading import read_evaluation
+from cmrfed.evaluation.results.result import EvaluationReport, Metric
 from cmrfed.generators.generator import Generator
-from cmrfed.precision import arithmetic
-from cmrfed.progress import say
 from cmrfed.training.loop import LocalTrainer, stage_inputs
 
 QUALITY = {

@@ -36,12 +36,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import run_benchmark
 from benchmarks.training import QUICK, RECIPE, endless, phantom_cohort
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.experiment import Experiment, resolve
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.precision import arithmetic, autocast
 from cmrfed.training.loop import LocalTrainer, stage_inputs
 
 LABELS = 4

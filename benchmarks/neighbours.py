@@ -22,7 +22,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from benchmarks import run_benchmark
-from cmrfed.evaluation.nearest import neighbours
+from cmrfed.evaluation.privacy.nearest import neighbours
 
 Search = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 

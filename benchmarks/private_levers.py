@@ -24,17 +24,17 @@ import torch
 
 from benchmarks import run_benchmark
 from benchmarks.training import QUICK, phantom_cohort
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.federation.run import FederatedRun
+from cmrfed.federation.server.run import FederatedRun
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator, GeneratorConfig
-from cmrfed.guarantee import plan_rows
-from cmrfed.pipeline import Data, open_data, stage_specs, write_sites
-from cmrfed.precision import arithmetic, autocast
-from cmrfed.pretrain import pretrained
+from cmrfed.pipeline.guarantee import plan_rows
+from cmrfed.pipeline.pretrain import pretrained
+from cmrfed.pipeline.run import Data, open_data, stage_specs, write_sites
 from cmrfed.training.loop import stage_inputs
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc-private.yaml"

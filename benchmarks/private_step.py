@@ -33,8 +33,8 @@ from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from torch import Tensor, nn
 
 from benchmarks import run_benchmark
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
 
 WAYS = ("plain", "patient loop", "hooks", "functorch", "ghost")
 CORRECT = ("functorch",)

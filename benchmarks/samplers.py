@@ -19,14 +19,14 @@ import torch
 
 from benchmarks import run_benchmark
 from benchmarks.sampling import SUBSETS, from_run
+from cmrfed.core.precision import arithmetic
+from cmrfed.core.progress import say
 from cmrfed.data.draws import gather
-from cmrfed.evaluation.features import Extractor, FeatureConfig, open_extractor
-from cmrfed.evaluation.fidelity import kid
+from cmrfed.evaluation.features.extractors import Extractor, FeatureConfig, open_extractor
+from cmrfed.evaluation.fidelity.distances import kid
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.process import FlowConfig
 from cmrfed.generators.samplers import SamplerConfig
-from cmrfed.precision import arithmetic
-from cmrfed.progress import say
 from cmrfed.training.loop import stage_inputs
 
 Curves = dict[str, list[tuple[int, float]]]

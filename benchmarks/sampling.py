@@ -30,20 +30,20 @@ import torch
 
 from benchmarks import run_benchmark
 from benchmarks.training import QUICK, phantom_cohort
-from cmrfed.artifacts import read_json
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.artifacts import read_json
+from cmrfed.core.precision import arithmetic
+from cmrfed.core.progress import say
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.phantom import PhantomConfig
-from cmrfed.evaluation.features import Extractor, FeatureConfig, PhantomFeatures, open_extractor
-from cmrfed.evaluation.fidelity import kid
-from cmrfed.evaluation.phantom_cnn import Recipe, load_or_train
-from cmrfed.experiment import Experiment, resolve
+from cmrfed.evaluation.features.extractors import Extractor, FeatureConfig, PhantomFeatures, open_extractor
+from cmrfed.evaluation.features.phantom_cnn import Recipe, load_or_train
+from cmrfed.evaluation.fidelity.distances import kid
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.process import DDPMConfig
 from cmrfed.generators.samplers import SamplerConfig
-from cmrfed.precision import arithmetic
-from cmrfed.progress import say
 from cmrfed.training.loop import LocalTrainer, stage_inputs
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc.yaml"

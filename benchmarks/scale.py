@@ -30,12 +30,12 @@ import torch
 
 from benchmarks import run_benchmark
 from benchmarks.training import phantom_cohort
-from cmrfed.artifacts import read_json
+from cmrfed.core.artifacts import read_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.federation.run import FederatedRun, StageSpec
-from cmrfed.federation.site import Site, SiteRecord
-from cmrfed.federation.strategy import FederationConfig
+from cmrfed.federation.server.run import FederatedRun, StageSpec
+from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.backbone import BackboneConfig
 from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.privacy.policy import SitePolicy

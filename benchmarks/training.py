@@ -34,18 +34,18 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import run_benchmark
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.partition import PartitionConfig, partition
 from cmrfed.data.phantom import PhantomConfig, write_phantom
-from cmrfed.data.prepare import PrepareConfig, prepare
-from cmrfed.experiment import Experiment, resolve
+from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.federation.run import FederatedRun, StageSpec
-from cmrfed.federation.site import Site, SiteRecord
-from cmrfed.federation.strategy import FederationConfig
+from cmrfed.federation.server.run import FederatedRun, StageSpec
+from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
-from cmrfed.precision import arithmetic, autocast
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.training.loop import LocalTrainer, Stage, stage_inputs
 

@@ -1,5 +1,5 @@
 """Lets `python -m cmrfed` do what `cmrfed` does."""
 
-from cmrfed.cli import main
+from cmrfed.cli.main import main
 
 main()

@@ -1,5 +1,5 @@
-"""Flower ServerApp: the coordinator of a federation; see `cmrfed.server_app`."""
+"""Flower ServerApp: the coordinator of a federation; see `cmrfed.pipeline.server_app`."""
 
-from cmrfed.server_app import app
+from cmrfed.pipeline.server_app import app
 
 __all__ = ["app"]

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmrfed.attacks.whitebox import patient_scores
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.labels import Phase
-from cmrfed.evaluation.membership import AttackConfig, Scores, auc
-from cmrfed.evaluation.result import Estimate
+from cmrfed.evaluation.privacy.membership import AttackConfig, Scores, auc
+from cmrfed.evaluation.privacy.white_box import patient_scores
+from cmrfed.evaluation.results.result import Estimate
 from cmrfed.generators.backbone import BackboneConfig
 from cmrfed.generators.generator import Generator
 from cmrfed.training.loop import stage_inputs

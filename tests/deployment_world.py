@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cmrfed.artifacts import read_json
+from cmrfed.core.artifacts import read_json
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.bundle import installed_digest
 from cmrfed.deploy.kit import CoordinatorSettings, Federation, SiteSettings

@@ -10,19 +10,19 @@ import torch
 from flwr.app import Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 
-from cmrfed.artifacts import digest_state
+from cmrfed.core.artifacts import digest_state
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.messages import Spent, StageJob
-from cmrfed.federation.run import FederatedRun, StageSpec
-from cmrfed.federation.site import Site, SiteRecord
-from cmrfed.federation.strategy import FederationConfig
+from cmrfed.federation.server.run import FederatedRun, StageSpec
+from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.autoencoder import LatentCodec
 from cmrfed.generators.backbone import BackboneConfig
 from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.privacy.statement import Loss
 from cmrfed.training.loop import TrainingConfig
 from tests.generator_world import TINY_AUTOENCODER, tiny_autoencoder
 

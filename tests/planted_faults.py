@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmrfed.errors import PrivacyError
-from cmrfed.privacy.clipping import StateGuard, record_gradient
-from cmrfed.privacy.mechanism import StepNotes
-from cmrfed.privacy.noise import entropy_generator
+from cmrfed.core.errors import PrivacyError
+from cmrfed.privacy.dpsgd.clipping import StateGuard, record_gradient
+from cmrfed.privacy.dpsgd.mechanism import StepNotes
+from cmrfed.privacy.dpsgd.noise import entropy_generator
 
 _COIN = secrets.SystemRandom()
 

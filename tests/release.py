@@ -6,10 +6,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cmrfed.artifacts import read_json
-from cmrfed.contents import item_of
+from cmrfed.core.artifacts import read_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import Manifest
+from cmrfed.pipeline.contents import item_of
 
 
 def files_of(run_dir: Path) -> list[str]:

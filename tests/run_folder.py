@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cmrfed.artifacts import write_json
+from cmrfed.core.artifacts import write_json
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.pictures import enlarge, grey, outlined, save_png, sheet
 from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest
-from cmrfed.evaluation.catalogue import metric, series, unavailable
-from cmrfed.evaluation.result import Estimate, EvaluationReport, Metric, Notice, Series, Verdict
+from cmrfed.evaluation.results.catalogue import metric, series, unavailable
+from cmrfed.evaluation.results.result import Estimate, EvaluationReport, Metric, Notice, Series, Verdict
 from cmrfed.synthesis.write import write_dataset
 
 SITES = {"site-0": {"DCM": 5, "NOR": 2}, "site-1": {"HCM": 6}, "site-2": {"MINF": 4, "RV": 3}}

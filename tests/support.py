@@ -15,7 +15,7 @@ SOURCES = sorted(path for room in ("cmrfed", "client", "server", "benchmarks") f
 _OWNER = """
 import sys, time
 from pathlib import Path
-from cmrfed.owner import owned
+from cmrfed.core.owner import owned
 with owned(Path(sys.argv[1]), "the folder"):
     print("held", flush=True)
     time.sleep(600)

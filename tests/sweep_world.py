@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.sweep.paid import planned_events
 from cmrfed.sweep.points import Sweep, read_sweep
 

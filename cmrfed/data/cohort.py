@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from cmrfed.artifacts import digest_bytes, digest_json, new_folder, read_object, write_json, write_text
-from cmrfed.config import Section
-from cmrfed.data.account import Account
+from cmrfed.core.artifacts import digest_bytes, digest_json, new_folder, read_object, write_json, write_text
+from cmrfed.core.config import Section
+from cmrfed.core.errors import DataError
+from cmrfed.core.rng import uniform
+from cmrfed.core.text import one_line, parse_json, read_text
 from cmrfed.data.labels import Label, Phase
-from cmrfed.errors import DataError
-from cmrfed.rng import uniform
-from cmrfed.text import one_line, parse_json, read_text
+from cmrfed.data.preparation.account import Account
 
 SCHEMA_VERSION = 2
 """2: hearts are shown in one view, whatever the order of axes in their files; in version 1 they lie as stored."""

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Phase
-from cmrfed.errors import DataError
 
 NO_SLICE = -1
 """Marks every pixel of a neighbouring mask that does not exist."""

@@ -5,7 +5,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from cmrfed.errors import DataError
+from cmrfed.core.errors import DataError
 
 
 class Label(IntEnum):

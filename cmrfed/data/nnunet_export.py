@@ -7,12 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
-from cmrfed.artifacts import new_folder, write_json
+from cmrfed.core.artifacts import new_folder, write_json
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.progress import track
+from cmrfed.core.rng import numpy_generator
 from cmrfed.data.labels import Label
 from cmrfed.data.synthetic import SyntheticDataset
-from cmrfed.errors import ConfigError, DataError
-from cmrfed.progress import track
-from cmrfed.rng import numpy_generator
 
 FOLDS = 5
 

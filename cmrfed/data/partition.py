@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from cmrfed.artifacts import read_json
-from cmrfed.config import Section
+from cmrfed.core.artifacts import read_json
+from cmrfed.core.config import Section
+from cmrfed.core.errors import DataError
+from cmrfed.core.rng import numpy_generator
 from cmrfed.data.cohort import Cohort, PatientRecord
-from cmrfed.errors import DataError
-from cmrfed.rng import numpy_generator
 
 Parts = list[list[str]]
 

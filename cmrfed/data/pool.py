@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cmrfed.artifacts import digest_bytes
-from cmrfed.data.account import added
+from cmrfed.core.artifacts import digest_bytes
+from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort, PreparedPatient, write_cohort
-from cmrfed.errors import DataError
+from cmrfed.data.preparation.account import added
 
 
 def pool(cohorts: Sequence[Cohort], out: Path, name: str) -> Cohort:

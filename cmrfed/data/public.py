@@ -9,15 +9,18 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from cmrfed.artifacts import digest_json, locked, new_folder
-from cmrfed.config import Section
-from cmrfed.data import checks, geometry, orientation, overlay, phantom
-from cmrfed.data import prepare as preparation
+from cmrfed.core.artifacts import digest_json, locked, new_folder
+from cmrfed.core.config import Section
+from cmrfed.core.errors import DataError
+from cmrfed.data import phantom
 from cmrfed.data.cohort import Cohort
+from cmrfed.data.geometry import affine as geometry
+from cmrfed.data.geometry import orientation, overlay
 from cmrfed.data.phantom import PhantomConfig, write_phantom
-from cmrfed.data.prepare import PrepareConfig, prepare
+from cmrfed.data.preparation import checks
+from cmrfed.data.preparation import prepare as preparation
+from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.sources import raw
-from cmrfed.errors import DataError
 
 
 class PublicPatients(Section):

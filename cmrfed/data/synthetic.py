@@ -20,11 +20,11 @@ import nibabel as nib
 import numpy as np
 from pydantic import ValidationError
 
-from cmrfed.artifacts import read_json, write_json, write_text
-from cmrfed.config import Section
+from cmrfed.core.artifacts import read_json, write_json, write_text
+from cmrfed.core.config import Section
+from cmrfed.core.errors import DataError
+from cmrfed.core.text import read_text
 from cmrfed.data.labels import Label, Phase
-from cmrfed.errors import DataError
-from cmrfed.text import read_text
 
 SCHEMA_VERSION = 1
 AS_DRAWN = "masks_as_drawn"

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cmrfed.artifacts import read_json, write_json
-from cmrfed.errors import ConfigError, DataError
-from cmrfed.privacy.journal import Journal
-from cmrfed.text import read_text
+from cmrfed.core.artifacts import read_json, write_json
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.text import read_text
+from cmrfed.privacy.ledger.journal import Journal
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flwr.cli.build import build_fab_from_disk
 
-from cmrfed.errors import ConfigError
+from cmrfed.core.errors import ConfigError
 
 PACKAGE = "cmrfed"
 _PROJECT = """\
@@ -27,8 +27,8 @@ publisher = "cmrfed"
 fab-include = ["/cmrfed/**/*.py"]
 
 [tool.flwr.app.components]
-serverapp = "cmrfed.server_app:app"
-clientapp = "cmrfed.federation.client:app"
+serverapp = "cmrfed.pipeline.server_app:app"
+clientapp = "cmrfed.federation.client_app:app"
 
 [tool.flwr.app.config]
 recipe = ""

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cmrfed.artifacts import write_bytes
-from cmrfed.errors import ConfigError
+from cmrfed.core.artifacts import write_bytes
+from cmrfed.core.errors import ConfigError
 
 AUTHORITY_YEARS = 10
 CLOCK_SLACK = timedelta(minutes=10)

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import torch
 
+from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError, PrivacyError
 from cmrfed.data.cohort import Cohort
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.certificates import days_left, public_key, read_key, read_node_key
 from cmrfed.deploy.inner import nginx_command
 from cmrfed.deploy.kit import SiteKit, read_site_kit
-from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError, PrivacyError
-from cmrfed.federation.site import Site
-from cmrfed.federation.site_audit import code_digest, read_audits
-from cmrfed.privacy.ledger import PrivacyLedger
-from cmrfed.privacy.memory import Memory
-from cmrfed.privacy.place import ledger_folder
+from cmrfed.federation.site.audit import code_digest, read_audits
+from cmrfed.federation.site.site import Site
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.memory import Memory
+from cmrfed.privacy.ledger.place import ledger_folder
 from cmrfed.training.loop import refuse_unlabelled
 
 SOON_DAYS = 30

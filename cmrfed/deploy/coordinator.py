@@ -15,7 +15,11 @@ from typing import Any
 
 import yaml
 
-from cmrfed.artifacts import new_folder, read_json, write_bytes, write_json, write_text
+from cmrfed.config.experiment import ALL_STAGES, Experiment, read_recipe, resolve
+from cmrfed.core.artifacts import new_folder, read_json, write_bytes, write_json, write_text
+from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError
+from cmrfed.core.owner import owned, refuse_if_owned
+from cmrfed.core.progress import say
 from cmrfed.deploy.bundle import digest_bundle, write_app
 from cmrfed.deploy.certificates import days_left
 from cmrfed.deploy.health import serving
@@ -24,13 +28,9 @@ from cmrfed.deploy.kit import CoordinatorKit, read_coordinator_kit
 from cmrfed.deploy.node import flower_environment, toml_text
 from cmrfed.deploy.provision import EVERYWHERE, LOOPBACK
 from cmrfed.deploy.supervisor import Supervisor, Worker
-from cmrfed.errors import CmrfedError, ConfigError, DataError, FederationError
-from cmrfed.experiment import ALL_STAGES, Experiment, read_recipe, resolve
 from cmrfed.federation.messages import Spent
-from cmrfed.federation.rounds import RoundStore
-from cmrfed.federation.statements import FILE as STATEMENTS
-from cmrfed.owner import owned, refuse_if_owned
-from cmrfed.progress import say
+from cmrfed.federation.server.checkpoint import RoundStore
+from cmrfed.federation.server.statements import FILE as STATEMENTS
 
 CONNECTION = "coordinator"
 FETCHED = ("CONTENTS.md", "run.json", "audit.json", STATEMENTS, "generators", "start", *ALL_STAGES)

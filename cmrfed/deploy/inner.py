@@ -4,9 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-from cmrfed.artifacts import new_folder, write_bytes
+from cmrfed.core.artifacts import new_folder, write_bytes
+from cmrfed.core.errors import ConfigError
 from cmrfed.deploy.certificates import Authority, days_left, write_key
-from cmrfed.errors import ConfigError
 
 NAMES = ("localhost", "127.0.0.1", "superlink", "gate")
 """What a proxy or a process behind it is called, on one machine and between containers."""

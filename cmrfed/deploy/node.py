@@ -27,10 +27,10 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
+from cmrfed.core.errors import FederationError
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.kit import read_site_kit
-from cmrfed.errors import FederationError
-from cmrfed.privacy.journal import Journal
+from cmrfed.privacy.ledger.journal import Journal
 
 UNAPPROVED = "the site's owner has not approved this code"
 _CONNECT = "http_request_response"

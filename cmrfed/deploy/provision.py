@@ -19,7 +19,8 @@ from typing import Any
 import jinja2
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cmrfed.artifacts import OWNER_ALONE, write_bytes, write_text
+from cmrfed.core.artifacts import OWNER_ALONE, write_bytes, write_text
+from cmrfed.core.errors import ConfigError
 from cmrfed.deploy.certificates import (
     Authority,
     days_left,
@@ -32,8 +33,7 @@ from cmrfed.deploy.certificates import (
     write_request,
 )
 from cmrfed.deploy.kit import CoordinatorKit, Federation, SiteKit, SiteSettings, write_kit
-from cmrfed.errors import ConfigError
-from cmrfed.federation.site import SiteRecord
+from cmrfed.federation.site.site import SiteRecord
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container, whose network is internal

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cmrfed.core.errors import CmrfedError, ConfigError
+from cmrfed.core.owner import owned
+from cmrfed.core.progress import say
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.certificates import days_left
 from cmrfed.deploy.checks import probe
@@ -14,12 +17,9 @@ from cmrfed.deploy.inner import make_inner, nginx_command
 from cmrfed.deploy.kit import SiteKit, read_site_kit
 from cmrfed.deploy.node import UNAPPROVED, flower_environment
 from cmrfed.deploy.supervisor import Supervisor, Worker
-from cmrfed.errors import CmrfedError, ConfigError
-from cmrfed.federation.site import Site
-from cmrfed.owner import owned
-from cmrfed.privacy.journal import Journal
+from cmrfed.federation.site.site import Site
+from cmrfed.privacy.ledger.journal import Journal
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.progress import say
 
 PROBE_EVERY_S = 30.0
 SHOWN = 15

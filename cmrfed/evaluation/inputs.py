@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cmrfed.artifacts import digest_bytes, digest_folder
-from cmrfed.data.account import kinds_of
-from cmrfed.data.checks import by_cavity, check_volume
+from cmrfed.core.artifacts import digest_bytes, digest_folder
+from cmrfed.core.errors import CmrfedError, DataError, EvaluationError
+from cmrfed.core.progress import track
 from cmrfed.data.cohort import CohortHeader
-from cmrfed.data.orientation import lies_otherwise
-from cmrfed.data.prepare import PrepareConfig, crop, heart_centre, scale
+from cmrfed.data.geometry.orientation import lies_otherwise
+from cmrfed.data.preparation.account import kinds_of
+from cmrfed.data.preparation.checks import by_cavity, check_volume
+from cmrfed.data.preparation.prepare import PrepareConfig, crop, heart_centre, scale
 from cmrfed.data.sources import RawArrays, RawPatient, RawVolume, read
 from cmrfed.data.sources.raw import nifti_files, stem_of
 from cmrfed.data.synthetic import SyntheticDataset
-from cmrfed.errors import CmrfedError, DataError, EvaluationError
 from cmrfed.evaluation.slices import SliceSet, joined, slices_of_synthetic
-from cmrfed.progress import track
 
 NAMED_MOST = 20
 """Largest number of cases that a warning names."""

@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from cmrfed.artifacts import digest_bytes, digest_json
+from cmrfed.core.artifacts import digest_bytes, digest_json
+from cmrfed.core.errors import EvaluationError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import SyntheticDataset
-from cmrfed.errors import EvaluationError
-from cmrfed.evaluation.segmenter import LabelledSlices
+from cmrfed.evaluation.utility.segmenter import LabelledSlices
 
 CONSTANT = 1e-3
 """A slice whose standard deviation is below this, on a range of 2, shows nothing."""

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cmrfed.evaluation.catalogue import attack_words, level_word, say
-from cmrfed.evaluation.compared import ALPHA, holm
-from cmrfed.evaluation.membership import Scores, excludes_chance, p_value
-from cmrfed.evaluation.result import CLAIM_REFUTED, CONTROL_FAILED, Axis, Findings, Level, Metric, Verdict
+from cmrfed.evaluation.anatomy.comparison import ALPHA, holm
+from cmrfed.evaluation.privacy.membership import Scores, excludes_chance, p_value
+from cmrfed.evaluation.results.catalogue import attack_words, level_word, say
+from cmrfed.evaluation.results.result import CLAIM_REFUTED, CONTROL_FAILED, Axis, Findings, Level, Metric, Verdict
 
 UTILITY_GOOD, UTILITY_FAIR = 0.97, 0.90
 SHAPE_GOOD, SHAPE_FAIR = 0.25, 0.75

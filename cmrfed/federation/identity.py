@@ -17,8 +17,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cmrfed.artifacts import read_json, write_bytes
-from cmrfed.errors import SiteRefused
+from cmrfed.core.artifacts import read_json, write_bytes
+from cmrfed.core.errors import SiteRefused
 from cmrfed.federation.messages import SAFE_NAME
 
 _HASH = ec.ECDSA(hashes.SHA384())

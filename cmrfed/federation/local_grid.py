@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from cmrfed.federation.client import app
+from cmrfed.federation.client_app import app
 from cmrfed.federation.identity import make_identities
 
 _RUN_ID = 1

@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cmrfed.artifacts import digest_json, digest_state
-from cmrfed.config import Digest, Section, Seed
-from cmrfed.errors import FederationError, SiteRefused
+from cmrfed.core.artifacts import digest_json, digest_state
+from cmrfed.core.config import Digest, Section, Seed
+from cmrfed.core.errors import FederationError, SiteRefused
 from cmrfed.federation.compression import Compression
 from cmrfed.generators.generator import GeneratorConfig
 from cmrfed.privacy.event import PrivacyEvent, Unit
+from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.privacy.statement import Loss
 from cmrfed.training.loop import Stage, TrainingConfig
 
 State = Mapping[str, Tensor]

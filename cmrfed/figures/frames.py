@@ -10,13 +10,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from cmrfed.core.errors import DataError
+from cmrfed.core.precision import arithmetic
 from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import Phase
 from cmrfed.data.pictures import coloured, grey
 from cmrfed.data.synthetic import Case
-from cmrfed.errors import DataError
 from cmrfed.figures.study import Run, footer
-from cmrfed.precision import arithmetic
 from cmrfed.report.figure import ALARM, SOFT, STYLE, write_figure
 from cmrfed.synthesis.two_stage import draw_images, image_request, image_seed
 

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.progress import say
 from cmrfed.data.cohort import Cohort
-from cmrfed.errors import ConfigError, DataError
 from cmrfed.figures.frames import denoising, grid
 from cmrfed.figures.pipeline import pipelines
 from cmrfed.figures.shapes import shapes
 from cmrfed.figures.study import Run, read_runs
 from cmrfed.figures.tables import tables
-from cmrfed.progress import say
 
 
 def make_figures(folders: Sequence[Path], out: Path, cohort: Path | None, *, show_real: bool = False) -> list[str]:

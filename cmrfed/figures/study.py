@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cmrfed.artifacts import read_json
+from cmrfed.core.artifacts import read_json
+from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import Case, SyntheticDataset
-from cmrfed.errors import DataError
-from cmrfed.evaluation.reading import read_evaluation
-from cmrfed.evaluation.result import EvaluationReport
+from cmrfed.evaluation.results.reading import read_evaluation
+from cmrfed.evaluation.results.result import EvaluationReport
 from cmrfed.generators.generator import Generator
 from cmrfed.synthesis.two_stage import SynthesisConfig
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrfed.artifacts import write_text
-from cmrfed.evaluation.catalogue import unavailable, unit_words
-from cmrfed.evaluation.result import COLUMNS as FIELDS
-from cmrfed.evaluation.result import EvaluationReport, Metric
+from cmrfed.core.artifacts import write_text
+from cmrfed.evaluation.results.catalogue import unavailable, unit_words
+from cmrfed.evaluation.results.result import COLUMNS as FIELDS
+from cmrfed.evaluation.results.result import EvaluationReport, Metric
 from cmrfed.figures.study import Run
 
 IMAGE_MEASURES = ("psnr", "ssim", "ms-ssim", "lpips", "fid", "kid")

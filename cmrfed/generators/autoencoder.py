@@ -14,10 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from cmrfed.config import Section
-from cmrfed.errors import ConfigError, DataError
+from cmrfed.core.config import Section
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.precision import full_precision
 from cmrfed.generators.backbone import Channels
-from cmrfed.precision import full_precision
 
 
 class AutoencoderConfig(Section):

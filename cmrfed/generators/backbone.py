@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cmrfed.config import Section
+from cmrfed.core.config import Section
 from cmrfed.generators.condition import CLASSES, Condition, global_planes
 
 Channels = Annotated[int, Field(ge=1, le=4096)]

@@ -10,9 +10,10 @@ from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from cmrfed.artifacts import new_folder, read_json, write_json
-from cmrfed.config import Section
-from cmrfed.errors import ConfigError, DataError
+from cmrfed.core.artifacts import new_folder, read_json, write_json
+from cmrfed.core.config import Section
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.precision import autocast, full_precision
 from cmrfed.generators.autoencoder import AutoencoderConfig, LatentCodec, load_autoencoder
 from cmrfed.generators.backbone import Backbone, BackboneConfig
 from cmrfed.generators.card import model_card
@@ -20,7 +21,6 @@ from cmrfed.generators.codec import CodecName, make_codec
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.process import DDPMConfig, FlowConfig, ProcessConfig, make_process
 from cmrfed.generators.samplers import SamplerConfig, make_sampler
-from cmrfed.precision import autocast, full_precision
 
 
 class GeneratorSettings(Section):
@@ -132,7 +132,7 @@ class Generator(nn.Module):
             shared_seeds: B seeds of a second noise; items with the same one resemble each other.
             shared: Share of the variance of the initial noise that comes from ``shared_seeds``, in [0, 1].
             batch_size: Items at a time.
-            precision: Of the arithmetic, as `cmrfed.precision.arithmetic` gives it.
+            precision: Of the arithmetic, as `cmrfed.core.precision.arithmetic` gives it.
             on_batch: Called with the number of items done.
             on_state: Called with the time that is left, from 1000 to 0, and each batch as it stands then, decoded:
                 before every evaluation of the network, and at 0. A sampler that corrects a step comes twice to a

@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerM
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from cmrfed.config import Section
+from cmrfed.core.config import Section
 
 TIMESTEPS = 1000
 VELOCITY_CAP = 20.0

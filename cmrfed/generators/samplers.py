@@ -12,8 +12,8 @@ from diffusers import (
 )
 from pydantic import Field
 
-from cmrfed.config import Section
-from cmrfed.errors import ConfigError
+from cmrfed.core.config import Section
+from cmrfed.core.errors import ConfigError
 from cmrfed.generators.process import Process
 
 SamplerName = Literal["ancestral", "ddim", "dpm++", "euler", "heun"]

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cmrfed.artifacts import new_folder
-from cmrfed.errors import ConfigError
+from cmrfed.core.artifacts import new_folder
+from cmrfed.core.errors import ConfigError
 from cmrfed.generators.autoencoder import AutoencoderConfig, autoencoder_losses, build_autoencoder, save_autoencoder
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator, GeneratorConfig

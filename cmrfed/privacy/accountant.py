@@ -17,7 +17,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from opacus.accountants.analysis import rdp
 from opacus.accountants.analysis.prv import Domain, PoissonSubsampledGaussianPRV
 
-from cmrfed.errors import PrivacyError
+from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy.event import PrivacyEvent, Unit
 
 PRV_ERROR = 0.01

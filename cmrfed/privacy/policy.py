@@ -7,13 +7,13 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from cmrfed.artifacts import OWNER_ALONE, write_bytes
-from cmrfed.config import Section
-from cmrfed.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
+from cmrfed.core.artifacts import OWNER_ALONE, write_bytes
+from cmrfed.core.config import Section
+from cmrfed.core.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
+from cmrfed.core.strict_yaml import read_mapping
 from cmrfed.privacy.event import PrivacyEvent, Unit
-from cmrfed.privacy.ledger import History
+from cmrfed.privacy.ledger.ledger import History
 from cmrfed.privacy.settings import MOST_DRAWS
-from cmrfed.strict_yaml import read_mapping
 
 ROOM_FOR_RETRIES = 1.25
 """Cap of a simulated site over the recipe's target: a round that a crash cut short is paid twice."""

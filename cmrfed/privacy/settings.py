@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cmrfed.config import Section, Seed
+from cmrfed.core.config import Section, Seed
 from cmrfed.privacy.budget import Plan, StageCost, calibrate
 from cmrfed.privacy.event import Unit
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cmrfed.artifacts import write_bytes
+from cmrfed.core.artifacts import write_bytes
 
 COLOURS = ("#0b6e99", "#b4530a", "#2e7d4f", "#8a3ea8", "#a3262a", "#5b6470")
 """Those of the report."""

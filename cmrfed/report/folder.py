@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmrfed.artifacts import read_json
+from cmrfed.core.artifacts import read_json
+from cmrfed.core.errors import DataError
+from cmrfed.core.text import read_text
 from cmrfed.data.synthetic import Manifest
-from cmrfed.errors import DataError
-from cmrfed.evaluation.reading import read_evaluation
-from cmrfed.evaluation.result import EvaluationReport
-from cmrfed.text import read_text
+from cmrfed.evaluation.results.reading import read_evaluation
+from cmrfed.evaluation.results.result import EvaluationReport
 
 STAGES = ("autoencoder", "mask", "image")
 PREVIEWS_SHOWN = 4

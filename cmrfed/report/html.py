@@ -14,11 +14,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cmrfed.artifacts import write_text
-from cmrfed.data.account import fact_lines
+from cmrfed.core.artifacts import write_text
+from cmrfed.data.preparation.account import fact_lines
 from cmrfed.data.synthetic import INTENDED_USE, Manifest
 from cmrfed.evaluation.pictures import REAL_PATIENTS
-from cmrfed.guarantee import failed_checks, measured_mu
+from cmrfed.pipeline.guarantee import failed_checks, measured_mu
 from cmrfed.report.folder import Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs
 from cmrfed.report.plots import Chart, curves

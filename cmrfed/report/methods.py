@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cmrfed.evaluation.catalogue import word
-from cmrfed.evaluation.result import Metric
+from cmrfed.evaluation.results.catalogue import word
+from cmrfed.evaluation.results.result import Metric
 
 SOURCES = {
     "ddpm": "Ho J, Jain A, Abbeel P. Denoising diffusion probabilistic models. NeurIPS 2020. arXiv 2006.11239.",

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cmrfed.evaluation.catalogue import TITLES, TONES, attack_words, group_words, unit_words, word
-from cmrfed.evaluation.membership import roc
-from cmrfed.evaluation.result import EvaluationReport, Metric, Series
+from cmrfed.evaluation.privacy.membership import roc
+from cmrfed.evaluation.results.catalogue import TITLES, TONES, attack_words, group_words, unit_words, word
+from cmrfed.evaluation.results.result import EvaluationReport, Metric, Series
 from cmrfed.report.plots import Chart, distributions, number, rocs, strips, trade_off
 
 STRIP_MOST = 60

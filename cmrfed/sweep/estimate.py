@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from cmrfed.artifacts import digest_json
-from cmrfed.errors import CmrfedError
-from cmrfed.experiment import STAGES
-from cmrfed.guarantee import plan_privacy
-from cmrfed.pretrain import CODEC, codec_origin, stage_origin
+from cmrfed.config.experiment import STAGES
+from cmrfed.core.artifacts import digest_json
+from cmrfed.core.errors import CmrfedError
+from cmrfed.pipeline.guarantee import plan_privacy
+from cmrfed.pipeline.pretrain import CODEC, codec_origin, stage_origin
 from cmrfed.report.results import duration
 from cmrfed.sweep.paid import would_pay
 from cmrfed.sweep.points import Point, Sweep

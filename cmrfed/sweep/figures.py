@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from cmrfed.core.errors import CmrfedError
 from cmrfed.data.pictures import outlined
 from cmrfed.data.synthetic import SyntheticDataset
-from cmrfed.errors import CmrfedError
 from cmrfed.report.figure import COLOURS, STYLE, write_figure
 from cmrfed.sweep.paid import NOT_FOR_RELEASE
 from cmrfed.sweep.points import Point

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmrfed.errors import ConfigError, PrivacyError
-from cmrfed.experiment import Experiment, override, put, read_recipe, resolve
-from cmrfed.federation.strategy import FederationConfig
-from cmrfed.guarantee import plan_privacy, plan_rows
+from cmrfed.config.experiment import Experiment, override, put, read_recipe, resolve
+from cmrfed.core.errors import ConfigError, PrivacyError
+from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.pipeline.guarantee import plan_privacy, plan_rows
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.sweep.summary import MEASURES, Curve, Level, curves, epsilon_text
 from cmrfed.sweep.table import Row, read_table

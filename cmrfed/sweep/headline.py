@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from cmrfed.evaluation.catalogue import HEADINGS, word
+from cmrfed.evaluation.results.catalogue import HEADINGS, word
 from cmrfed.sweep.paid import NOT_FOR_RELEASE
 from cmrfed.sweep.summary import ASKED, MEASURES, Level, answers, by_point, epsilon_text, has, over_seeds
 from cmrfed.sweep.table import AXIS, Row

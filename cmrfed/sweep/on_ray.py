@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 
-from cmrfed.errors import ERROR_FILE, leave_error
+from cmrfed.core.errors import ERROR_FILE, leave_error
 
 SHARED = ("XDG_CACHE_HOME", "PYTHONPATH", ERROR_FILE)
 """Variables of the environment that hold on the cluster too."""

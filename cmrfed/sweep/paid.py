@@ -17,14 +17,14 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cmrfed.artifacts import digest_json, write_text
+from cmrfed.config.experiment import Experiment
+from cmrfed.core.artifacts import digest_json, write_text
+from cmrfed.core.errors import CmrfedError
 from cmrfed.data.synthetic import NOTICE
-from cmrfed.errors import CmrfedError
-from cmrfed.experiment import Experiment
-from cmrfed.guarantee import plan_privacy
+from cmrfed.pipeline.guarantee import plan_privacy
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
 from cmrfed.privacy.event import PrivacyEvent, Unit
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.settings import STRICT_DELTA, strict_delta
 from cmrfed.sweep.points import Point
 from cmrfed.sweep.work import record_of

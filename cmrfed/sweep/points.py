@@ -22,11 +22,11 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from cmrfed.artifacts import digest_json
-from cmrfed.config import Section
-from cmrfed.errors import CmrfedError, ConfigError
-from cmrfed.experiment import INVALID_RECIPE, Experiment, override, put, read_recipe, resolve
-from cmrfed.strict_yaml import read_mapping
+from cmrfed.config.experiment import INVALID_RECIPE, Experiment, override, put, read_recipe, resolve
+from cmrfed.core.artifacts import digest_json
+from cmrfed.core.config import Section
+from cmrfed.core.errors import CmrfedError, ConfigError
+from cmrfed.core.strict_yaml import read_mapping
 
 LONGEST_NAME = 80
 """Characters of a point's folder before its digest."""

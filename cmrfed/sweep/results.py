@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cmrfed.artifacts import write_text
+from cmrfed.core.artifacts import write_text
+from cmrfed.core.progress import say
 from cmrfed.data.synthetic import INTENDED_USE
-from cmrfed.progress import say
 from cmrfed.report.results import duration
 from cmrfed.sweep.figures import Drawn, against_epsilon, sample_grid
 from cmrfed.sweep.headline import HEADLINE, headline

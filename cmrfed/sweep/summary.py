@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import t as student
 
-from cmrfed.evaluation.catalogue import SWEEP as MEASURES
+from cmrfed.evaluation.results.catalogue import SWEEP as MEASURES
 from cmrfed.report.plots import number
 from cmrfed.sweep.table import AXIS, Row
 

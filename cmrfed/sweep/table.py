@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmrfed.artifacts import digest_bytes, digest_json, read_json, write_bytes, write_json, write_text
-from cmrfed.errors import ConfigError, DataError
-from cmrfed.evaluation.catalogue import unit_words
-from cmrfed.evaluation.reading import read_evaluation
-from cmrfed.evaluation.result import QUALIFIERS, Metric
-from cmrfed.evaluation.version1 import fields_of
-from cmrfed.experiment import Experiment
-from cmrfed.record import PACKAGES
+from cmrfed.config.experiment import Experiment
+from cmrfed.core.artifacts import digest_bytes, digest_json, read_json, write_bytes, write_json, write_text
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.text import read_text
+from cmrfed.evaluation.results.catalogue import unit_words
+from cmrfed.evaluation.results.reading import read_evaluation
+from cmrfed.evaluation.results.result import QUALIFIERS, Metric
+from cmrfed.evaluation.results.version1 import fields_of
+from cmrfed.pipeline.record import PACKAGES
 from cmrfed.sweep.paid import NOT_FOR_RELEASE, Paid, group_of
 from cmrfed.sweep.points import Sweep, settings_of
 from cmrfed.sweep.work import State, record_of
-from cmrfed.text import read_text
 
 Row = dict[str, Any]
 

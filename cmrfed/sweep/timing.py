@@ -7,16 +7,16 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from cmrfed.artifacts import digest_json
+from cmrfed.config.experiment import STAGES, Experiment
+from cmrfed.core.artifacts import digest_json
+from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.labels import Label, Phase
-from cmrfed.evaluation.segmenter import SegmenterConfig, build_segmenter
-from cmrfed.experiment import STAGES, Experiment
-from cmrfed.federation.run import StageSpec
+from cmrfed.evaluation.utility.segmenter import SegmenterConfig, build_segmenter
+from cmrfed.federation.server.run import StageSpec
 from cmrfed.generators.autoencoder import AutoencoderConfig, autoencoder_loss, build_autoencoder
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator, GeneratorConfig
-from cmrfed.pipeline import stage_specs
-from cmrfed.precision import arithmetic, autocast
+from cmrfed.pipeline.run import stage_specs
 
 REPEATS = 2
 """Timed steps of each kind, after one that is not; their median counts."""

@@ -24,11 +24,11 @@ from typing import Any, Literal
 
 import yaml
 
-from cmrfed.artifacts import digest_json, read_json, write_json, write_text
+from cmrfed.config.experiment import Experiment, read_recipe
+from cmrfed.core.artifacts import digest_json, read_json, write_json, write_text
+from cmrfed.core.errors import ERROR_FILE, CmrfedError, ConfigError, DataError
+from cmrfed.core.progress import say
 from cmrfed.data.partition import PLACEMENT, placement_of
-from cmrfed.errors import ERROR_FILE, CmrfedError, ConfigError, DataError
-from cmrfed.experiment import Experiment, read_recipe
-from cmrfed.progress import say
 from cmrfed.sweep.points import Point, Sweep, settings_of
 
 Status = Literal["finished", "failed", "unfinished"]
@@ -299,7 +299,7 @@ def make_shared(waiting: Sequence[State], folder: Path, jobs: int, lock: int) ->
 
 
 def _share(state: State, shared: Path) -> None:
-    from cmrfed.pipeline import open_data
+    from cmrfed.pipeline.run import open_data
 
     data = state.point.experiment.data
     for name in ("segmenters", "features"):
@@ -324,7 +324,7 @@ def _link(here: Path, there: Path) -> None:
 
 def _pretrain(able: Sequence[State], folder: Path, jobs: int, lock: int) -> dict[str, str]:
     """Train each public start once, before the points that share it would wait for one another."""
-    from cmrfed.pretrain import origin
+    from cmrfed.pipeline.pretrain import origin
 
     users: dict[str, list[State]] = {}
     for state in able:

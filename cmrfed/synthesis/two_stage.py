@@ -12,15 +12,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from cmrfed.config import Section
+from cmrfed.core.config import Section
+from cmrfed.core.errors import DataError
+from cmrfed.core.precision import Precision, arithmetic
+from cmrfed.core.rng import fold, numpy_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Phase
 from cmrfed.data.synthetic import Case
-from cmrfed.errors import DataError
 from cmrfed.generators.condition import UNKNOWN, Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.precision import Precision, arithmetic
-from cmrfed.rng import fold, numpy_generator
 from cmrfed.synthesis.post_processing import PostProcessing, post_process
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmrfed.artifacts import new_folder
+from cmrfed.core.artifacts import new_folder
 from cmrfed.data.pictures import enlarge, grey, outlined, save_png, sheet
 from cmrfed.data.synthetic import CASE_COLUMNS, Case, Manifest, SyntheticDataset, write_case, write_index
 

@@ -18,19 +18,19 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from cmrfed.core.errors import PrivacyError
+from cmrfed.core.precision import granted
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.draws import NO_SLICE
 from cmrfed.data.labels import Phase
-from cmrfed.errors import PrivacyError
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import GeneratorConfig
 from cmrfed.generators.trainable import make_trainable
-from cmrfed.precision import granted
 from cmrfed.privacy.audit import AuditResult, Check, audit
 from cmrfed.privacy.audit.checks import Finding, binomial_p, normal_p, squares_p, worst_of, yes_or_no
 from cmrfed.privacy.audit.run import EXACT_NOISE
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import private
 from cmrfed.training.loop import Stage, TrainingConfig

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from cmrfed.config import Section
+from cmrfed.core.config import Section
 from cmrfed.data.draws import SliceBatch
 
 

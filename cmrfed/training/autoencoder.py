@@ -5,7 +5,10 @@ import math
 import torch
 from pydantic import Field
 
-from cmrfed.config import Section
+from cmrfed.core.config import Section
+from cmrfed.core.precision import Precision, arithmetic, autocast
+from cmrfed.core.progress import track
+from cmrfed.core.rng import fold, numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import draw_rows, gather
 from cmrfed.generators.autoencoder import (
@@ -15,9 +18,6 @@ from cmrfed.generators.autoencoder import (
     build_autoencoder,
     standardise,
 )
-from cmrfed.precision import Precision, arithmetic, autocast
-from cmrfed.progress import track
-from cmrfed.rng import fold, numpy_generator, torch_generator
 from cmrfed.training.augment import AugmentConfig, augment
 
 STANDARD_IMAGES = 512

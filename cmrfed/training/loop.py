@@ -13,14 +13,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cmrfed.config import Section
+from cmrfed.core.config import Section
+from cmrfed.core.errors import DataError, SiteRefused
+from cmrfed.core.precision import Precision, arithmetic, autocast
+from cmrfed.core.rng import numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import SliceBatch, draw_rows, gather
-from cmrfed.errors import DataError, SiteRefused
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.trainable import Trainable
-from cmrfed.precision import Precision, arithmetic, autocast
-from cmrfed.rng import numpy_generator, torch_generator
 from cmrfed.training.augment import AugmentConfig, augment
 from cmrfed.training.rehearsal import made_up_slices, needed_bytes
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.precision import granted
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import NO_SLICE, SliceBatch, gather
-from cmrfed.errors import ConfigError, DataError
 from cmrfed.generators.trainable import Trainable
-from cmrfed.precision import granted
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD, StepNotes
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD, StepNotes
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training.augment import augment
 from cmrfed.training.loop import LocalResult, Stage, TrainingConfig, check_size, stage_inputs

@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
+from cmrfed.core.progress import track
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.public import PublicPatients
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator
-from cmrfed.progress import track
 from cmrfed.training.autoencoder import AutoencoderTraining
 from cmrfed.training.loop import LocalTrainer, Stage, TrainingConfig
 

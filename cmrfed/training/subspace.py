@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cmrfed.artifacts import digest_json, digest_state
+from cmrfed.core.artifacts import digest_json, digest_state
+from cmrfed.core.precision import arithmetic, autocast, full_precision
+from cmrfed.core.rng import fold, numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.public import PublicPatients, public_patients
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.trainable import Trainable
-from cmrfed.precision import arithmetic, autocast, full_precision
-from cmrfed.privacy.clipping import StateGuard, check_module, record_gradient
+from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.settings import Subspace
-from cmrfed.rng import fold, numpy_generator, torch_generator
 from cmrfed.training.augment import augment
 from cmrfed.training.loop import Stage, TrainingConfig, stage_inputs
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmrfed.errors import PrivacyError
+from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 
 FILES = ("ledger.jsonl", "ledger.head")
 

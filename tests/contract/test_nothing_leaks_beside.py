@@ -23,23 +23,23 @@ import torch
 from flwr.app import Context, RecordDict
 from torch import nn
 
-from cmrfed.artifacts import load_state, read_json
+from cmrfed.core.artifacts import load_state, read_json
+from cmrfed.core.errors import FederationError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.data.prepare import PrepareConfig, prepare
-from cmrfed.errors import FederationError
+from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.federation.messages import StageJob, TrainReply, decode_reply, encode_job, to_array_record, to_state
-from cmrfed.federation.run import FederatedRun, StageSpec
-from cmrfed.federation.site import Site, SiteRecord, answer_train
-from cmrfed.federation.site_audit import audit_site
+from cmrfed.federation.server.run import FederatedRun, StageSpec
+from cmrfed.federation.site.audit import audit_site
+from cmrfed.federation.site.site import Site, SiteRecord, answer_train
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.process import FlowConfig
 from cmrfed.generators.trainable import weight_layout
-from cmrfed.privacy import mechanism
+from cmrfed.privacy.dpsgd import mechanism
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.synthesis.two_stage import SynthesisConfig, synthesize
@@ -204,8 +204,8 @@ def all_that_reaches_the_server(run_dir: Path, patients: int) -> tuple[list, lis
 
 
 def test_two_cohorts_that_differ_by_one_patient_look_the_same_but_for_the_arrays(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cmrfed.privacy.chain.datetime", Noon)
-    monkeypatch.setattr("cmrfed.privacy.chain.secrets", SameNonce)
+    monkeypatch.setattr("cmrfed.privacy.ledger.chain.datetime", Noon)
+    monkeypatch.setattr("cmrfed.privacy.ledger.chain.secrets", SameNonce)
     messages, files = all_that_reaches_the_server(tmp_path / "three", 3)
     fewer_messages, fewer_files = all_that_reaches_the_server(tmp_path / "two", 2)
     assert len(messages) == 3 + 2 * 3, "introductions, and a reply of each site in each stage"
@@ -277,7 +277,8 @@ def ward(folder: Path) -> Site:
 
 def test_a_network_with_batchnorm_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cmrfed.generators.trainable.Generator", WithBatchNorm)
-    monkeypatch.setattr("cmrfed.federation.limits.weight_layout", weight_layout.__wrapped__)  # nothing from its cache
+    uncached = weight_layout.__wrapped__
+    monkeypatch.setattr("cmrfed.federation.site.limits.weight_layout", uncached)
     stage = private_stage()
     site = ward(tmp_path)
     reply = answer(site, stage, dict(WithBatchNorm(stage.generator).network.state_dict()))

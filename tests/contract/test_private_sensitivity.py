@@ -8,8 +8,8 @@ from torch import nn
 
 from cmrfed.generators.process import DDPMConfig, FlowConfig
 from cmrfed.generators.trainable import make_trainable
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
 from tests.generator_world import random_condition, tiny_config, tiny_generator
 
 EVENT = PrivacyEvent(noise_multiplier=1.0, sampling_rate=1.0, steps=1, run="r", stage="s", round=1, digest="d")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 
-from cmrfed.config import Section
+from cmrfed.core.config import Section
 from cmrfed.federation.messages import StageJob
 
 PAGE = Path(__file__).parents[2] / "docs" / "threat-model.md"

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from cmrfed.artifacts import digest_state
+from cmrfed.core.artifacts import digest_state
+from cmrfed.core.errors import FederationError
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
-from cmrfed.errors import FederationError
-from cmrfed.federation import site as site_module
 from cmrfed.federation.messages import StageJob, encode_job, to_array_record, to_state
-from cmrfed.federation.site import Site, SiteRecord, answer_train
-from cmrfed.federation.timing import EXCEEDED, largest_passes, remaining
+from cmrfed.federation.site import site as site_module
+from cmrfed.federation.site.site import Site, SiteRecord, answer_train
+from cmrfed.federation.site.timing import EXCEEDED, largest_passes, remaining
 from cmrfed.generators.generator import Generator
-from cmrfed.privacy import mechanism
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.dpsgd import mechanism
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.policy import Limits, SitePolicy
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import private, subspace

@@ -6,9 +6,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, given
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import SCHEMA_VERSION, Cohort, CohortHeader, PatientRecord
 from cmrfed.data.partition import PartitionConfig, partition, refuse_lone_values
-from cmrfed.errors import DataError
 
 SCHEMES = ("iid", "group", "vendor", "centre", "dirichlet")
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from cmrfed.artifacts import digest_state, load_state
+from cmrfed.core.artifacts import digest_state, load_state
 from cmrfed.federation.messages import StageJob, State, TrainReply
-from cmrfed.federation.site import Site
+from cmrfed.federation.site.site import Site
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import STRICT_DELTA, PrivateTraining
 from tests.e2e.killed_runs import count_operations

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cmrfed.artifacts import digest_folder, digest_state, load_state
+from cmrfed.core.artifacts import digest_folder, digest_state, load_state
 from tests.federation_world import federated_run, make_sites, tiny_stage
 
 OPERATIONS = ("fsync", "replace", "rename", "unlink", "rmdir")

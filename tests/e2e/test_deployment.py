@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.artifacts import digest_state, load_state, read_json
+from cmrfed.config.experiment import resolve
+from cmrfed.core.artifacts import digest_state, load_state, read_json
 from cmrfed.deploy import coordinator as operator
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.bundle import installed_digest
 from cmrfed.deploy.site_node import join
-from cmrfed.experiment import resolve
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.pipeline import run_deployed, synthesize_run
-from cmrfed.privacy.journal import Journal
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.pipeline.run import run_deployed, synthesize_run
+from cmrfed.privacy.ledger.journal import Journal
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from tests.deployment_world import Deployment, deployment, needs_nginx, write_recipe
 
 pytestmark = [
@@ -74,7 +74,9 @@ def test_nothing_is_lost_when_sites_proxy_and_coordinator_are_killed(tmp_path: P
         made.start_all()
         made.ready()
         operator.submit(made.coordinator, recipe, [])
-        made.wait(lambda: made.rounds("mask") >= 1, 300)
+        made.wait(
+            lambda: made.rounds("mask") >= 1, 420
+        )  # where nobody noticed its end, the round asks again after 90 s
         assert set(made.metrics("mask", 1)["sites"]) == {"site-0", "site-1"}
         refused = [e for e in Journal(made.sites[2] / "site").read() if e.kind == "refused"]
         assert refused
@@ -117,7 +119,7 @@ def check_ledger(site: Path, made: Deployment) -> None:
 
 def test_a_reply_that_was_lost_on_its_way_is_sent_again_and_paid_once(tmp_path: Path) -> None:
     """Every site is needed; site-0 dies when its reply is on its disk and before it left; the network is cut too."""
-    recipe = write_recipe(tmp_path / "recipe.yaml", sites=2, rounds=2, min_sites=2, retries=4, connect_timeout_s=120)
+    recipe = write_recipe(tmp_path / "recipe.yaml", sites=2, min_sites=2, retries=4, round_timeout_s=90)
     with deployment(tmp_path / "kits", sites=2) as made:
         made.approve()
         made.start_all()
@@ -128,7 +130,9 @@ def test_a_reply_that_was_lost_on_its_way_is_sent_again_and_paid_once(tmp_path: 
         made.kill("site-0")
         assert made.rounds("mask") == 0
         made.start("site-0")
-        made.wait(lambda: made.rounds("mask") >= 1, 300)
+        made.wait(
+            lambda: made.rounds("mask") >= 1, 420
+        )  # where nobody noticed its end, the round asks again after 90 s
         # the network is cut for 20 s
         proxies = made.worker("coordinator", "nginx")
         for pid in proxies:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.artifacts import digest_folder
+from cmrfed.core.artifacts import digest_folder
 from cmrfed.data.synthetic import SyntheticDataset
 from tests.release import manifests_that_claim, strangers, telling_files
 

@@ -17,12 +17,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from cmrfed.core.errors import ConfigError, FederationError
 from cmrfed.deploy.certificates import Authority, public_key, read_certificate, write_key
 from cmrfed.deploy.checks import _clock, check_site, probe
 from cmrfed.deploy.inner import make_inner, nginx_command
 from cmrfed.deploy.kit import Federation, read_site_kit
 from cmrfed.deploy.provision import provision, revoke
-from cmrfed.errors import ConfigError, FederationError
 from tests.deployment_world import Deployment, make_federation, needs_nginx
 
 pytestmark = needs_nginx

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.artifacts import digest_state
+from cmrfed.core.artifacts import digest_state
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.accountant import epsilon
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.sweep.table import read_table
 from tests.e2e.test_main_job import RECIPE, cmrfed
 from tests.e2e.test_private_job import PRIVATE

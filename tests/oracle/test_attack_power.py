@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from cmrfed.attacks.whitebox import SOURCES, untrained
-from cmrfed.evaluation import membership
-from cmrfed.evaluation.compared import ALPHA, holm
-from cmrfed.evaluation.features import PhantomFeatures
-from cmrfed.evaluation.leakage import SOURCES as BLACK_BOX
-from cmrfed.evaluation.leakage import leakage
-from cmrfed.evaluation.membership import Scores, excludes_chance, p_value
-from cmrfed.evaluation.phantom_cnn import PhantomCnn
+from cmrfed.evaluation.anatomy.comparison import ALPHA, holm
+from cmrfed.evaluation.features.extractors import PhantomFeatures
+from cmrfed.evaluation.features.phantom_cnn import PhantomCnn
+from cmrfed.evaluation.privacy import membership
+from cmrfed.evaluation.privacy.black_box import SOURCES as BLACK_BOX
+from cmrfed.evaluation.privacy.black_box import leakage
+from cmrfed.evaluation.privacy.membership import Scores, excludes_chance, p_value
+from cmrfed.evaluation.privacy.white_box import SOURCES, untrained
 from cmrfed.evaluation.slices import slices_of_cohort
 from tests.attack_world import aucs, learned_by_heart, textured
 from tests.evaluation_world import cohort

@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 from torchmetrics.image.kid import poly_mmd
 
-from cmrfed.evaluation.fidelity import fid_of, half_sample_interval, kid, kid_of, subset_size
+from cmrfed.evaluation.fidelity.distances import fid_of, half_sample_interval, kid, kid_of, subset_size
 
 
 def naive_kid(x, y):

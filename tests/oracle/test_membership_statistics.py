@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from cmrfed.evaluation.leakage import Cloud, adversarial, further
-from cmrfed.evaluation.membership import Claim, Scores, auc, broken, roc, tpr_at
+from cmrfed.evaluation.privacy.black_box import Cloud, adversarial, further
+from cmrfed.evaluation.privacy.membership import Claim, Scores, auc, broken, roc, tpr_at
 
 
 def drawn(seed, members=17, others=23, shift=0.7):

@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cmrfed.artifacts import load_state
+from cmrfed.core.artifacts import load_state
+from cmrfed.core.rng import fold
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.federation.run import StageSpec
-from cmrfed.federation.strategy import Aggregator, FedAvgConfig
+from cmrfed.federation.server.run import StageSpec
+from cmrfed.federation.server.strategy import Aggregator, FedAvgConfig
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.rng import fold
 from cmrfed.training.loop import stage_inputs
 from cmrfed.training.private import PrivateTrainer
 from tests.federation_world import federated_run, make_sites, tiny_cohort, tiny_stage
@@ -66,7 +66,7 @@ def known_draws(noise_scale: float = 1.0, loss_scale: float = 1.0) -> Iterator[l
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("opacus.optimizers.optimizer._generate_noise", noise)
-        patch.setattr("cmrfed.privacy.mechanism.poisson_sample", lambda count, rate: list(range(count)))
+        patch.setattr("cmrfed.privacy.dpsgd.mechanism.poisson_sample", lambda count, rate: list(range(count)))
         patch.setattr(PrivateTrainer, "_losses", of_patient)
         yield added
 

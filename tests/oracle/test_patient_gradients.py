@@ -10,8 +10,8 @@ from monai.networks.nets import BasicUNet, DiffusionModelUNet
 from opacus import GradSampleModule
 from torch import nn
 
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
 
 EVENT = PrivacyEvent(noise_multiplier=1.0, sampling_rate=1.0, steps=1, run="r", stage="s", round=1, digest="d")
 PATIENTS, DRAWS = 3, 2

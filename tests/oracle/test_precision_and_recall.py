@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmrfed.evaluation.manifold import memberships
+from cmrfed.evaluation.fidelity.precision_recall import memberships
 
 
 def reach(points, i, k):

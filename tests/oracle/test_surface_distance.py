@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmrfed.evaluation.surface import surface_distance
+from cmrfed.evaluation.utility.surface_distance import surface_distance
 
 
 def surface_points(region, spacing):

@@ -7,7 +7,7 @@ import pytest
 
 import benchmarks
 from benchmarks import run_benchmark
-from cmrfed.errors import ConfigError
+from cmrfed.core.errors import ConfigError
 from tests.support import ROOT
 
 

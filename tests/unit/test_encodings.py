@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.artifacts import read_json, read_object, write_json
-from cmrfed.errors import DataError
+from cmrfed.core.artifacts import read_json, read_object, write_json
+from cmrfed.core.errors import DataError
 from tests.support import SOURCES
 
 C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

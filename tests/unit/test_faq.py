@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.unit.privacy.test_ledger import damage_edit, event
 
-from cmrfed import pipeline
-from cmrfed.artifacts import write_json
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.artifacts import write_json
+from cmrfed.core.errors import CmrfedError
 from cmrfed.data.cohort import Cohort, write_cohort
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.checks import probe
@@ -20,17 +22,15 @@ from cmrfed.deploy.coordinator import submit
 from cmrfed.deploy.inner import nginx_command
 from cmrfed.deploy.kit import read_site_kit
 from cmrfed.deploy.provision import provision
-from cmrfed.errors import CmrfedError
-from cmrfed.evaluation.judge import EvaluationConfig, evaluate
-from cmrfed.experiment import Experiment, resolve
+from cmrfed.evaluation.evaluate import EvaluationConfig, evaluate
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.privacy.ledger import History, PrivacyLedger
+from cmrfed.pipeline import run as pipeline
+from cmrfed.privacy.ledger.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivacyConfig
 from tests.deployment_world import make_federation, write_recipe
 from tests.federation_world import FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort
 from tests.support import other_owner
-from tests.unit.privacy.test_ledger import damage_edit, event
 
 ROOT = Path(__file__).parents[2]
 MESSAGES = re.findall(r"^```text\n(.+)\n```$", (ROOT / "docs" / "faq.md").read_text(), flags=re.M)

@@ -7,16 +7,16 @@ import nibabel as nib
 import numpy as np
 from pydantic import Field
 
-from cmrfed.artifacts import new_folder, write_json, write_text
-from cmrfed.config import Section
+from cmrfed.core.artifacts import new_folder, write_json, write_text
+from cmrfed.core.config import Section
+from cmrfed.core.errors import ConfigError
+from cmrfed.core.progress import track
+from cmrfed.core.rng import numpy_generator
 from cmrfed.data.labels import Phase
 from cmrfed.data.phantom.anatomy import GROUPS, draw_heart
 from cmrfed.data.phantom.render import render
 from cmrfed.data.phantom.signal import ScannerStyle, site_style
 from cmrfed.data.synthetic import affine_of
-from cmrfed.errors import ConfigError
-from cmrfed.progress import track
-from cmrfed.rng import numpy_generator
 
 SPECIALTY = 3.0
 """How much more often a site sees the two groups that it is known for."""

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmrfed.core.errors import ConfigError
 from cmrfed.data.sources import acdc, mnms, mnms2, nnunet
 from cmrfed.data.sources.raw import RawArrays, RawPatient, RawVolume
 from cmrfed.data.sources.walk import LeftOut, Tree, walk
-from cmrfed.errors import ConfigError
 
 SOURCES: dict[str, Callable[[Tree], Iterator[RawPatient]]] = {
     "acdc": acdc.read,

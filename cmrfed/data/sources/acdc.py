@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import ACDC_LABELS, Label, Phase
 from cmrfed.data.sources.raw import RawPatient, RawVolume, guarded, no_patients
 from cmrfed.data.sources.seen import folders_without_images, once, without_images
 from cmrfed.data.sources.text import decoded, frame_number
 from cmrfed.data.sources.walk import Tree, is_nifti, stem_of
-from cmrfed.errors import DataError
 
 FRAME = re.compile(r"(?P<patient>.+)_frame_?(?P<number>\d{1,6})(?P<mask>_gt)?", re.IGNORECASE)
 _INFO = ("info.cfg", "info.cfg.txt")

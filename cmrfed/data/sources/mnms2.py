@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import MNMS_LABELS, Phase
 from cmrfed.data.sources.raw import RawPatient, RawVolume, guarded, no_patients
 from cmrfed.data.sources.seen import folders_without_images, in_table_alone, once, without_images
 from cmrfed.data.sources.table import PatientTable, cell
 from cmrfed.data.sources.walk import Tree, stem_of
-from cmrfed.errors import DataError
 
 VOLUME = re.compile(r"(?P<patient>.+)_SA_(?P<phase>ED|ES)(?P<mask>_gt)?", re.IGNORECASE)
 _KNOWN = re.compile(r".+_(LA_(ED|ES)(_gt)?|LA_CINE|SA_CINE)", re.IGNORECASE)

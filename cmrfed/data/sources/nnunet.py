@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.sources.raw import RawPatient, RawVolume, guarded
 from cmrfed.data.sources.seen import once
 from cmrfed.data.sources.text import decoded
 from cmrfed.data.sources.walk import SUFFIXES, Tree, stem_of, unfollowed
-from cmrfed.errors import DataError
 
 NAMES = {
     Label.BACKGROUND: ("background", "bg"),

@@ -13,11 +13,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from cmrfed.data.geometry import Frame, Grid, grid_of, view_of
+from cmrfed.core.errors import DataError
+from cmrfed.data.geometry.affine import Frame, Grid, grid_of, view_of
+from cmrfed.data.geometry.overlay import lay
 from cmrfed.data.labels import Label, Phase, to_canonical
-from cmrfed.data.overlay import lay
 from cmrfed.data.sources.walk import SUFFIXES, stem_of, walk
-from cmrfed.errors import DataError
 
 __all__ = ["SUFFIXES", "RawArrays", "RawPatient", "RawVolume", "find_nifti", "nifti_files", "read_nifti", "stem_of"]
 
@@ -31,7 +31,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class RawArrays:
-    """The pixels of one volume in the short-axis view of :mod:`cmrfed.data.geometry`.
+    """The pixels of one volume in the short-axis view of :mod:`cmrfed.data.geometry.affine`.
 
     image: float32 (Z, H, W), any range. mask: uint8 (Z, H, W) canonical, or None.
     spacing_mm: row, column, slice; None when the header does not know, and ``notes`` say why.
@@ -145,7 +145,7 @@ def read_nifti(path: Path, frame: int | None = None) -> tuple[np.ndarray, Grid]:
 
     Raises:
         DataError: The file cannot be read, has another number of axes or fewer frames, or its header contradicts
-            itself (see :func:`cmrfed.data.geometry.grid_of`).
+            itself (see :func:`cmrfed.data.geometry.affine.grid_of`).
     """
     try:
         stat = path.stat()

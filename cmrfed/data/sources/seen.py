@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.sources.raw import RawPatient
 from cmrfed.data.sources.walk import Tree
-from cmrfed.errors import DataError
 
 K = TypeVar("K", bound=Hashable)
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.sources.text import decoded
 from cmrfed.data.sources.walk import Tree
-from cmrfed.errors import DataError
 
 SEPARATORS = ",;\t|"
 _BLANK = SEPARATORS + " \"'\r\n\u00a0"

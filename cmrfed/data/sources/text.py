@@ -5,7 +5,7 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
-from cmrfed.errors import DataError
+from cmrfed.core.errors import DataError
 
 MAX_BYTES = 64 << 20
 """Largest text file that is read: a table of patients with a million blank rows has some 12 MB."""

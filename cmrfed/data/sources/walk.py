@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from cmrfed.errors import DataError
+from cmrfed.core.errors import DataError
 
 SUFFIXES = (".nii.gz", ".nii")
 _KINDS = {

@@ -6,7 +6,7 @@ import torch
 from cmrfed.privacy.audit.canaries import Canary, Tensors
 from cmrfed.privacy.audit.checks import Check, Finding, normal_p, squares_p, worst_of, yes_or_no
 from cmrfed.privacy.audit.tape import MakeStep, Recorder, Tape, make_event
-from cmrfed.privacy.mechanism import MechanismConfig
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 
 HUGE = 1e30
 """A norm over C whose square overflows in float32."""

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cmrfed.errors import PrivacyError
+from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy.audit.canaries import Canary, Tensors
 from cmrfed.privacy.audit.checks import Check, Finding, correlation_p, worst_of, yes_or_no
 from cmrfed.privacy.audit.tape import MakeStep, Recorder, Tape, make_event
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig
 
 
 def spent_steps(

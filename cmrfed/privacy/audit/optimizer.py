@@ -14,8 +14,8 @@ from cmrfed.privacy.audit.canaries import Canary, Tensors, flatten
 from cmrfed.privacy.audit.checks import Check, yes_or_no
 from cmrfed.privacy.audit.noise import scale
 from cmrfed.privacy.audit.tape import MakeStep, Recorder, Tape
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 CLOSE = 1e-6

@@ -8,7 +8,6 @@ import math
 
 import torch
 
-from cmrfed.privacy import mechanism
 from cmrfed.privacy.audit import clipping, conduct, noise, sampling
 from cmrfed.privacy.audit.canaries import make_canaries
 from cmrfed.privacy.audit.checks import Check, yes_or_no
@@ -16,7 +15,8 @@ from cmrfed.privacy.audit.mu import measure
 from cmrfed.privacy.audit.optimizer import MakeOptimizer, check_optimizer
 from cmrfed.privacy.audit.result import AuditResult
 from cmrfed.privacy.audit.tape import MakeStep, Recorder, Tape, make_event
-from cmrfed.privacy.mechanism import MechanismConfig
+from cmrfed.privacy.dpsgd import mechanism
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 
 STEPS = 50
 """Of the lines on noise and sampling: with some 40 records each, enough to tell 97 % of the noise from all of it."""

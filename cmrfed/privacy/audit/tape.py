@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cmrfed.artifacts import digest_state
+from cmrfed.core.artifacts import digest_state
 from cmrfed.privacy.audit.canaries import Canary, Records, Tensors
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateStep
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig, PrivateStep
 
 MakeStep = Callable[[nn.Module, torch.optim.Optimizer, PrivacyEvent, int, MechanismConfig], PrivateStep]
 """What makes the step that is audited, such as `PrivateSGD`."""

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
-from cmrfed.errors import DataError
 
 
 def patient(name, group=None, *, depth=3, size=8, value=0.0, mask=True):

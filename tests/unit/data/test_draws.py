@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.draws import NO_SLICE, draw_rows, gather
 from cmrfed.data.labels import Phase
-from cmrfed.errors import DataError
 from tests.generator_world import SIZE_PX, blob_cohort
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import ACDC_LABELS, MNMS_LABELS, Label, to_canonical
-from cmrfed.errors import DataError
 
 
 def test_acdc_labels_are_the_canonical_ones():

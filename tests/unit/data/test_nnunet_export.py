@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.data.labels import Phase
 from cmrfed.data.nnunet_export import export_nnunet, splits_by_patient
 from cmrfed.data.sources import read
 from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest, write_case, write_index
-from cmrfed.errors import ConfigError, DataError
 
 
 def synthetic(folder: Path, patients: int = 6, spacing: tuple[float, float, float] | None = (2.8, 2.8, 9.0)) -> Path:

@@ -3,10 +3,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
 from cmrfed.data.partition import PartitionConfig, partition, refuse_lone_values
-from cmrfed.errors import DataError
 
 
 @pytest.fixture

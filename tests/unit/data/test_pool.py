@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import PreparedPatient, write_cohort
 from cmrfed.data.pool import pool
-from cmrfed.errors import DataError
 from tests.generator_world import blob_cohort
 
 

@@ -6,11 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from cmrfed.data.geometry import view_of
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.data.geometry.affine import view_of
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.sources import SOURCES, read
 from cmrfed.data.sources.raw import read_nifti
-from cmrfed.errors import ConfigError, DataError
 from tests.source_files import REAL_SPACING, acdc_patient, save, short_axis
 from tests.support import real_data
 

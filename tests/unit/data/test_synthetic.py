@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import ACDC_LABELS, Phase
 from cmrfed.data.sources import RawVolume
 from cmrfed.data.synthetic import (
@@ -16,7 +17,6 @@ from cmrfed.data.synthetic import (
     write_case,
     write_index,
 )
-from cmrfed.errors import DataError
 
 SPACING = (1.5, 1.25, 10.0)
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from cmrfed.core.errors import ConfigError
 from cmrfed.deploy.approval import Approvals
-from cmrfed.errors import ConfigError
-from cmrfed.privacy.journal import Journal
+from cmrfed.privacy.ledger.journal import Journal
 
 ONE, TWO = "1" * 64, "2" * 64
 

@@ -21,4 +21,8 @@ def test_it_holds_code_alone_and_is_not_compressed(tmp_path: Path) -> None:
     assert all(info.compress_type == zipfile.ZIP_STORED for info in bundle.infolist())
     names = [n for n in bundle.namelist() if not n.startswith(".info/")]
     assert all(n.endswith(".py") or n == "pyproject.toml" for n in names)
-    assert {"cmrfed/server_app.py", "cmrfed/federation/client.py", "cmrfed/federation/site.py"} <= set(names)
+    assert {
+        "cmrfed/pipeline/server_app.py",
+        "cmrfed/federation/client_app.py",
+        "cmrfed/federation/site/site.py",
+    } <= set(names)

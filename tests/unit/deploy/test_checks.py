@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from cmrfed.core.errors import ConfigError, PrivacyError
 from cmrfed.deploy.checks import _ledger
 from cmrfed.deploy.provision import provision
 from cmrfed.deploy.site_node import join
-from cmrfed.errors import ConfigError, PrivacyError
-from cmrfed.federation.site import Site
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.federation.site.site import Site
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from tests.deployment_world import make_federation
 from tests.federation_world import tiny_cohort
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from cmrfed.artifacts import read_json, write_json
+from cmrfed.core.artifacts import read_json, write_json
+from cmrfed.core.errors import ConfigError, DataError, InUse
 from cmrfed.deploy import coordinator
 from cmrfed.deploy.provision import provision
-from cmrfed.errors import ConfigError, DataError, InUse
 from tests.deployment_world import make_federation, write_recipe
 from tests.support import content, other_owner
 

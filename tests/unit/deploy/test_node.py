@@ -15,10 +15,10 @@ from flwr.supercore.corestate.in_memory_corestate import InMemoryCoreState
 from flwr.supercore.fab import Fab
 from flwr.supernode import start_client_internal
 
+from cmrfed.core.errors import FederationError
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.node import Guard, GuardedConnection
-from cmrfed.errors import FederationError
-from cmrfed.privacy.journal import Journal
+from cmrfed.privacy.ledger.journal import Journal
 
 BUNDLE = b"the code"
 DIGEST = hashlib.sha256(BUNDLE).hexdigest()

@@ -6,13 +6,13 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cmrfed.core.errors import ConfigError, SiteRefused
 from cmrfed.deploy.certificates import Authority, days_left, public_key, read_certificate, read_key, write_key
 from cmrfed.deploy.kit import Federation, read_coordinator_kit, read_site_kit
 from cmrfed.deploy.provision import make_own_keys, provision, revoke
-from cmrfed.errors import ConfigError, SiteRefused
 from cmrfed.federation.identity import Identity
-from cmrfed.federation.site import Site
-from cmrfed.privacy.place import assigned_folder
+from cmrfed.federation.site.site import Site
+from cmrfed.privacy.ledger.place import assigned_folder
 from cmrfed.privacy.policy import SitePolicy
 from tests.deployment_world import make_federation
 

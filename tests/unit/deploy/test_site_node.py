@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cmrfed.core.errors import InUse
 from cmrfed.deploy import site_node
 from cmrfed.deploy.provision import provision
-from cmrfed.errors import InUse
 from tests.deployment_world import make_federation
 from tests.support import content, other_owner
 

@@ -5,8 +5,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cmrfed.core.errors import EvaluationError
 from cmrfed.data.nnunet_export import export_nnunet
-from cmrfed.errors import EvaluationError
 from cmrfed.evaluation.inputs import layout_of, preparation_of, read_judged
 from cmrfed.evaluation.slices import slices_of_synthetic
 from tests.evaluation_world import SIZE, cohort, synthetic

@@ -1,7 +1,7 @@
 import pytest
 
-from cmrfed.evaluation import catalogue
-from cmrfed.evaluation.result import Estimate, Findings
+from cmrfed.evaluation.results import catalogue
+from cmrfed.evaluation.results.result import Estimate, Findings
 from cmrfed.evaluation.verdict import verdicts
 
 MEASURED = {"space": "pixels"}

@@ -8,11 +8,11 @@ from flwr.app import Context, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmrfed.artifacts import digest_json, digest_state, load_state, read_json
+from cmrfed.core.artifacts import digest_json, digest_state, load_state, read_json
 from cmrfed.federation.compression import SCALES, compress, expand
 from cmrfed.federation.messages import to_array_record, to_state
-from cmrfed.federation.site import Site, SiteRecord, answer_train
-from cmrfed.federation.strategy import FederationConfig
+from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.site.site import Site, SiteRecord, answer_train
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.training.loop import LocalTrainer

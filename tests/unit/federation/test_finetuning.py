@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmrfed.artifacts import digest_state, read_json, write_json
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.artifacts import digest_state, read_json, write_json
+from cmrfed.core.errors import ConfigError, SiteRefused
 from cmrfed.data.cohort import Cohort
-from cmrfed.errors import ConfigError, SiteRefused
-from cmrfed.experiment import Experiment, resolve
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.federation.site import Site
+from cmrfed.federation.site.site import Site
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
-from cmrfed.guarantee import audit_experiment, claim, plan_rows, plan_text
-from cmrfed.pipeline import begin, stage_specs, train
+from cmrfed.pipeline.guarantee import audit_experiment, claim, plan_rows, plan_text
+from cmrfed.pipeline.record import Record
+from cmrfed.pipeline.run import begin, stage_specs, train
 from cmrfed.privacy.accountant import epsilon
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.record import Record
 from cmrfed.sweep.paid import planned_events
 from tests.federation_world import tiny_cohort
 from tests.generator_world import same_weights

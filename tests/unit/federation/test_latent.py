@@ -7,10 +7,10 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, Context, RecordDict
 
-from cmrfed.artifacts import digest_folder, digest_state, load_state, read_json
-from cmrfed.errors import ConfigError, DataError, SiteRefused
+from cmrfed.core.artifacts import digest_folder, digest_state, load_state, read_json
+from cmrfed.core.errors import ConfigError, DataError, SiteRefused
 from cmrfed.federation.messages import StageJob, decode_codec, decode_job, decode_reply, encode_job, to_array_record
-from cmrfed.federation.site import answer_train
+from cmrfed.federation.site.site import answer_train
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from tests.federation_world import (

@@ -4,8 +4,8 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from cmrfed.artifacts import digest_state
-from cmrfed.errors import FederationError, SiteRefused
+from cmrfed.core.artifacts import digest_state
+from cmrfed.core.errors import FederationError, SiteRefused
 from cmrfed.federation.messages import (
     SiteInfo,
     StageJob,

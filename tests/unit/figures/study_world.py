@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cmrfed.artifacts import digest_json, write_json
+from cmrfed.core.artifacts import digest_json, write_json
 from cmrfed.data.labels import Phase
 from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest
-from cmrfed.evaluation.catalogue import metric, unavailable
-from cmrfed.evaluation.result import Estimate, EvaluationReport, Metric
+from cmrfed.evaluation.results.catalogue import metric, unavailable
+from cmrfed.evaluation.results.result import Estimate, EvaluationReport, Metric
 from cmrfed.generators.process import FlowConfig
 from cmrfed.generators.samplers import SamplerConfig
 from cmrfed.synthesis.two_stage import SynthesisConfig, draw_images, image_seed

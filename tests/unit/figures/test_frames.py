@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmrfed.errors import DataError
+from cmrfed.core.errors import DataError
 from cmrfed.figures.frames import at_stride, denoise, drawn_for, patient_number
 from cmrfed.figures.study import read_run
 from cmrfed.synthesis.two_stage import image_request, image_seed

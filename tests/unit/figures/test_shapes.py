@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmrfed.evaluation.anatomy import shape_of
+from cmrfed.evaluation.anatomy.shapes import shape_of
 from cmrfed.figures.shapes import distance, groups, ks
 from cmrfed.figures.study import read_runs
 from tests.generator_world import blob_cohort

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cmrfed.artifacts import read_json, write_json
-from cmrfed.errors import ConfigError, DataError
+from cmrfed.core.artifacts import read_json, write_json
+from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.figures.make import make_figures
 from cmrfed.figures.pipeline import facts_of
 from cmrfed.figures.study import read_run, read_runs

@@ -4,8 +4,8 @@ import csv
 import io
 import json
 
-from cmrfed.evaluation.catalogue import metric
-from cmrfed.evaluation.result import Estimate
+from cmrfed.evaluation.results.catalogue import metric
+from cmrfed.evaluation.results.result import Estimate
 from cmrfed.figures.study import read_runs
 from cmrfed.figures.tables import csv_text, markdown
 from tests.unit.figures.study_world import METRICS, write_run

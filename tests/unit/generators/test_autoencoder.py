@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cmrfed.errors import ConfigError, DataError
+from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.generators.autoencoder import (
     AutoencoderConfig,
     LatentCodec,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmrfed.experiment import resolve
+from cmrfed.config.experiment import resolve
 from cmrfed.generators.card import example
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator

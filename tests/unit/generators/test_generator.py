@@ -5,8 +5,8 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from pydantic import ValidationError
 
-from cmrfed.artifacts import digest_folder
-from cmrfed.errors import ConfigError, DataError
+from cmrfed.core.artifacts import digest_folder
+from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.generators.generator import Generator, GeneratorConfig
 from cmrfed.generators.process import FlowConfig
 from cmrfed.generators.samplers import SamplerConfig

@@ -2,7 +2,7 @@ import diffusers
 import pytest
 from pydantic import ValidationError
 
-from cmrfed.errors import ConfigError
+from cmrfed.core.errors import ConfigError
 from cmrfed.generators.process import DDPMConfig, FlowConfig, make_process
 from cmrfed.generators.samplers import SamplerConfig, make_sampler
 from tests.generator_world import random_condition, tiny_config, tiny_generator

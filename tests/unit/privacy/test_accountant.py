@@ -5,7 +5,7 @@ import pytest
 from opacus.accountants import PRVAccountant
 from pydantic import ValidationError
 
-from cmrfed.errors import PrivacyError
+from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy import accountant
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
 from cmrfed.privacy.event import PrivacyEvent

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from benchmarks.audit_calibration import simulated
-from cmrfed.errors import PrivacyError
-from cmrfed.privacy import mechanism
+from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy.audit import FALSE_ALARM, audit
 from cmrfed.privacy.audit.canaries import make_canaries
 from cmrfed.privacy.audit.checks import binomial_p, normal_p, squares_p
-from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
+from cmrfed.privacy.dpsgd import mechanism
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from tests.planted_faults import FAULTS, ByHand
 
 CONFIG = MechanismConfig(clip_norm=0.5, declared_patients=40)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from cmrfed.errors import PrivacyError
+from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.budget import LEAST_NOISE, StageCost, calibrate, noise_to_signal
 from tests.unit.privacy.test_accountant import event

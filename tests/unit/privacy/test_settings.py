@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmrfed.errors import PrivacyError
+from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import MOST_PATIENTS, STRICT_DELTA, PrivacyConfig, PrivateTraining, strict_delta

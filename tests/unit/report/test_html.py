@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from cmrfed.artifacts import read_json, write_json
-from cmrfed.data.account import Account, facts
-from cmrfed.errors import DataError
-from cmrfed.evaluation.result import EvaluationReport, Metric
+from cmrfed.core.artifacts import read_json, write_json
+from cmrfed.core.errors import DataError
+from cmrfed.data.preparation.account import Account, facts
+from cmrfed.evaluation.results.result import EvaluationReport, Metric
 from cmrfed.report.html import write_report
 from tests.run_folder import write_run_folder
 

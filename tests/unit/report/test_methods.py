@@ -2,8 +2,8 @@ from typing import get_args
 
 import pytest
 
-from cmrfed.evaluation.catalogue import MEASURES, metric
-from cmrfed.federation.strategy import FederationConfig
+from cmrfed.evaluation.results.catalogue import MEASURES, metric
+from cmrfed.federation.server.strategy import FederationConfig
 from cmrfed.generators.samplers import SamplerName
 from cmrfed.report.methods import _MEASURES, SOURCES, bibliography, paragraphs
 from cmrfed.synthesis.post_processing import PostProcessing

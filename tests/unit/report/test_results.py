@@ -1,7 +1,7 @@
 import pytest
 
-from cmrfed.evaluation.catalogue import metric, series, unavailable
-from cmrfed.evaluation.result import Estimate, EvaluationReport, Verdict
+from cmrfed.evaluation.results.catalogue import metric, series, unavailable
+from cmrfed.evaluation.results.result import Estimate, EvaluationReport, Verdict
 from cmrfed.report.results import axes, cards, duration, trade_off_chart
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from cmrfed.errors import ConfigError, DataError
-from cmrfed.guarantee import plan_rows
+from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.pipeline.guarantee import plan_rows
 from cmrfed.sweep.forecast import asked, forecast, forecast_text
 from cmrfed.sweep.results import run
 from tests.sweep_world import give_orders, make_sweep, nothing_shared, stub

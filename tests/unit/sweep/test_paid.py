@@ -6,7 +6,7 @@ import pytest
 
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.ledger import PrivacyLedger
+from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.sweep.paid import NOTICE, planned_events, settle, would_pay
 from cmrfed.sweep.results import run
 from cmrfed.sweep.work import states

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.errors import ConfigError
-from cmrfed.experiment import Experiment, resolve
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.errors import ConfigError
 from cmrfed.sweep.points import read_sweep, settings_of
 from tests.sweep_world import BASE, GRID, make_sweep
 

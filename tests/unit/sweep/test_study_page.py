@@ -4,8 +4,8 @@ import math
 import re
 from pathlib import Path
 
-from cmrfed.artifacts import read_json
-from cmrfed.experiment import Experiment
+from cmrfed.config.experiment import Experiment
+from cmrfed.core.artifacts import read_json
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.sweep.headline import headline
 from cmrfed.sweep.paid import planned_events

@@ -1,6 +1,6 @@
 import pytest
 
-from cmrfed.experiment import put, resolve
+from cmrfed.config.experiment import put, resolve
 from cmrfed.sweep import timing
 from cmrfed.sweep.timing import Clock, drawing_seconds, public_seconds, segmenter_seconds, training_seconds
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmrfed.artifacts import read_json, write_json
-from cmrfed.errors import ConfigError
+from cmrfed.core.artifacts import read_json, write_json
+from cmrfed.core.errors import ConfigError
 from cmrfed.sweep.results import run
 from cmrfed.sweep.work import RECIPE, at_work, make_shared, states
 from tests.sweep_world import calls, give_orders, make_sweep, nothing_shared, stub
 
-LEAVES = f"import os, sys\nsys.path += {sys.path!r}\nfrom cmrfed.errors import ERROR_FILE, leave_error\n"
+LEAVES = f"import os, sys\nsys.path += {sys.path!r}\nfrom cmrfed.core.errors import ERROR_FILE, leave_error\n"
 SMALL = "name: s\nrecipe: base.yaml\ngrid: {epsilon: [inf, 8, 2]}"
 PARENT = """
 import sys

@@ -5,8 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import Phase
-from cmrfed.errors import DataError
 from cmrfed.generators.condition import Condition
 from cmrfed.synthesis.post_processing import largest_component
 from cmrfed.synthesis.two_stage import (

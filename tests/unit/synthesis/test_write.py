@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import Phase
 from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest, PostProcessed
-from cmrfed.errors import DataError
 from cmrfed.synthesis.write import PREVIEWS, write_dataset
 from tests.generator_world import SPACING_MM, blob_patient
 

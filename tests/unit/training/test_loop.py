@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from cmrfed.artifacts import load_state, save_state
+from cmrfed.core.artifacts import load_state, save_state
+from cmrfed.core.errors import DataError
 from cmrfed.data.draws import gather
-from cmrfed.errors import DataError
 from cmrfed.generators.generator import Generator
 from cmrfed.training.loop import LocalTrainer, TrainingConfig, optimizer_state, restore_optimizer, stage_inputs
 from tests.generator_world import blob_cohort, ddpm, same_weights, tiny_config

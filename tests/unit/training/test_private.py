@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cmrfed.errors import ConfigError, PrivacyError
+from cmrfed.core.errors import ConfigError, PrivacyError
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.process import FlowConfig
 from cmrfed.privacy.event import PrivacyEvent

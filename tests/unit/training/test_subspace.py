@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from cmrfed.data import public
 from cmrfed.generators.process import FlowConfig
+from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from cmrfed.privacy.event import PrivacyEvent
-from cmrfed.privacy.mechanism import MechanismConfig, PrivateSGD
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import subspace
 from cmrfed.training.loop import TrainingConfig

@@ -5,11 +5,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cmrfed.core.errors import ConfigError
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.phantom import PhantomConfig, phantom_patient, style_of, write_phantom
+from cmrfed.data.preparation.verify import verify
 from cmrfed.data.sources import read
-from cmrfed.data.verify import verify
-from cmrfed.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import Phase
 from cmrfed.data.sources import read
 from cmrfed.data.sources.acdc import read_info
-from cmrfed.errors import DataError
 from tests.source_files import acdc_patient, save, short_axis
 
 

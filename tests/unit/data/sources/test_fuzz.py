@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cmrfed.core.errors import CmrfedError, DataError
 from cmrfed.data.cohort import CohortHeader
 from cmrfed.data.labels import ACDC_LABELS, Phase
-from cmrfed.data.prepare import PrepareConfig, prepare
+from cmrfed.data.preparation.prepare import PrepareConfig, prepare
+from cmrfed.data.preparation.verify import verify
 from cmrfed.data.sources import SOURCES, RawVolume, read
-from cmrfed.data.verify import verify
-from cmrfed.errors import CmrfedError, DataError
 from cmrfed.evaluation.inputs import read_judged
 from tests.source_files import short_axis
 

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.sources import read
 from cmrfed.data.sources.nnunet import PAIRS, label_mapping
-from cmrfed.errors import DataError
 from tests.source_files import save, short_axis
 
 LABELS = {"background": 0, "RV": 1, "MLV": 2, "LVC": 3}

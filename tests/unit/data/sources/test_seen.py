@@ -1,6 +1,6 @@
 import pytest
 
-from cmrfed.data.account import note_counts
+from cmrfed.data.preparation.account import note_counts
 from cmrfed.data.sources import read
 from cmrfed.data.sources.seen import pattern_of
 from tests.source_files import acdc_patient

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.sources.table import PatientTable, cell
 from cmrfed.data.sources.walk import walk
-from cmrfed.errors import DataError
 
 KEY = "External code"
 COLUMNS = ("ED", "ES", "Pathology", "Vendor")

@@ -1,7 +1,7 @@
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.sources.text import decoded, frame_number
-from cmrfed.errors import DataError
 
 TEXT = "Größe: 1\r\nED: 12\r\n"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cmrfed.core.errors import DataError
 from cmrfed.data.sources.walk import clutter, is_nifti, stem_of, walk
-from cmrfed.errors import DataError
 
 TRASH = [".Trash", ".Trash-1000", ".Trashes", ".trash", "Trash", "trash-0", "$RECYCLE.BIN", "$Recycle.Bin", "RECYCLER"]
 TRASH += ["#recycle", "@Recycle", "Recycled", ".recycle", "Recycle Bin", "Network Trash Folder", "files_trashbin"]

@@ -1,1 +1,0 @@
-"""Attacks on saved generators: who was learned from?"""

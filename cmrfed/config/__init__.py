@@ -1,0 +1,1 @@
+"""Configuration: the recipe, the recipes that ship with the package, and the reference of every setting."""

@@ -1,0 +1,330 @@
+"""The root of the configuration: a recipe, its overrides, and the digest that names the result."""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from cmrfed.core.artifacts import digest_json
+from cmrfed.core.config import Section, Seed
+from cmrfed.core.errors import ConfigError
+from cmrfed.core.strict_yaml import load, read_mapping
+from cmrfed.data.partition import PartitionConfig
+from cmrfed.data.phantom import PhantomConfig
+from cmrfed.evaluation.evaluate import EvaluationConfig
+from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.generators.generator import GeneratorConfig, GeneratorSettings
+from cmrfed.privacy.settings import PrivacyConfig
+from cmrfed.synthesis.two_stage import SynthesisConfig
+from cmrfed.training.loop import Stage, TrainingConfig
+from cmrfed.training.public import PretrainConfig
+
+STAGES: tuple[Stage, ...] = ("mask", "image")
+"""Those that draw."""
+ALL_STAGES: tuple[Stage, ...] = get_args(Stage)
+"""In the order in which they are trained."""
+
+
+class DataConfig(Section):
+    """Where patients come from and how they are shared out."""
+
+    phantom: PhantomConfig | None = None
+    """The built-in phantom, used when no cohort is given."""
+    cohorts: tuple[str, ...] = ()
+    """Cohort folders. One is shared out over the sites by ``partition``; of several each is a site."""
+    size_px: int = Field(64, ge=16, le=1024)
+    """Height and width of slices, pixels, as `cmrfed prepare --size` made them; a multiple of patch_px × 2^(levels -
+    1)."""
+    holdout: float = Field(1 / 3, gt=0, lt=1)
+    """Share of patients that no stage ever sees; they test the result."""
+    partition: PartitionConfig = PartitionConfig()
+    external: dict[str, str] = {}
+    """Name → cohort folder: other data sets to test segmenters on."""
+
+
+class StageConfig(Section):
+    """One of the two stages."""
+
+    generator: GeneratorSettings = GeneratorSettings()
+    """What draws."""
+    training: TrainingConfig = TrainingConfig()
+    """How it is trained at the sites."""
+
+
+class AutoencoderStage(Section):
+    """Training of the image generator's autoencoder at the sites, from its public weights, before the two stages."""
+
+    training: TrainingConfig = TrainingConfig()
+
+
+class ComputeConfig(Section):
+    """Speed alone: nothing here changes a guarantee, and it is outside the digest."""
+
+    threads: int = Field(2, ge=1, le=1024)
+    """Threads of the CPU, at each site too. A recipe that does not say takes OMP_NUM_THREADS, where that is set."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where a run trains and draws; a deployed site has its own."""
+
+
+class Experiment(Section):
+    """Everything that decides a result."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    """Lower-case letters, digits and hyphens, 41 at most: of the run, and of what is drawn from it."""
+    seed: Seed = 0
+    """Of who is held out, who is at which site, first weights, and all draws of training without privacy."""
+    data: DataConfig
+    autoencoder: AutoencoderStage | None = Field(None, exclude_if=lambda value: value is None)
+    """None: the autoencoder of the images, if there is one, stays as the phantom taught it."""
+    mask: StageConfig = StageConfig()
+    """The stage that draws masks."""
+    image: StageConfig = StageConfig()
+    """The stage that draws the image of a mask."""
+    pretrain: PretrainConfig | None = None
+    """Public training on the phantom before the first round; None: there is none."""
+    federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_sites_once(cls, tree: Any) -> Any:
+        """``data.partition`` also says how many sites there are, where ``federation`` does not."""
+        if not isinstance(tree, dict):
+            return tree
+        data, federation = tree.get("data") or {}, tree.get("federation") or {}
+        layout = (data.get("partition") or {}) if isinstance(data, dict) else None
+        if isinstance(layout, dict) and isinstance(federation, dict):
+            alone = layout.get("only") is not None
+            counts = {"sites": 1, "min_sites": 1} if alone else {"sites": layout.get("sites", PartitionConfig().sites)}
+            tree = tree | {"federation": counts | federation}
+        return tree
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Experiment":
+        if self.federation.sites != self.sites:
+            shared = self.data.partition
+            which = "sites" if shared.only is None else "only"
+            raise ValueError(
+                f"federation.sites is {self.federation.sites}, data.partition.{which} is {getattr(shared, which)}: "
+                "set the latter alone"
+            )
+        for stage in STAGES:
+            self.generator(stage)
+        self._has_its_autoencoder()
+        self._trains_something()
+        if self.privacy.private and self.federation.weighting != "equal":
+            raise ValueError(
+                "federation.weighting: patients tells the server how many there are, which privacy forbids: "
+                "set it to equal"
+            )
+        if self.privacy.private and self.federation.proximal_mu:
+            raise ValueError("federation.strategy: fedprox has no private form here: take another strategy")
+        return self
+
+    def _has_its_autoencoder(self) -> None:
+        trained = self.pretrain.autoencoder if self.pretrain else None
+        if self.image.generator.autoencoder and not trained:
+            raise ValueError(
+                "image.generator.autoencoder is trained on the phantom before the first round: set "
+                "pretrain: {autoencoder: {}}"
+            )
+        if trained and not self.image.generator.autoencoder:
+            raise ValueError("pretrain.autoencoder is set without image.generator.autoencoder: nothing would use it")
+        if self.autoencoder and not self.image.generator.autoencoder:
+            raise ValueError("autoencoder is set without image.generator.autoencoder: nothing would use it")
+        if self.autoencoder and not self.autoencoder.training.rounds:
+            raise ValueError("autoencoder.training.rounds is 0: leave the section out, and it stays as it is")
+
+    def _trains_something(self) -> None:
+        asked = self.steps()
+        for stage in STAGES:
+            if stage not in asked and not self.starts_publicly(stage):
+                raise ValueError(
+                    f"{stage}.training.rounds is 0, but there is no public start to stay at: set pretrain: {{}}"
+                    + (f", with pretrain.{stage}" if self.pretrain else "")
+                )
+        if self.privacy.private and not asked:
+            raise ValueError("no stage asks the sites for anything: set privacy.unit to none, and there is no loss")
+
+    @property
+    def sites(self) -> int:
+        """Number of sites that train, which is also the number of styles."""
+        return len(self.data.partition.numbers)
+
+    def generator(self, stage: Stage) -> GeneratorConfig:
+        """The generator of a stage in full: the recipe's settings and what follows from the data.
+
+        The autoencoder's is that of the images, which has it.
+        """
+        settings = (self.mask if stage == "mask" else self.image).generator
+        return GeneratorConfig(
+            **settings.model_dump(),
+            finetuned_autoencoder=stage != "mask" and self.autoencoder is not None,
+            codec="mask" if stage == "mask" else "latent" if settings.autoencoder else "pixel",
+            condition_masks=2 if stage == "mask" else 1,
+            size_px=self.data.size_px,
+            styles=self.sites,
+        )
+
+    def starts_publicly(self, stage: Stage) -> bool:
+        """Whether the stage begins with weights that were trained on the phantom."""
+        return self.pretrain is not None and self.pretrain.of(stage) is not None
+
+    def steps(self) -> dict[str, int]:
+        """Steps of one site by stage, over all rounds; a stage without rounds is left out."""
+        training = {stage: self.training(stage) for stage in self.stages}
+        return {stage: t.rounds * t.local_steps for stage, t in training.items() if t.rounds}
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What the recipe trains, or leaves as it starts, in order."""
+        return ALL_STAGES if self.autoencoder else STAGES
+
+    def training(self, stage: Stage) -> TrainingConfig:
+        """How a stage is trained.
+
+        Raises:
+            ConfigError: It is that of an autoencoder that stays as it is.
+        """
+        if stage != "autoencoder":
+            return (self.mask if stage == "mask" else self.image).training
+        if self.autoencoder is None:
+            raise ConfigError("the recipe does not train an autoencoder at the sites", do="set autoencoder: {}")
+        return self.autoencoder.training
+
+    @property
+    def digest(self) -> str:
+        """Names the trained weights: the digest of every setting that decides them, and of no other.
+
+        Synthesis and evaluation can be done again, with other settings, on the same weights.
+        """
+        parts = {"name", "seed", "data", "mask", "image", "federation", "privacy"}
+        parts |= {"pretrain"} if self.pretrain else set()
+        parts |= {"autoencoder"} if self.autoencoder else set()
+        tree = self.model_dump(mode="json", include=parts)
+        for place in ("cohorts", "external"):
+            del tree["data"][place]
+        return digest_json(tree)
+
+
+INVALID_RECIPE = "invalid-recipe"
+"""Code of the error that settings do not make an experiment."""
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a YAML recipe, by the rules of `cmrfed.core.strict_yaml`.
+
+    Raises:
+        ConfigError: There is none, it is not in UTF-8, or it is not such YAML.
+    """
+    try:
+        return read_mapping(path, "recipe")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe {path}", do="name a file in configs/recipes") from None
+
+
+def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Apply ``key.sub=value`` assignments, values in YAML; the tree itself is left alone."""
+    tree = _copied(tree)
+    for text in assignments:
+        path, mark, value = text.partition("=")
+        if not mark or not path:
+            raise ConfigError("an override cannot be read", got=text, expected="key=value, such as seed=1")
+        _put(tree, path, _value(text, value))
+    return tree
+
+
+def put(tree: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with settings (``key.sub`` → value) over its own; the tree itself is left alone."""
+    tree = _copied(tree)
+    for path, value in settings.items():
+        _put(tree, path, _copied(value))
+    return tree
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    node, *rest = tree, *path.split(".")
+    for key in rest[:-1]:
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ConfigError(f"setting {path} goes through a value", got=key, expected="a section")
+    node[rest[-1]] = value
+
+
+def _copied(tree: Any) -> Any:
+    """A copy in which sections that a recipe writes once and names twice (YAML aliases) are separate."""
+    if isinstance(tree, dict):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _value(text: str, value: str) -> Any:
+    expected = "a value in YAML after the =, or the word null"
+    if not value.strip():
+        raise ConfigError("an override has no value", got=text, expected=expected)
+    try:
+        return load(value, text)
+    except ConfigError as error:
+        raise ConfigError(
+            "an override cannot be read", got=text, expected=expected, do=f"correct it ({error.got})"
+        ) from None
+
+
+def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -> Experiment:
+    """Recipe and overrides => experiment.
+
+    Raises:
+        ConfigError: A key is misspelt or a value does not fit; the message names each.
+    """
+    tree = override(read_recipe(recipe) if isinstance(recipe, Path) else recipe, overrides or [])
+    tree = _with_threads(tree)
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_in_words(problem) for problem in error.errors())
+        where = recipe if isinstance(recipe, Path) else "the recipe"
+        do = "correct these settings"
+        raise ConfigError(f"{where} cannot be used", got=problems, do=do, code=INVALID_RECIPE) from None
+
+
+def _with_threads(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with as many threads as OMP_NUM_THREADS asks for, if it does not say itself.
+
+    Two processes that each keep as many threads as there are cores wait for one another far more than they compute.
+    """
+    said, asked = tree.get("compute") or {}, os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not isinstance(said, dict) or "threads" in said or not asked.isdecimal() or not int(asked):
+        return tree
+    return tree | {"compute": said | {"threads": int(asked)}}
+
+
+def _in_words(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "union_tag_not_found":
+        return f"{where}: needs a {problem['ctx']['discriminator']}"
+    if problem["type"] != "extra_forbidden":
+        return f"{where or 'recipe'}: {problem['msg']}"
+    near = difflib.get_close_matches(where, list(_settings(Experiment)), 1)
+    return f"{where}: no such setting" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The full names of all settings of a section and of those inside it."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections(field.annotation):
+            yield from _settings(inner, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]

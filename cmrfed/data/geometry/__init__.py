@@ -1,0 +1,1 @@
+"""How a scan lies in the patient: affines, orientation, and masks brought onto their images."""

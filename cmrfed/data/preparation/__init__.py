@@ -1,0 +1,1 @@
+"""From scans to a cohort: preparation, verification, and the checks that both ask."""

@@ -1,0 +1,1 @@
+"""Anatomy: shapes, volumes and function read off the masks."""

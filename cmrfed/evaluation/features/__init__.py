@@ -1,0 +1,1 @@
+"""Feature extractors: images as vectors."""

@@ -1,0 +1,1 @@
+"""Fidelity: do the images look real?"""

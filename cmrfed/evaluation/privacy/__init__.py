@@ -1,0 +1,1 @@
+"""Leakage: memorisation, and membership inference from images and from saved generators."""

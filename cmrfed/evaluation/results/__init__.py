@@ -1,0 +1,1 @@
+"""What an evaluation says: metrics with ids, their wording, and evaluation.json."""

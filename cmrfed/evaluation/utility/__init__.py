@@ -1,0 +1,1 @@
+"""Utility: segmenters trained on real and on synthetic data, and their errors."""

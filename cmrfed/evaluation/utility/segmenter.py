@@ -1,0 +1,293 @@
+"""The reference segmenter: a small 2-D U-Net, trained the same way on whatever it is given, scored per volume."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from pydantic import Field
+from torch import Tensor, nn
+
+from cmrfed.core.config import Section
+from cmrfed.core.errors import EvaluationError
+from cmrfed.core.precision import Precision, arithmetic, autocast
+from cmrfed.core.rng import torch_generator
+from cmrfed.data.cohort import Cohort, Volume
+from cmrfed.data.labels import STRUCTURES, Label, Phase
+from cmrfed.evaluation.utility.surface_distance import PIXELS, Spacing, SurfaceDistance, surface_distance
+
+
+class SegmenterConfig(Section):
+    """How the reference segmenter is trained; every arm of a comparison gets the same."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 144)
+    """Channels of each level of the U-Net; each level halves the image."""
+    steps: int = Field(1000, ge=1)
+    """Optimizer steps of each segmenter."""
+    batch_size: int = Field(32, ge=2)
+    """Slices of a step."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Peak of a one-cycle schedule (Smith and Topin 2019)."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """Of AdamW (arXiv 1711.05101)."""
+    seeds: int = Field(3, ge=1)
+    """Number of segmenters of each arm."""
+    precision: Precision = "bf16"
+    """Of the network's arithmetic: bf16 where the processor computes in it, fp32 everywhere else."""
+    augment: bool = True
+    """Vary the slices as :func:`augment` does."""
+    mixed_share: float = Field(0.5, gt=0, lt=1)
+    """Part of every batch that comes from the set that is mixed in."""
+
+
+def build_segmenter(config: SegmenterConfig, seed: int) -> nn.Module:
+    """Make the untrained U-Net: (B, 1, H, W) in [-1, 1] => logits (B, 4, H, W)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_generator(seed, "segmenter").initial_seed())
+        return UNet(
+            spatial_dims=2,
+            in_channels=1,
+            out_channels=len(Label),
+            channels=config.channels,
+            strides=(2,) * (len(config.channels) - 1),
+            num_res_units=2,
+            norm="instance",
+        )
+
+
+# --- augmentation -------------------------------------------------------------------------------
+def _uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=random)
+
+
+def _move(images: Tensor, masks: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rotate by up to 25 degrees, scale by 0.8 to 1.25, shift by up to 10 % of the field; no flips."""
+    count = len(images)
+    angle = _uniform(count, -0.436, 0.436, random)
+    scale = torch.exp(_uniform(count, -0.223, 0.223, random))
+    shift = _uniform(2 * count, -0.2, 0.2, random).view(count, 2, 1)  # the field is 2 wide
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    grid = F.affine_grid(torch.cat([turn, shift], 2), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    labels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
+    return moved, labels[:, 0].long()
+
+
+def _restyle(images: Tensor, random: torch.Generator) -> Tensor:
+    """Gamma 0.6 to 1.6, a smooth bias field of about 30 %, and Gaussian noise of up to 0.1, values kept in [-1, 1]."""
+    count = len(images)
+    gamma = torch.exp(_uniform(count, -0.5, 0.5, random)).view(-1, 1, 1, 1)
+    unit = ((images + 1) / 2).clamp(0, 1) ** gamma
+    coarse = 0.3 * torch.randn(count, 1, 4, 4, generator=random)
+    field = F.interpolate(coarse, size=images.shape[-2:], mode="bicubic", align_corners=True)
+    level = _uniform(count, 0, 0.1, random).view(-1, 1, 1, 1)
+    noise = level * torch.randn(images.shape, generator=random)
+    return (2 * unit * torch.exp(field) - 1 + noise).clamp(-1, 1)
+
+
+def augment(images: Tensor, masks: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Vary a batch without changing its anatomy: flips, which would put the right ventricle on the left, are left out.
+
+    Args:
+        images: float32 (B, 1, H, W) in [-1, 1].
+        masks: int64 (B, H, W).
+        random: All draws come from it.
+    """
+    moved, labels = _move(images, masks, random)
+    return _restyle(moved, random), labels
+
+
+# --- training -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LabelledSlices:
+    """Slices with masks: images float32 (N, 1, H, W) in [-1, 1], masks int64 (N, H, W)."""
+
+    images: Tensor
+    masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def labelled_slices(cohort: Cohort) -> LabelledSlices:
+    """All slices of the patients that have masks."""
+    rows = [r for r, p in zip(cohort.rows_of, cohort.patients, strict=True) if p.has_mask]
+    if not rows:
+        raise EvaluationError(
+            f"no patient of cohort {cohort.name} has a mask",
+            expected="patients with masks",
+            do="give a cohort with masks, or leave the segmentation out with evaluation.utility=false",
+        )
+    index = np.concatenate(rows)
+    images = torch.from_numpy(np.asarray(cohort.images[index], np.float32))[:, None]
+    return LabelledSlices(images, torch.from_numpy(np.asarray(cohort.masks[index], np.int64)))
+
+
+def train_segmenter(
+    images: Tensor,
+    masks: Tensor,
+    config: SegmenterConfig,
+    seed: int,
+    labels: Sequence[Label] = STRUCTURES,
+    *,
+    mixed_with: LabelledSlices | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> nn.Module:
+    """Train the reference segmenter.
+
+    Args:
+        images: float32 (N, 1, H, W) in [-1, 1].
+        masks: int64 (N, H, W), canonical labels.
+        config: Size of the network and of the training.
+        seed: Decides weights, order and augmentation.
+        labels: Structures to learn; pixels of others are background.
+        mixed_with: A second set that fills ``config.mixed_share`` of every batch.
+        on_step: Called after every step.
+
+    Raises:
+        EvaluationError: There are no slices, or their size does not fit the network.
+    """
+    sources = [LabelledSlices(images, masks)] + ([mixed_with] if mixed_with is not None else [])
+    _check_sources(sources, config)
+    model, random = build_segmenter(config, seed), torch_generator(seed, "segmenter batches")
+    model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps + 1)
+    loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    learnt, dtype = _only(labels), arithmetic(config.precision, "cpu")
+    for _ in range(config.steps):
+        x, y = _batch(sources, config, random)
+        if config.augment:
+            x, y = augment(x, y, random)
+        with autocast("cpu", dtype):
+            logits = model(x.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(logits.float(), learnt[y][:, None])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if on_step:
+            on_step()
+    return model.eval()
+
+
+def _check_sources(sources: Sequence[LabelledSlices], config: SegmenterConfig) -> None:
+    factor = 2 ** (len(config.channels) - 1)
+    for source in sources:
+        height, width = source.images.shape[-2:]
+        if not len(source) or height % factor or width % factor:
+            raise EvaluationError(
+                "the segmenter cannot be trained on these slices",
+                got=f"{len(source)} slices of {height} x {width} pixels",
+                expected=f"at least one slice, and sides that are multiples of {factor}",
+                do="check the data set, or prepare it in another size",
+            )
+
+
+def _only(labels: Sequence[Label]) -> Tensor:
+    """Table (4,) that keeps ``labels`` and sends every other label to the background."""
+    return torch.tensor([int(label) if label in labels else 0 for label in Label])
+
+
+def _batch(
+    sources: Sequence[LabelledSlices], config: SegmenterConfig, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw a batch: ``mixed_share`` of it, rounded down but at least one, from the second source if there is one."""
+    size, mixed = config.batch_size, max(int(config.batch_size * config.mixed_share), 1)
+    parts = [size] if len(sources) == 1 else [size - mixed, mixed]
+    chosen = [torch.randint(len(s), (k,), generator=random) for s, k in zip(sources, parts, strict=True)]
+    images = torch.cat([s.images[i] for s, i in zip(sources, chosen, strict=True)])
+    return images, torch.cat([s.masks[i] for s, i in zip(sources, chosen, strict=True)])
+
+
+# --- scoring ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class VolumeDice:
+    """Dice of one volume per structure: None where neither mask nor prediction has it, 0 where only one has.
+
+    ``missed`` are structures that the mask has and the prediction lacks; they count as 0. ``surface`` is in mm, or in
+    pixels where ``spacing_mm`` is None; ``voxels`` are those found and those drawn.
+    """
+
+    patient_id: str
+    phase: Phase
+    dice: dict[Label, float | None]
+    missed: tuple[Label, ...]
+    surface: dict[Label, SurfaceDistance | None] = field(default_factory=dict)
+    voxels: dict[Label, tuple[int, int]] = field(default_factory=dict)
+    spacing_mm: Spacing | None = None
+
+
+@torch.no_grad()
+def segment(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    """Labels uint8 (N, H, W) of slices (N, H, W) in [-1, 1], as float32 whatever the model was trained in."""
+    model.eval()
+    batches = torch.from_numpy(np.asarray(images, np.float32))[:, None].split(64)
+    return torch.cat([model(x).argmax(1) for x in batches]).numpy().astype(np.uint8)
+
+
+def volume_dice(predicted: np.ndarray, mask: np.ndarray, label: Label) -> float | None:
+    """Dice of one structure over a whole volume; None when both are empty (Dice 1945; 0/0 has no value)."""
+    found, truth = predicted == label, mask == label
+    total = int(found.sum()) + int(truth.sum())
+    return 2 * int((found & truth).sum()) / total if total else None
+
+
+class Patients(Protocol):
+    """What a segmenter is tested on: a cohort, or images that were made from one."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Structures that the annotators drew."""
+
+    def iter_volumes(self) -> Iterator[Volume]:
+        """Volume after volume."""
+
+
+def _score(predicted: np.ndarray, volume: Volume, mask: np.ndarray, labels: Sequence[Label]) -> VolumeDice:
+    """Compare a prediction (Z, H, W) with the mask of its volume."""
+    spacing = volume.spacing_mm
+    voxels = {v: (int((predicted == v).sum()), int((mask == v).sum())) for v in labels}
+    return VolumeDice(
+        patient_id=volume.patient_id,
+        phase=volume.phase,
+        dice={v: volume_dice(predicted, mask, v) for v in labels},
+        missed=tuple(v for v, (found, drawn) in voxels.items() if drawn and not found),
+        surface={v: surface_distance(predicted == v, mask == v, spacing or PIXELS) for v in labels},
+        voxels=voxels,
+        spacing_mm=spacing,
+    )
+
+
+def dice_per_volume(model: nn.Module, cohort: Patients, labels: Sequence[Label] = STRUCTURES) -> list[VolumeDice]:
+    """Score a segmenter on every volume with a mask, on those of ``labels`` that the cohort's annotators drew."""
+    return score_volumes(lambda image: segment(model, image), cohort, labels)
+
+
+def score_volumes(
+    find: Callable[[np.ndarray], np.ndarray], cohort: Patients, labels: Sequence[Label]
+) -> list[VolumeDice]:
+    """Score whatever turns images (Z, H, W) into labels uint8 (Z, H, W); asked once for every volume with a mask."""
+    out, scored = [], [label for label in STRUCTURES if label in cohort.labels and label in labels]
+    for volume in cohort.iter_volumes():
+        if volume.mask is None:
+            continue
+        out.append(_score(find(volume.image), volume, volume.mask, scored))
+    if not out or not scored:
+        raise EvaluationError(
+            f"cohort {cohort.name} cannot test a segmenter",
+            got=f"{len(out)} volumes with masks, structures {[label.name for label in cohort.labels]}",
+            expected=f"volumes with masks of one of {[label.name for label in labels]}",
+            do="give another cohort",
+        )
+    return out

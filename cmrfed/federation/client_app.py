@@ -1,0 +1,38 @@
+"""The ClientApp of a site: the same object in one process, under Ray and over a network."""
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from cmrfed.federation.site.site import answer_hello, answer_step, answer_train
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train one round."""
+    return Message(answer_train(context, message.content), reply_to=message)
+
+
+@app.train("shares")
+def share(message: Message, context: Context) -> Message:
+    """Share out the secrets of a secure sum."""
+    return Message(answer_step(context, message.content, "shares"), reply_to=message)
+
+
+@app.train("masked")
+def mask(message: Message, context: Context) -> Message:
+    """Send the masked update of a secure sum."""
+    return Message(answer_step(context, message.content, "masked"), reply_to=message)
+
+
+@app.train("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Give the shares that take masks out of a secure sum."""
+    return Message(answer_step(context, message.content, "unmask"), reply_to=message)
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Say who this is."""
+    return Message(answer_hello(context), reply_to=message)

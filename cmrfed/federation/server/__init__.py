@@ -1,0 +1,1 @@
+"""The server: rounds, strategies, checkpoints, what sites replied and stated."""

@@ -1,0 +1,550 @@
+"""A site: its own folder, its own patients, its own budget, and the training of one round, safe to repeat.
+
+Folder::
+
+    site.json                                   SiteRecord
+    policy.yaml                                 SitePolicy: what the site allows
+    ledger.copy.jsonl                           a copy of the cohort's ledger, by which an older one is noticed
+    audit.json                                  what a deployed site's own audits of private steps found
+    state/<run>/<stage>/round-0007/             the reply and the optimizer's state, written together
+        reply.safetensors  optimizer.safetensors
+    state/<run>/<stage>/round-0007.<key>/       the answer to another request for the same round
+
+What the patients have paid, over all runs, is in ``ledger.jsonl`` and ``ledger.head`` of the folder beside the cohort
+(`cmrfed.privacy.ledger.place`); a simulated site has them in its own. Only the owner of these folders may enter them.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from flwr.app import Context, RecordDict
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from cmrfed.core.artifacts import OWNER_ALONE, load_state, new_folder, read_json, read_metadata, save_state, write_json
+from cmrfed.core.config import Section
+from cmrfed.core.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
+from cmrfed.core.rng import fold, torch_generator
+from cmrfed.data.cohort import Cohort
+from cmrfed.federation.compression import compress
+from cmrfed.federation.messages import (
+    SiteInfo,
+    Spent,
+    StageJob,
+    State,
+    TrainReply,
+    decode_codec,
+    decode_job,
+    encode_info,
+    encode_refusal,
+    encode_reply,
+)
+from cmrfed.federation.secagg.client import (
+    MaskStep,
+    ShareStep,
+    SiteMasking,
+    Step,
+    UnmaskStep,
+    decode_step,
+    encode_answer,
+)
+from cmrfed.federation.site.audit import audit_site
+from cmrfed.federation.site.cohort_ledger import cohort_ledger
+from cmrfed.federation.site.limits import GIB, check_request, rehearse
+from cmrfed.federation.site.timing import remaining
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.trainable import TrainableAutoencoder, make_trainable
+from cmrfed.privacy.dpsgd.noise import entropy_generator
+from cmrfed.privacy.ledger.journal import Journal
+from cmrfed.privacy.ledger.ledger import History, PrivacyLedger
+from cmrfed.privacy.ledger.place import ledger_folder
+from cmrfed.privacy.ledger.statement import Loss
+from cmrfed.privacy.policy import SitePolicy
+from cmrfed.privacy.settings import strict_delta
+from cmrfed.training.loop import LocalResult, LocalTrainer, optimizer_state, restore_optimizer
+from cmrfed.training.private import PrivateTrainer
+
+KEPT_ROUNDS = 2
+_SEE_LOG = "the site cannot use its data or its settings; the reason is in its own log, and stays there"
+_log = logging.getLogger("cmrfed")
+
+
+class SiteRecord(Section):
+    """The content of site.json, written by the site's own staff or by a simulation."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    style: int = Field(0, ge=0)
+    """Number of the site's scanner style, a condition of the generator."""
+    cohort: str
+    """Cohort folder: absolute, or relative to the site's folder."""
+    patients: tuple[str, ...] | None = None
+    """The site's patients in the cohort; None: all."""
+    ledger: str | None = None
+    """Folder of the cohort's privacy ledger: absolute, or relative to the site's folder. None: beside the cohort, under
+    its name with ``.ledger`` added, where every other site on the same cohort finds it too."""
+    simulated: bool = False
+    """Whether the site is part of a simulation, whose ledgers begin with the run and lie in the sites' own folders."""
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def save(self, root: Path) -> None:
+        """Write ``root``/site.json; the folder is the owner's alone from then on."""
+        write_json(root / "site.json", self.model_dump(mode="json"), OWNER_ALONE)
+        with suppress(PermissionError):  # it is somebody else's, who has let this process in
+            root.chmod(0o700)
+
+
+def open_site(context: Context) -> "Site":
+    """Open the site that a Flower node stands for: the only difference between simulation and hospital.
+
+    Raises:
+        DataError: The node names no folder, or the folder is not a site.
+    """
+    if "site-root" in context.node_config:
+        return Site.open(Path(str(context.node_config["site-root"])))
+    run_dir, number = context.run_config.get("run-dir"), context.node_config.get("partition-id")
+    if not run_dir or number is None:
+        raise DataError(
+            "the node knows no site",
+            got=f"node config {dict(context.node_config)}, run-dir {run_dir!r}",
+            expected="site-root in the node config, or a simulation with run-dir",
+            do="start the node with --node-config 'site-root=\"/srv/site\"'",
+        )
+    return Site.open(Path(str(run_dir)) / "sites" / f"{int(number):02d}")
+
+
+def answer_train(context: Context, content: RecordDict) -> RecordDict:
+    """Answer a request to train; what a user can act on becomes a refusal, not a failure.
+
+    Raises:
+        FederationError: The site failed. Its words may hold patients' data, so they stay in the site's log unless its
+            policy lets them leave.
+    """
+    key = ""
+
+    def act(site: "Site") -> RecordDict:
+        nonlocal key
+        job, arrays = decode_job(content)
+        key = job.key
+        if named := content.config_records["config"].get("ledger"):
+            site.open_ledger().demand(str(named))
+        reply = site.train_round(job, arrays, decode_codec(content, job))
+        about: dict[str, Any] = {"stage": job.stage, "round": job.round, "unit": job.event.unit}
+        if reply.spent:
+            about |= {"epsilon": reply.spent.at[0].prv, "ledger": reply.spent.ledger_hash}
+        _note(site.root, "trained", experiment=job.run, **about)
+        if job.secure_threshold is not None:
+            reply = site.hold_back(job, reply, str(content.config_records["config"].get("session")))
+        return encode_reply(reply)
+
+    return _answer(context, act, lambda site, reason: encode_reply(TrainReply(site, "refused", key, reason)))
+
+
+def answer_step(context: Context, content: RecordDict, name: str) -> RecordDict:
+    """Answer a step of a secure sum: "shares", "masked" or "unmask".
+
+    Raises:
+        FederationError: The site failed; see `answer_train`.
+    """
+
+    def refusal(site: str, reason: str) -> RecordDict:
+        return encode_answer(site, {}, reason=reason)
+
+    return _answer(context, lambda site: site.secure_step(decode_step(name, content)), refusal)
+
+
+def _answer(
+    context: Context, act: Callable[["Site"], RecordDict], refusal: Callable[[str, str], RecordDict]
+) -> RecordDict:
+    """What a site answers, or its refusal, by its name and the reason that may leave."""
+    name, root, details = "", None, False
+    try:
+        site = open_site(context)
+        name, root = site.record.name, site.root
+        details = site.policy.may_leave.error_details
+        return act(site)
+    except (SiteRefused, PrivacyError) as error:
+        _note(root, "declined", why=str(error))
+        return refusal(name, _without_paths(error, root))
+    except CmrfedError as error:
+        _log.error("the site cannot train: %s", error)
+        _note(root, "failed", why=str(error))
+        return refusal(name, str(error) if details else _SEE_LOG)
+    except Exception as error:
+        _note(root, "failed", why=f"{type(error).__name__}: {error}")
+        if details:
+            raise
+        _log.error("the site failed", exc_info=error)
+        raise FederationError(_SEE_LOG) from None
+
+
+def _without_paths(error: CmrfedError, root: Path | None) -> str:
+    """The words of a refusal as they travel: where the site keeps its folders is nobody else's business."""
+    text = str(error)
+    if root is None:
+        return text
+    with suppress(CmrfedError):
+        ledger = ledger_folder(root)
+        if ledger != root:
+            text = text.replace(f"{ledger}/", "").replace(str(ledger), "the ledger's folder")
+    return text.replace(f"{root}/", "").replace(str(root), "the site's folder")
+
+
+def _note(root: Path | None, kind: str, /, **body: Any) -> None:
+    """Write into the site's journal; a disk that is full keeps no site from its answer."""
+    try:
+        if root:
+            Journal(root).write(kind, **body)
+    except OSError as error:
+        _log.error("the journal cannot be written: %s", error)
+
+
+def answer_hello(context: Context) -> RecordDict:
+    """Answer the question who this is."""
+    details, root = False, None
+    try:
+        site = open_site(context)
+        root = site.root
+        details = site.policy.may_leave.error_details
+        return encode_info(site.hello())
+    except PrivacyError as error:
+        _log.error("the site cannot take part: %s", error)
+        return encode_refusal(_without_paths(error, root))
+    except CmrfedError as error:
+        _log.error("the site cannot take part: %s", error)
+        return encode_refusal(str(error) if details else _SEE_LOG)
+
+
+class Site:
+    """One site. Made by `Site.open`."""
+
+    def __init__(self, root: Path, record: SiteRecord) -> None:
+        self.root, self.record = root, record
+
+    @classmethod
+    def open(cls, root: Path) -> "Site":
+        """Read site.json.
+
+        Raises:
+            DataError: There is none, or it is wrong.
+        """
+        try:
+            return cls(root, SiteRecord.model_validate(read_json(root / "site.json")))
+        except ValidationError as error:
+            raise DataError(
+                f"{root}/site.json cannot be used",
+                got="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
+                expected="name, style, cohort, patients",
+                do="correct it",
+            ) from None
+
+    @classmethod
+    def register(cls, root: Path, record: SiteRecord, policy: SitePolicy) -> "Site":
+        """Make a site, or change who it is; its ledger is made once, and its policy is kept where it has one.
+
+        The ledger of a cohort that is not there yet is made when it is there.
+
+        Raises:
+            PrivacyError: The ledger of its patients is gone, damaged, or older than what the site remembers.
+            DataError: Its patients have paid in another ledger.
+        """
+        record.save(root)
+        if not (root / "policy.yaml").exists():
+            policy.save(root / "policy.yaml")
+        site = cls(root, record)
+        if record.simulated or (root / record.cohort / "cohort.json").exists():
+            site.open_ledger()
+        return site
+
+    def open_ledger(self) -> PrivacyLedger:
+        """The ledger of the site's patients, compared with what the site remembers of it; made where it never was.
+
+        Raises:
+            PrivacyError: It is gone, damaged, or older than what the site remembers.
+            DataError: The site's patients have paid in another ledger, or its cohort cannot be used.
+        """
+        if not self.record.simulated:
+            named = self.record.ledger is not None
+            return cohort_ledger(self.root, self.record.name, self.cohort, named=named)
+        if not PrivacyLedger.exists(self.root):
+            return PrivacyLedger.create(self.root)
+        ledger = PrivacyLedger(self.root)
+        ledger.lines()
+        return ledger
+
+    @cached_property
+    def policy(self) -> SitePolicy:
+        """What the site allows.
+
+        Raises:
+            PrivacyError: policy.yaml is missing or cannot be followed.
+        """
+        return SitePolicy.load(self.root / "policy.yaml")
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The site's patients."""
+        return Cohort.open(self.root / self.record.cohort, self.record.patients)
+
+    def hello(self) -> SiteInfo:
+        """Name and style; the number of patients where it may leave."""
+        patients = len(self.cohort) if self.policy.may_leave.patient_count else None
+        return SiteInfo(name=self.record.name, style=self.record.style, patients=patients)
+
+    def train_round(self, job: StageJob, arrays: State, codec: State | None = None) -> TrainReply:
+        """Train one round from the global weights; a repeated request gets the stored reply.
+
+        What the round costs is in the ledger before the first gradient is taken; the reply and the optimizer's state
+        are on the disk before the reply leaves. So a crash at any moment never lets patients pay less than was
+        released, and a request that was answered once never makes them pay twice.
+
+        Args:
+            job: What to do; its digests have been checked.
+            arrays: Global weights, by name in ``generator.network``.
+            codec: Weights of the autoencoder, where the generator has one; they stay as they are.
+
+        Raises:
+            SiteRefused: The site's policy does not permit it.
+            PrivacyError: The ledger is missing or damaged, or the round would exceed the cap.
+            DataError: The site's cohort cannot be used for this stage.
+        """
+        self.policy.check_sum(job.secure_threshold)
+        state = _StateFolder(self.root / "state" / job.run / job.stage)
+        self.open_ledger()  # a ledger that is not whole stops the site, whatever is asked
+        stored = state.reply(job)
+        return stored or self._pay_and_train(job, arrays, codec, state)
+
+    # --- secure sums ------------------------------------------------------------------------------
+    def hold_back(self, job: StageJob, reply: TrainReply, session: str) -> TrainReply:
+        """The reply without the update, which stays here until it is masked, and with keys for that.
+
+        Raises:
+            SiteRefused: The update is part of another sum already.
+        """
+        masking = SiteMasking(self.record.name, self.root / "state" / job.run / job.stage, job.round, job.key)
+        keys = masking.open(session, job.secure_threshold or 0, private=job.privacy is not None)
+        return replace(reply, arrays=None, keys=keys)
+
+    def secure_step(self, step: Step) -> RecordDict:
+        """Answer a step of a secure sum.
+
+        Raises:
+            SiteRefused: It is not safe to answer, or is not what was asked before.
+        """
+        name = self.record.name
+        masking = SiteMasking(name, self.root / "state" / step.run / step.stage, step.round, step.key)
+        if isinstance(step, ShareStep):
+            return encode_answer(name, masking.share(step))
+        if isinstance(step, MaskStep):
+            return encode_answer(name, {}, masking.masked(step, self.hello().patients))
+        if isinstance(step, UnmaskStep):
+            return encode_answer(name, masking.unmask(step))
+        raise AssertionError(f"no such step: {type(step).__name__}")
+
+    def _pay_and_train(self, job: StageJob, arrays: State, codec: State | None, state: "_StateFolder") -> TrainReply:
+        ledger, patients = self.open_ledger(), len(self.cohort)
+
+        def check(history: History) -> None:
+            self.policy.check(job.event, history, patients)
+
+        check(ledger.history())  # the policy has the first word; it is asked again where the ledger is locked
+        check_request(job, arrays, codec, self.policy)
+        audited = self._audit(job)
+        generator = make_trainable(job.stage, job.generator, autoencoder=codec)
+        previous = state.optimizer_before(job.round)
+        with _threads(min(job.threads, self.policy.limits.threads, os.cpu_count() or 1)):
+            train = self._ready(job, generator, arrays, previous)  # what cannot be trained costs nobody
+        if job.privacy and self.policy.delta * patients >= 1:  # said here alone: the number is the site's own
+            _log.warning("delta of policy.yaml is not below 1 / %d, the number of patients: lower it", patients)
+        ticket = ledger.reserve(job.event, check=check)
+        if not ticket.fresh:  # it was paid for, and its reply is lost: what it trained may have left, so pay again
+            ticket = ledger.reserve(job.event, check=check, again=True)
+        ticket.permit()
+        result, reply, optimizer = train()
+        metrics = _metrics(result) if self.policy.may_leave.losses and result.losses else {}
+        reply = replace(reply, metrics=metrics, spent=_told(ledger, self.policy.delta, audited=audited))
+        state.save(job, reply, optimizer)
+        ledger.commit(ticket)
+        return reply
+
+    def _audit(self, job: StageJob) -> bool:
+        """Whether a private request has passed the site's own audit; one audit serves all sites of a simulation.
+
+        Raises:
+            PrivacyError: It has not.
+        """
+        if job.privacy is None or self.record.simulated:
+            return False
+        with _threads(min(job.threads, self.policy.limits.threads, os.cpu_count() or 1)):
+            row = audit_site(self.root, job, self.record.device)
+        return bool(row["passed"])
+
+    def _ready(
+        self, job: StageJob, generator: Generator | TrainableAutoencoder, arrays: State, previous: State | None
+    ) -> Callable[[], tuple[LocalResult, TrainReply, State]]:
+        """Get ready to train, without looking at a pixel; the function that is returned trains."""
+        generator.network.load_state_dict(dict(arrays))
+        generator.to(self.record.device)
+        first, steps = (job.round - 1) * job.training.local_steps, job.training.local_steps
+        common = (generator, self.cohort, job.stage, self.record.style, job.training)
+        threads, limits = torch.get_num_threads(), self.policy.limits
+        trainer: PrivateTrainer | LocalTrainer
+        if job.privacy:
+            trainer = private = PrivateTrainer(*common, job.privacy, job.event)
+            run = partial(private.run, first, steps)
+            budget = rehearse(private, job, limits)
+        else:
+            trainer = plain = LocalTrainer(*common, self._seed(job))
+            limits.check(memory_gib=plain.needed_bytes() / GIB)
+            run = partial(plain.run, first, steps, anchor=arrays, proximal_mu=job.proximal_mu)
+            run = partial(run, longest_s=limits.round_seconds)
+            budget = 0.0
+        if previous is not None and trainer.carries_on:
+            restore_optimizer(trainer.optimizer, previous)
+
+        def train() -> tuple[LocalResult, TrainReply, State]:
+            with _threads(threads):
+                result = run()
+            if budget and self.policy.hide_round_time:  # before the reply is stored: who asks again must wait too
+                time.sleep(remaining(result.record_seconds, budget))
+            weights = {n: p.detach().cpu() for n, p in generator.network.state_dict().items()}
+            reply = TrainReply(self.record.name, "ok", job.key, arrays=self._sent(job, weights, arrays))
+            return result, reply, optimizer_state(trainer.optimizer)
+
+        return train
+
+    def _seed(self, job: StageJob) -> int:
+        """Seed of training without privacy; within a secure sum no other request gets the same draws.
+
+        Otherwise two runs that differ in name alone would give the same updates, and sums over other sites would differ
+        by the update of one.
+        """
+        asked = (self.record.name,) if job.secure_threshold is None else (self.record.name, job.key)
+        return fold(job.seed, "site", *asked)
+
+    def _sent(self, job: StageJob, new: State, old: State) -> State:
+        """What a reply carries: the weights, or their change, in fewer bits or to be masked.
+
+        Under privacy the change has its noise already, and the coins come from the operating system.
+        """
+        if job.secure_threshold is not None:
+            return {name: new[name] - old[name] for name in new}
+        if job.compression == "none":
+            return new
+        if job.privacy:
+            draws = entropy_generator(torch.device("cpu"))
+        else:
+            draws = torch_generator(job.seed, "compression", self.record.name, job.stage, job.round)
+        return compress(new, old, job.compression, draws)
+
+
+def _told(ledger: PrivacyLedger, delta: float, *, audited: bool) -> Spent:
+    """What the server may know of the ledger."""
+    totals = ledger.totals(delta, strict_delta(delta))
+    own, strict = map(Loss.of, totals.losses)
+    return Spent(unit=totals.unit, at=(own, strict), ledger_hash=totals.last_hash, audited=audited)
+
+
+def _metrics(result: LocalResult) -> dict[str, float]:
+    return {
+        "loss": sum(result.losses) / len(result.losses),
+        "first_loss": result.losses[0],
+        "last_loss": result.losses[-1],
+        "items": float(result.items),
+        "seconds": result.seconds,
+    }
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _StateFolder:
+    """The last rounds of one stage of one run at a site.
+
+    ``round-0007`` answers the last request for round 7 that came. When another one for the same round is answered, it
+    becomes ``round-0007.<key>``, and it is that again when it is asked for again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def _rounds(self) -> list[int]:
+        return sorted({_number(path) for path in self.path.glob("round-*")})
+
+    def _folder(self, number: int) -> Path:
+        return self.path / f"round-{number:04d}"
+
+    def reply(self, job: StageJob) -> TrainReply | None:
+        """The stored reply to this very request, or None."""
+        folder = self._find(job)
+        if folder is None:
+            return None
+        self._set_aside(job.round, job.key)
+        if folder != self._folder(job.round):
+            folder.rename(self._folder(job.round))
+        arrays, told = load_state(self._folder(job.round) / "reply.safetensors")
+        spent = Spent.model_validate_json(told["spent"])
+        metrics = json.loads(told["metrics"])
+        return TrainReply(told["site"], "ok", job.key, arrays=arrays, metrics=metrics, spent=spent)
+
+    def _find(self, job: StageJob) -> Path | None:
+        """The folder of the answer to a request."""
+        folder = self._folder(job.round)
+        for path in (folder, folder.with_name(f"{folder.name}.{job.key}")):
+            if _key(path) == job.key:
+                return path
+        return None
+
+    def _set_aside(self, number: int, key: str) -> None:
+        """Keep the answer to another request for the same round under its own name."""
+        folder = self._folder(number)
+        other = _key(folder)
+        if other not in (None, key):
+            aside = folder.with_name(f"{folder.name}.{other}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+    def optimizer_before(self, number: int) -> dict[str, Tensor] | None:
+        """The optimizer's state after the last round before ``number`` in which the site took part."""
+        earlier = [n for n in self._rounds() if n < number and self._folder(n).is_dir()]
+        return load_state(self._folder(earlier[-1]) / "optimizer.safetensors")[0] if earlier else None
+
+    def save(self, job: StageJob, reply: TrainReply, optimizer: State) -> None:
+        """Write both files at once, then drop rounds that are older than the last ones up to this, and no others."""
+        told = {"site": reply.site, "key": reply.key, "metrics": json.dumps(dict(reply.metrics or {}))}
+        told["spent"] = reply.spent.model_dump_json() if reply.spent else ""
+        self._set_aside(job.round, job.key)
+        with new_folder(self._folder(job.round)) as part:
+            part.chmod(0o700)
+            save_state(part / "reply.safetensors", reply.arrays or {}, told, OWNER_ALONE)
+            save_state(part / "optimizer.safetensors", optimizer, permissions=OWNER_ALONE)
+        oldest = [n for n in self._rounds() if n <= job.round][-KEPT_ROUNDS:][0]
+        unfinished = self.path.glob(".round-*")
+        for path in [*(p for p in self.path.glob("round-*") if _number(p) < oldest), *unfinished]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _number(folder: Path) -> int:
+    """Of the round in a folder ``round-0007`` or ``round-0007.<key>``."""
+    return int(folder.name.removeprefix("round-").split(".")[0])
+
+
+def _key(folder: Path) -> str | None:
+    """`StageJob.key` of the request that a folder answers; None where there is no answer."""
+    return read_metadata(folder / "reply.safetensors").get("key")

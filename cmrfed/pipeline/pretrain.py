@@ -1,0 +1,204 @@
+"""Public weights: generators to start from and an autoencoder, trained on the phantom alone and kept in a cache."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmrfed.config.experiment import STAGES, Experiment
+from cmrfed.core.artifacts import digest_json, digest_state, locked, new_folder, read_json, write_json
+from cmrfed.core.errors import CmrfedError, ConfigError, DataError
+from cmrfed.core.rng import fold
+from cmrfed.data.cohort import Cohort
+from cmrfed.data.public import cache_folder, phantom_code, public_patients
+from cmrfed.generators.autoencoder import load_autoencoder
+from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.training.autoencoder import train_autoencoder
+from cmrfed.training.loop import Stage
+from cmrfed.training.public import PretrainConfig, train_publicly
+
+SCHEMA_VERSION = 4
+"""To be raised when networks or training change so that the same settings give other weights."""
+ABOUT, CODEC = "pretrained.json", "autoencoder"
+
+
+def origin(experiment: Experiment) -> dict[str, Any]:
+    """What decides the weights: settings, and the code that draws and prepares the phantom; no cohort, no sampler.
+
+    Raises:
+        ConfigError: The recipe has no pre-training.
+    """
+    stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
+    codec = {CODEC: codec_origin(experiment)} if experiment.image.generator.autoencoder else {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "pretrain": _config(experiment).model_dump(mode="json"),
+        "generators": {s: _public(experiment, s).model_dump(mode="json", exclude={"sampler"}) for s in stages},
+        "phantom_code": phantom_code(),
+        **codec,
+    }
+
+
+def stage_origin(experiment: Experiment, stage: Stage) -> dict[str, Any]:
+    """What decides the weights of one stage: nothing of the other, so that recipes share what they have in common."""
+    others = {name: None for name in ("mask", "image", CODEC) if name != stage}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "pretrain": _config(experiment).model_copy(update=others).model_dump(mode="json"),
+        "generator": _public(experiment, stage).model_dump(mode="json", exclude={"sampler"}),
+        "phantom_code": phantom_code(),
+        CODEC: codec_origin(experiment) if experiment.generator(stage).autoencoder else None,
+    }
+
+
+def _public(experiment: Experiment, stage: Stage) -> GeneratorConfig:
+    """A generator as the phantom teaches it, whatever is done with its autoencoder later."""
+    return experiment.generator(stage).model_copy(update={"finetuned_autoencoder": False})
+
+
+def codec_origin(experiment: Experiment) -> dict[str, Any]:
+    """What decides the autoencoder: nothing of the generator that uses it, so that families share it."""
+    config, size = _config(experiment), experiment.image.generator.autoencoder
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "patients": [config.patients, config.scanners, config.seed],
+        "size_px": experiment.data.size_px,
+        "autoencoder": size.model_dump(mode="json") if size else None,
+        "training": config.autoencoder.model_dump(mode="json") if config.autoencoder else None,
+        "phantom_code": phantom_code(),
+    }
+
+
+def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
+    """Find what a recipe has of public weights in the cache, or train it and keep it there.
+
+    The folder appears when all is done: what was killed before starts again, but for an autoencoder that was finished.
+    One that is damaged is made anew. Who asks while another process makes it waits for that.
+
+    Args:
+        experiment: Settings of the generators, of the autoencoder and of their training.
+        cache: Another cache than the user's.
+
+    Returns:
+        A folder with the generators ``mask`` and ``image`` and the ``autoencoder``, as far as the recipe trains them on
+        the phantom, and ``pretrained.json``: settings and digests of the weights.
+
+    Raises:
+        ConfigError: The recipe has no pre-training.
+    """
+    made_from, root = origin(experiment), cache or cache_folder()
+    folder = root / f"pretrained-{digest_json(made_from)[:16]}"
+    with locked(folder):
+        if not _whole(folder, experiment):
+            _make(experiment, folder, made_from, root)
+    return folder
+
+
+def _make(experiment: Experiment, folder: Path, made_from: dict[str, Any], root: Path) -> None:
+    codec = _autoencoder(experiment, root) if CODEC in made_from else None
+    stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
+    trained = {stage: _stage(experiment, stage, root) for stage in stages}
+    with new_folder(folder) as part:
+        if codec:
+            shutil.copytree(codec / CODEC, part / CODEC)
+        for stage, made in trained.items():
+            shutil.copytree(made / stage, part / stage)
+        write_json(part / ABOUT, made_from | {"weights": _weights(part, experiment)})
+
+
+def _stage(experiment: Experiment, stage: Stage, root: Path) -> Path:
+    """Find one pre-trained stage in the cache, or train it: a folder that holds it. Recipes share what they can."""
+    own = stage_origin(experiment, stage)
+    folder = root / f"stage-{digest_json(own)[:16]}"
+    with locked(folder):
+        try:
+            whole = starting_weights(folder) == {
+                stage: digest_state(Generator.load(folder / stage).network.state_dict())
+            }
+        except CmrfedError:  # absent or damaged
+            whole = False
+        if not whole:
+            cohort = _cohort(experiment, root)
+            with new_folder(folder) as part:
+                if own[CODEC]:
+                    shutil.copytree(_autoencoder(experiment, root) / CODEC, part / CODEC)
+                weights = {stage: _train(experiment, stage, cohort, part / stage)}
+                write_json(part / ABOUT, own | {"weights": weights})
+    return folder
+
+
+def starting_weights(folder: Path) -> dict[str, str]:
+    """Digest of the weights of each stage and of the autoencoder, as `pretrained` wrote it down."""
+    weights: dict[str, str] = read_json(folder / ABOUT)["weights"]
+    return weights
+
+
+def _config(experiment: Experiment) -> PretrainConfig:
+    if experiment.pretrain is None:
+        raise ConfigError(
+            "the recipe has no pre-training", got="pretrain: null", do="--set 'pretrain={}', which takes the defaults"
+        )
+    return experiment.pretrain
+
+
+def _whole(folder: Path, experiment: Experiment) -> bool:
+    try:
+        return folder.is_dir() and starting_weights(folder) == _weights(folder, experiment)
+    except CmrfedError:  # damaged
+        return False
+
+
+def _weights(folder: Path, experiment: Experiment) -> dict[str, str]:
+    """Digests of the weights that a folder holds, as far as the recipe asks for them.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
+    found: dict[str, str] = {
+        stage: digest_state(Generator.load(folder / stage).network.state_dict()) for stage in stages
+    }
+    if experiment.image.generator.autoencoder:
+        found[CODEC] = digest_state(load_autoencoder(folder / CODEC))
+    return found
+
+
+def _cohort(experiment: Experiment, cache: Path) -> Cohort:
+    config = _config(experiment)
+    return public_patients(config, experiment.data.size_px, fold(config.seed, "public phantom"), cache)
+
+
+def _train(experiment: Experiment, stage: Stage, cohort: Cohort, out: Path) -> str:
+    """Pre-train one stage, save it beside the autoencoder and return the digest of its weights."""
+    config = _config(experiment)
+    training, settings = config.of(stage), _public(experiment, stage)
+    if training is None:
+        raise AssertionError(f"the recipe does not pre-train the {stage} stage")
+    torch.set_num_threads(experiment.compute.threads)
+    codec = load_autoencoder(out.parent / CODEC) if settings.autoencoder else None
+    generator = Generator(settings, fold(config.seed, "init", stage), codec).to(experiment.compute.device)
+    train_publicly(generator, cohort, stage, training, config.seed)
+    generator.to("cpu").save(out)
+    return digest_state(generator.network.state_dict())
+
+
+def _autoencoder(experiment: Experiment, cache: Path) -> Path:
+    """Find the autoencoder of a recipe in the cache, or train it: a folder that holds ``autoencoder``."""
+    config, size, made_from = _config(experiment), experiment.image.generator.autoencoder, codec_origin(experiment)
+    if size is None or config.autoencoder is None:
+        raise AssertionError("the recipe has no autoencoder")
+    folder = cache / f"autoencoder-{digest_json(made_from)[:16]}"
+    with locked(folder):
+        try:
+            whole = read_json(folder / ABOUT)["weights"] == digest_state(load_autoencoder(folder / CODEC))
+        except DataError:  # absent or damaged
+            whole = False
+        if not whole:
+            torch.set_num_threads(experiment.compute.threads)
+            with new_folder(folder) as part:
+                cohort = _cohort(experiment, cache)
+                codec = train_autoencoder(size, config.autoencoder, cohort, config.seed, experiment.compute.device)
+                codec.save(part / CODEC)
+                write_json(part / ABOUT, made_from | {"weights": digest_state(codec.weights)})
+    return folder

@@ -1,0 +1,1 @@
+"""Patient-level DP-SGD (arXiv 1607.00133): sampling, clipping, noise, step."""
