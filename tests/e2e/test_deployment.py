@@ -74,9 +74,7 @@ def test_nothing_is_lost_when_sites_proxy_and_coordinator_are_killed(tmp_path: P
         made.start_all()
         made.ready()
         operator.submit(made.coordinator, recipe, [])
-        made.wait(
-            lambda: made.rounds("mask") >= 1, 420
-        )  # where nobody noticed its end, the round asks again after 90 s
+        made.wait(lambda: made.rounds("mask") >= 1, 300)
         assert set(made.metrics("mask", 1)["sites"]) == {"site-0", "site-1"}
         refused = [e for e in Journal(made.sites[2] / "site").read() if e.kind == "refused"]
         assert refused
@@ -130,9 +128,7 @@ def test_a_reply_that_was_lost_on_its_way_is_sent_again_and_paid_once(tmp_path: 
         made.kill("site-0")
         assert made.rounds("mask") == 0
         made.start("site-0")
-        made.wait(
-            lambda: made.rounds("mask") >= 1, 420
-        )  # where nobody noticed its end, the round asks again after 90 s
+        made.wait(lambda: made.rounds("mask") >= 1, 420)  # if nobody noticed, the round asks again after 90 s
         # the network is cut for 20 s
         proxies = made.worker("coordinator", "nginx")
         for pid in proxies:
