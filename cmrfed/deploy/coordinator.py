@@ -40,7 +40,7 @@ _PATIENCE_S = 120
 
 
 def start(kit_folder: Path, *, with_proxy: bool = True) -> None:
-    """Run the coordinator until told to end: proxy, SuperLink and what executes runs.
+    """Run the coordinator until asked to end: proxy, SuperLink and what executes runs.
 
     Registers the sites' node keys and goes on with runs that were interrupted, once the SuperLink answers.
 
@@ -118,8 +118,8 @@ def register_sites(kit_folder: Path, kit: CoordinatorKit) -> None:
         write_json(path, known)
     for name in [n for n in wanted if n not in known]:
         key = str(kit_folder / "sites" / f"{name}.pub")
-        told = _flwr(kit_folder, "supernode", "register", key, CONNECTION, "--name", name)
-        known[name] = {"key": wanted[name], "node": str(told["node-id"])}
+        answer = _flwr(kit_folder, "supernode", "register", key, CONNECTION, "--name", name)
+        known[name] = {"key": wanted[name], "node": str(answer["node-id"])}
         write_json(path, known)
 
 
@@ -162,10 +162,10 @@ def _start_run(kit_folder: Path, kit: CoordinatorKit, name: str) -> str:
     app = kit_folder / "state" / "bundle" / "cmrfed"
     pairs = {"recipe": folder / "recipe.yaml", "run-dir": folder, "sites": " ".join(kit.sites)}
     config = " ".join(f"{key}={toml_text(str(value))}" for key, value in pairs.items())
-    told = _flwr(kit_folder, "run", str(app), CONNECTION, "-c", config)
+    answer = _flwr(kit_folder, "run", str(app), CONNECTION, "-c", config)
     about = read_json(folder / "submission.json")
-    write_json(folder / "submission.json", about | {"flower_run": str(told["run-id"]), "bundle": digest_bundle(app)})
-    return str(told["run-id"])
+    write_json(folder / "submission.json", about | {"flower_run": str(answer["run-id"]), "bundle": digest_bundle(app)})
+    return str(answer["run-id"])
 
 
 def interrupted(kit_folder: Path) -> list[str]:
@@ -232,7 +232,7 @@ def _submission(kit_folder: Path, name: str) -> dict[str, Any]:
 
 
 def _problem(folder: Path) -> str | None:
-    """Why a run ended by itself, as it told."""
+    """Why a run ended by itself, as it reported."""
     problem = read_json(folder / "run.json").get("problem") if (folder / "run.json").exists() else None
     return str(problem) if problem else None
 
@@ -305,15 +305,15 @@ def _flwr(kit_folder: Path, *arguments: str) -> dict[str, Any]:
     """
     done = _call(kit_folder, [*arguments, "--format", "json"])
     try:
-        told: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+        answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
-        told = {"success": False, "error-message": _said(done)[-500:]}
-    if told.get("success") is False or done.returncode:
+        answer = {"success": False, "error-message": _said(done)[-500:]}
+    if answer.get("success") is False or done.returncode:
         raise FederationError(
-            f"Flower refused: flwr {' '.join(arguments[:2])}", got=str(told.get("error-message", "")).strip()[-500:],
+            f"Flower refused: flwr {' '.join(arguments[:2])}", got=str(answer.get("error-message", "")).strip()[-500:],
             do=f"see that the coordinator runs: cmrfed coordinator start {kit_folder}",
         )  # fmt: skip
-    return told
+    return answer
 
 
 def _call(kit_folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -27,7 +27,7 @@ SHOWN = 15
 
 
 def start(kit_folder: Path) -> None:
-    """Run gate and node of a kit until told to end; both are started again when they end.
+    """Run gate and node of a kit until asked to end; both are started again when they end.
 
     Raises:
         ConfigError: nginx is missing, or the folder is not the kit of a site.
@@ -119,7 +119,7 @@ def _explain_node(kit_folder: Path, said: str) -> str | None:
 
 
 def status_lines(kit_folder: Path) -> Iterator[str]:
-    """What to tell of a site: certificate, approvals, and the last lines of its journal."""
+    """The status of a site: certificate, approvals, and the last lines of its journal."""
     kit, site = read_site_kit(kit_folder), kit_folder / "site"
     yield f"{kit.name} of {kit.federation}, coordinator {kit.coordinator_host}:{kit.coordinator_port}"
     yield f"certificate: {days_left(kit_folder / 'tls' / 'client.crt'):.0f} days left"
@@ -132,8 +132,8 @@ def status_lines(kit_folder: Path) -> Iterator[str]:
     yield from (f"WAITS for approval since {since}: {digest}" for digest, since in approvals.waiting().items())
     entries = list(Journal(site).read())
     yield f"journal: {len(entries)} lines" + ("" if all(e.sound for e in entries) else "; IT WAS DAMAGED OR EDITED")
-    yield from (f"  {e.time}  {e.kind:<12} {_told(e.body)}" for e in entries[-SHOWN:])
+    yield from (f"  {e.time}  {e.kind:<12} {_body_text(e.body)}" for e in entries[-SHOWN:])
 
 
-def _told(body: dict[str, Any]) -> str:
+def _body_text(body: dict[str, Any]) -> str:
     return ", ".join(f"{key} {str(value)[:16]}" for key, value in body.items())

@@ -48,7 +48,7 @@ class Worker:
 
 
 class Supervisor:
-    """Keeps workers running until it is told to end (SIGTERM, SIGINT).
+    """Keeps workers running until it is asked to end (SIGTERM, SIGINT).
 
     Args:
         workers: Started in order; ended in the opposite one.
@@ -66,10 +66,10 @@ class Supervisor:
     ) -> None:
         self.workers, self.folder, self.environment, self.tick = list(workers), folder, dict(environment), tick
         self._ending = False
-        self._told: dict[str, str] = {}
+        self._said_last: dict[str, str] = {}
 
     def run(self) -> None:
-        """Start everything and watch it; returns when told to end."""
+        """Start everything and watch it; returns when asked to end."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for kind in (signal.SIGTERM, signal.SIGINT):
             signal.signal(kind, self._end)
@@ -107,8 +107,8 @@ class Supervisor:
         worker.process, worker.due = None, now + worker.pause
         reason = worker.explain(self._said(worker)) or f"its log says why: {self.log(worker)}"
         text = f"{worker.name} ended ({_status(status)}) and is started again: {reason}"
-        if self._told.get(worker.name) != text or steady:
-            self._told[worker.name] = text
+        if self._said_last.get(worker.name) != text or steady:
+            self._said_last[worker.name] = text
             say(text)
 
     def _start(self, worker: Worker) -> None:

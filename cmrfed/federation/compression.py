@@ -25,13 +25,13 @@ def compress(
     fp16: the change over a power of two, to the nearest half: each number is off by at most 2^-11 of itself, or by
     2^-25 of the tensor's largest where that is more. int8: the change over a 127th of the tensor's largest magnitude,
     rounded up or down at random so that its expectation is the change (QSGD, arXiv 1610.02132); off by less than one
-    step. The coins have 24 bits, so the expectation is off by at most 2^-24 of a step.
+    step. The random bits are 24, so the expectation is off by at most 2^-24 of a step.
 
     Args:
         new: The site's weights, floating point.
         old: The global weights, of the same names and shapes.
         kind: "fp16" or "int8".
-        draws: CPU generator of the coins; "fp16" needs none.
+        draws: CPU generator of the stochastic rounding; "fp16" needs none.
 
     Returns:
         The rounded changes by name, and `SCALES`. A change that is not finite gives a scale that is not.

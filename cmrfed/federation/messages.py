@@ -106,7 +106,7 @@ class SiteInfo(Section):
     name: str = Field(pattern=SAFE_NAME)
     style: int = Field(ge=0)
     patients: int | None = Field(ge=0)
-    """None: the site does not tell."""
+    """None: the site keeps it to itself."""
 
 
 class PublicKeys(Section):
@@ -289,8 +289,8 @@ def decode_reply(content: RecordDict) -> TrainReply:
         if texts["status"] == "refused":
             return TrainReply(texts["site"], "refused", texts["key"], texts["reason"])
         metrics = {str(k): float(v) for k, v in content.metric_records["metrics"].items()}  # type: ignore[arg-type]
-        told = content.config_records["reply"].get("keys")
-        keys = PublicKeys.model_validate_json(str(told)) if told is not None else None
+        keys_json = content.config_records["reply"].get("keys")
+        keys = PublicKeys.model_validate_json(str(keys_json)) if keys_json is not None else None
         arrays = to_state(content.array_records["arrays"]) if keys is None else None
         spent = Spent.model_validate_json(str(content.config_records["reply"]["spent"]))
         return TrainReply(texts["site"], "ok", texts["key"], arrays=arrays, metrics=metrics, spent=spent, keys=keys)

@@ -210,12 +210,12 @@ def knee(question: Question, levels: Sequence[Level]) -> str:
             f"but not at ε = {epsilon_text(again.epsilon)}."
         )
     fallen = others[first]
-    told = f"at ε = {epsilon_text(fallen.epsilon)} it is worse ({fallen.words})"
+    fallen_text = f"at ε = {epsilon_text(fallen.epsilon)} it is worse ({fallen.words})"
     if first == 0:
-        return f"No knee within these ε: {told} than at {best}, the nearest measured."
+        return f"No knee within these ε: {fallen_text} than at {best}, the nearest measured."
     held = epsilon_text(others[first - 1].epsilon)
     side = "up to" if question == "leakage" else "down to"
-    return f"Knee at ε = {held}: {side} there {question} is not shown to be worse than at {best}; {told}."
+    return f"Knee at ε = {held}: {side} there {question} is not shown to be worse than at {best}; {fallen_text}."
 
 
 def _worse(question: Question, level: Level, reference: Level) -> bool:

@@ -263,11 +263,11 @@ def _doubt(shape: tuple[int, int, int], sizes: np.ndarray, placed: bool) -> str 
 
 def _axis_of(shape: tuple[int, int, int], sizes: np.ndarray | None) -> int | None:
     """The slice axis by spacing, else by number of voxels; None where neither tells."""
-    by_size, by_count = _axes_told(shape, sizes)
+    by_size, by_count = _likely_axes(shape, sizes)
     return by_size if by_size is not None else by_count
 
 
-def _axes_told(shape: tuple[int, int, int], sizes: np.ndarray | None) -> tuple[int | None, int | None]:
+def _likely_axes(shape: tuple[int, int, int], sizes: np.ndarray | None) -> tuple[int | None, int | None]:
     by_size = None
     if sizes is not None:
         order = np.argsort(sizes)
@@ -286,7 +286,7 @@ def _slice_axis(
 ) -> tuple[int, str | None]:
     """The stored axis along which slices lie, and a note where it had to be assumed."""
     sizes = None if spacing is None else np.array(spacing)
-    by_size, by_count = _axes_told(shape, sizes)
+    by_size, by_count = _likely_axes(shape, sizes)
     if sizes is not None and by_size is not None:
         length = shape[by_size] * sizes[by_size]
         narrow = by_count not in (None, by_size) and shape[by_count] * sizes[by_count] < LEAST_FIELD_MM

@@ -108,8 +108,8 @@ STEPS: dict[str, type[Step]] = {"shares": ShareStep, "masked": MaskStep, "unmask
 def statement(which: Step, site: str, threshold: int, keys: PublicKeys) -> bytes:
     """What a site signs of its keys: they are its own, for this session of this request, with this threshold."""
     said = which.model_dump(mode="json", include=set(Step.model_fields))
-    told = {"site": site, "threshold": threshold, "seal": keys.seal, "mask": keys.mask}
-    return canonical_json(said | told).encode()
+    fields = {"site": site, "threshold": threshold, "seal": keys.seal, "mask": keys.mask}
+    return canonical_json(said | fields).encode()
 
 
 def pair_mask(private: bytes, public: str, context: bytes) -> bytes:
@@ -145,13 +145,13 @@ def encode_answer(
     site: str, texts: Mapping[str, str], numbers: np.ndarray | None = None, reason: str = ""
 ) -> RecordDict:
     """Pack an answer: texts by site, and the masked update (uint64) of the step that asks for it."""
-    told: dict[str, str | list[str]] = {
+    fields: dict[str, str | list[str]] = {
         "site": site,
         "reason": reason,
         "names": list(texts),
         "texts": list(texts.values()),
     }
-    content = RecordDict({"answer": ConfigRecord({**told})})
+    content = RecordDict({"answer": ConfigRecord({**fields})})
     if numbers is not None:
         content["numbers"] = to_array_record({"masked": torch.from_numpy(numbers.view(np.int64))})
     return content
@@ -165,13 +165,13 @@ def decode_answer(content: RecordDict, site: str) -> dict[str, str]:
     """
     try:
         record = content.config_records["answer"]
-        told, reason, names, texts = str(record["site"]), str(record["reason"]), record["names"], record["texts"]
+        named, reason, names, texts = str(record["site"]), str(record["reason"]), record["names"], record["texts"]
     except KeyError as error:
         raise FederationError("the answer cannot be read", got=f"no {error}") from None
     if reason:
         raise FederationError("the site refused", got=reason)
-    if told != site or not isinstance(names, list) or not isinstance(texts, list) or len(names) != len(texts):
-        raise FederationError("the answer cannot be read", got=f"site {told!r}, asked was {site!r}")
+    if named != site or not isinstance(names, list) or not isinstance(texts, list) or len(names) != len(texts):
+        raise FederationError("the answer cannot be read", got=f"site {named!r}, asked was {site!r}")
     return {str(name): str(text) for name, text in zip(names, texts, strict=True)}
 
 
@@ -324,8 +324,8 @@ class SiteMasking:
 
     def _update(self) -> State:
         path = self.round / "reply.safetensors"
-        update, told = load_state(path) if path.is_file() else ({}, {})
-        if told.get("key") != self.key:
+        update, metadata = load_state(path) if path.is_file() else ({}, {})
+        if metadata.get("key") != self.key:
             raise SiteRefused("the site has no update for this request", do="ask for the round again")
         return update
 

@@ -56,10 +56,10 @@ class MaskedSum:
     @classmethod
     def load(cls, folder: Path) -> "tuple[MaskedSum, Outcome]":
         """Read what `save` wrote."""
-        told = read_json(folder / "round.json")
+        saved = read_json(folder / "round.json")
         numbers = load_state(folder / "sum.safetensors")[0]["sum"].numpy().view(np.uint64)
-        roster, unmask = ShareStep.model_validate(told["roster"]), UnmaskStep.model_validate(told["unmask"])
-        return cls(roster, unmask, told["weight"], numbers), Outcome.from_json(told["outcome"])
+        roster, unmask = ShareStep.model_validate(saved["roster"]), UnmaskStep.model_validate(saved["unmask"])
+        return cls(roster, unmask, saved["weight"], numbers), Outcome.from_json(saved["outcome"])
 
 
 class SecureRound:

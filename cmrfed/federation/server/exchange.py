@@ -49,7 +49,7 @@ class Roster:
         self.nodes: dict[str, int] = {}
         self.strangers: dict[int, str] = {}
         """Connected nodes that cannot take part, and why."""
-        self._told: set[str] = set()
+        self._said: set[str] = set()
 
     def present(self) -> list[str]:
         """Names of the sites that are connected now; new nodes are asked who they are.
@@ -80,7 +80,7 @@ class Roster:
             self._admit(node, info)
             self.strangers.pop(node, None)
         for reason in self.strangers.values():
-            self.tell(f"A node cannot take part: {reason}")
+            self.notify(f"A node cannot take part: {reason}")
 
     def _admit(self, node: int, info: SiteInfo) -> None:
         if info.name in self.nodes:
@@ -95,7 +95,7 @@ class Roster:
         while len(names := self.present()) < self.config.sites and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         if len(names) < self.config.sites:
-            self.tell(f"{len(names)} of {self.config.sites} sites are connected: {', '.join(names) or 'none'}")
+            self.notify(f"{len(names)} of {self.config.sites} sites are connected: {', '.join(names) or 'none'}")
         return names
 
     def quorum(self) -> list[str]:
@@ -117,10 +117,10 @@ class Roster:
             )
         return names
 
-    def tell(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Tell the user, once."""
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._said:
+            self._said.add(text)
             say(text)
 
 
@@ -144,7 +144,7 @@ class Outcome:
 
     @property
     def mean_loss(self) -> float | None:
-        """Mean over the usable replies that tell their loss, every site counting the same; None where none does."""
+        """Mean over the usable replies that report their loss, every site counting the same; None where none does."""
         losses = [reply.metrics["loss"] for reply in self.replies.values() if reply.metrics]
         return sum(losses) / len(losses) if losses else None
 
@@ -170,17 +170,17 @@ class Outcome:
         return {**plain, "replies": replies, "bytes_down": self.bytes_down, "bytes_up": self.bytes_up}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "Outcome":
+    def from_json(cls, data: Mapping[str, Any]) -> "Outcome":
         """What `to_json` gave."""
         replies = {
             site: TrainReply(
                 site, "ok", "", metrics=r["metrics"], spent=r["spent"] and Spent.model_validate(r["spent"])
             )
-            for site, r in told["replies"].items()
+            for site, r in data["replies"].items()
         }
-        problems = {site: (status, reason) for site, (status, reason) in told["problems"].items()}
-        down, up = told["bytes_down"], told["bytes_up"]
-        return cls(told["asked"], replies, problems=problems, bytes_down=down, bytes_up=up)
+        problems = {site: (status, reason) for site, (status, reason) in data["problems"].items()}
+        down, up = data["bytes_down"], data["bytes_up"]
+        return cls(data["asked"], replies, problems=problems, bytes_down=down, bytes_up=up)
 
 
 def ask(
@@ -226,7 +226,7 @@ def ask(
             _judge(content, roster, roster.sites[site], job, weights, outcome, scratch)
         for site in targets:
             if site in outcome.problems and site not in outcome.replies:
-                roster.tell(f"{site} is left out: {': '.join(outcome.problems[site])}")
+                roster.notify(f"{site} is left out: {': '.join(outcome.problems[site])}")
         if len(outcome.replies) >= config.min_sites:
             return outcome
         if not outcome.missing() or attempt == config.retries:

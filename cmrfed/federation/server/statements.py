@@ -69,8 +69,8 @@ class Statements:
 
 def read_statements(path: Path) -> dict[str, Heard]:
     """What was heard from each site; empty where nothing was."""
-    told = read_json(path) if path.exists() else {}
-    return {name: Heard.model_validate(heard) for name, heard in told.items()}
+    saved = read_json(path) if path.exists() else {}
+    return {name: Heard.model_validate(heard) for name, heard in saved.items()}
 
 
 def _by_delta(losses: Sequence[Loss]) -> tuple[Loss, ...]:

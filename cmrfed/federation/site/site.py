@@ -371,7 +371,7 @@ class Site:
         ticket.permit()
         result, reply, optimizer = train()
         metrics = _metrics(result) if self.policy.may_leave.losses and result.losses else {}
-        reply = replace(reply, metrics=metrics, spent=_told(ledger, self.policy.delta, audited=audited))
+        reply = replace(reply, metrics=metrics, spent=_spent(ledger, self.policy.delta, audited=audited))
         state.save(job, reply, optimizer)
         ledger.commit(ticket)
         return reply
@@ -434,7 +434,7 @@ class Site:
     def _sent(self, job: StageJob, new: State, old: State) -> State:
         """What a reply carries: the weights, or their change, in fewer bits or to be masked.
 
-        Under privacy the change has its noise already, and the coins come from the operating system.
+        Under privacy the change has its noise already, and its randomness comes from the operating system.
         """
         if job.secure_threshold is not None:
             return {name: new[name] - old[name] for name in new}
@@ -447,7 +447,7 @@ class Site:
         return compress(new, old, job.compression, draws)
 
 
-def _told(ledger: PrivacyLedger, delta: float, *, audited: bool) -> Spent:
+def _spent(ledger: PrivacyLedger, delta: float, *, audited: bool) -> Spent:
     """What the server may know of the ledger."""
     totals = ledger.totals(delta, strict_delta(delta))
     own, strict = map(Loss.of, totals.losses)
@@ -498,10 +498,10 @@ class _StateFolder:
         self._set_aside(job.round, job.key)
         if folder != self._folder(job.round):
             folder.rename(self._folder(job.round))
-        arrays, told = load_state(self._folder(job.round) / "reply.safetensors")
-        spent = Spent.model_validate_json(told["spent"])
-        metrics = json.loads(told["metrics"])
-        return TrainReply(told["site"], "ok", job.key, arrays=arrays, metrics=metrics, spent=spent)
+        arrays, metadata = load_state(self._folder(job.round) / "reply.safetensors")
+        spent = Spent.model_validate_json(metadata["spent"])
+        metrics = json.loads(metadata["metrics"])
+        return TrainReply(metadata["site"], "ok", job.key, arrays=arrays, metrics=metrics, spent=spent)
 
     def _find(self, job: StageJob) -> Path | None:
         """The folder of the answer to a request."""
@@ -527,12 +527,12 @@ class _StateFolder:
 
     def save(self, job: StageJob, reply: TrainReply, optimizer: State) -> None:
         """Write both files at once, then drop rounds that are older than the last ones up to this, and no others."""
-        told = {"site": reply.site, "key": reply.key, "metrics": json.dumps(dict(reply.metrics or {}))}
-        told["spent"] = reply.spent.model_dump_json() if reply.spent else ""
+        metadata = {"site": reply.site, "key": reply.key, "metrics": json.dumps(dict(reply.metrics or {}))}
+        metadata["spent"] = reply.spent.model_dump_json() if reply.spent else ""
         self._set_aside(job.round, job.key)
         with new_folder(self._folder(job.round)) as part:
             part.chmod(0o700)
-            save_state(part / "reply.safetensors", reply.arrays or {}, told, OWNER_ALONE)
+            save_state(part / "reply.safetensors", reply.arrays or {}, metadata, OWNER_ALONE)
             save_state(part / "optimizer.safetensors", optimizer, permissions=OWNER_ALONE)
         oldest = [n for n in self._rounds() if n <= job.round][-KEPT_ROUNDS:][0]
         unfinished = self.path.glob(".round-*")

@@ -98,8 +98,8 @@ class Memory:
         """Hash → where it was found, of all that replies and journal name."""
         found = {}
         for path in self.root.glob("state/*/*/round-*/reply.safetensors"):
-            told = read_metadata(path).get("spent")
-            if told and (name := _hash_of(told)):
+            record = read_metadata(path).get("spent")
+            if record and (name := _hash_of(record)):
                 found[name] = REPLY
         found |= {name: DIARY for body in self._journal() if (name := str(body.get("ledger") or ""))}
         marked = self._marked()
@@ -107,10 +107,10 @@ class Memory:
 
     def _cohort(self) -> Path | None:
         """The cohort's folder; None where the site is simulated, since others use its cohort too."""
-        told = read_json(self.root / "site.json")
-        if not isinstance(told, dict) or told.get("simulated"):
+        record = read_json(self.root / "site.json")
+        if not isinstance(record, dict) or record.get("simulated"):
             return None
-        return self.root / str(told.get("cohort", "cohort"))
+        return self.root / str(record.get("cohort", "cohort"))
 
     def _marked(self) -> str | None:
         """Identity of the ledger that the cohort names."""
@@ -118,10 +118,10 @@ class Memory:
         if cohort is None or not (cohort / MARKER).is_file():
             return None
         try:
-            told = read_json(cohort / MARKER)
+            record = read_json(cohort / MARKER)
         except DataError:
             return None
-        return str(told["ledger"]) if isinstance(told, dict) and told.get("ledger") else None
+        return str(record["ledger"]) if isinstance(record, dict) and record.get("ledger") else None
 
     def _journal(self) -> list[dict[str, object]]:
         """What the journal says of each round that was trained; lines that were edited are not believed."""

@@ -32,12 +32,12 @@ def assigned_folder(root: Path) -> Path:
     """
     if not (root / "site.json").is_file():
         return root
-    told = read_json(root / "site.json")
-    if not isinstance(told, dict) or told.get("simulated"):
+    record = read_json(root / "site.json")
+    if not isinstance(record, dict) or record.get("simulated"):
         return root
-    if told.get("ledger"):
-        return (root / str(told["ledger"])).resolve()
-    return beside(root / str(told.get("cohort", "cohort")))
+    if record.get("ledger"):
+        return (root / str(record["ledger"])).resolve()
+    return beside(root / str(record.get("cohort", "cohort")))
 
 
 def beside(cohort: Path) -> Path:
