@@ -9,7 +9,7 @@ import torch
 from cmrfed.federation.messages import MOST_TEXT, StageJob
 from cmrfed.federation.site.site import Site
 from cmrfed.privacy.settings import PrivateTraining
-from tests.unit.federation.test_private_site import ASKED, answer, make_site, paid, request
+from tests.unit.federation.site.test_private_site import ASKED, answer, make_site, paid, request
 
 
 @pytest.fixture
