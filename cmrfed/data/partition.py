@@ -56,7 +56,7 @@ class PartitionConfig(Section):
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Of the sites that train."""
+        """One entry for each site that trains."""
         return tuple(range(self.sites)) if self.only is None else (self.only,)
 
 

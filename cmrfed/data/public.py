@@ -31,7 +31,7 @@ class PublicPatients(Section):
     scanners: int = Field(10, ge=1)
     """Simulated scanners, over which the patients are shared out."""
     seed: int = 0
-    """Of these patients, and of what is trained on them."""
+    """Random seed of these patients and of training on them."""
 
     @model_validator(mode="after")
     def _each_scanner_has_patients(self) -> "PublicPatients":

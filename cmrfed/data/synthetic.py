@@ -50,7 +50,7 @@ class PrivacyStatement(Section):
     """The same loss at ``strict_delta``."""
     strict_delta: float | None = None
     epsilon_rdp: float | None = None
-    """At ``delta``, under RDP."""
+    """ε at ``delta`` under RDP accounting."""
     accountant: str | None = None
     sites: dict[str, Any] = {}
     """The largest loss that each site's ledger stated, with the hash of its last line when the site last answered."""
@@ -82,7 +82,7 @@ class PostProcessed(Section):
     """What was done to the masks after they were drawn, and to how many."""
 
     method: str
-    """As in the recipe."""
+    """The privacy unit of the recipe."""
     slices: int = 0
     changed: int = 0
     """Slices on which a pixel has another label than was drawn."""

@@ -21,20 +21,20 @@ class CoordinatorSettings(Section):
     host: str = Field(pattern=HOST)
     """Name or address under which sites reach it; the certificate of its proxy carries it."""
     port: int = Field(8443, ge=1, le=65535)
-    """Of the proxy, the only one that is open to the network."""
+    """Port of the proxy, the only one that is open to the network."""
     listen: str = Field("0.0.0.0", pattern=HOST)  # noqa: S104 - this one is meant for the network
     """Address at which the proxy listens."""
     inner_port: int = Field(18443, ge=1, le=65535)
-    """Of Flower's SuperLink, at the loopback address."""
+    """Port of Flower's SuperLink at the loopback address."""
     health_port: int = Field(18444, ge=1, le=65535)
-    """Of the SuperLink's health service (gRPC), at the loopback address."""
+    """Port of the SuperLink's gRPC health service at the loopback address."""
 
 
 class SiteSettings(Section):
     """One site."""
 
     name: str = Field(pattern=NAME)
-    """Of the same characters as the federation's; each its own, and none coordinator or authority."""
+    """The same characters as in the federation's name; unique, and neither coordinator nor authority."""
     request: Path | None = None
     """Certificate request (CSR) of a site that keeps its own keys; relative to the federation's file."""
     node_key: Path | None = None
@@ -42,11 +42,11 @@ class SiteSettings(Section):
     device: str = Field("cpu", pattern="^(cpu|cuda)$")
     """cpu or cuda: where the site trains."""
     gate_port: int = Field(18543, ge=1, le=65535)
-    """Of the site's own gate, at the loopback address; it alone talks to the coordinator."""
+    """Port of the site's gate at the loopback address; the gate alone talks to the coordinator."""
     node_port: int = Field(18544, ge=1, le=65535)
-    """Of the node's inner interface, at the loopback address."""
+    """Port of the node's inner interface at the loopback address."""
     health_port: int = Field(18545, ge=1, le=65535)
-    """Of the node's health service (gRPC), at the loopback address."""
+    """Port of the node's gRPC health service at the loopback address."""
 
     @model_validator(mode="after")
     def _has_both(self) -> "SiteSettings":
@@ -63,9 +63,9 @@ class Federation(Section):
     coordinator: CoordinatorSettings
     """Where the coordinator is."""
     sites: tuple[SiteSettings, ...] = Field(min_length=1)
-    """In order of their styles: a new one is added at the end."""
+    """Ordered by site index, which conditions the generators: add new sites at the end."""
     validity_days: int = Field(365, ge=1, le=3650)
-    """Of certificates of the coordinator and of sites."""
+    """Validity of the certificates of the coordinator and of sites, in days."""
 
     @field_validator("sites")
     @classmethod
@@ -106,7 +106,7 @@ class CoordinatorKit(Section):
     federation: str
     coordinator: CoordinatorSettings
     sites: tuple[str, ...]
-    """In order: a site's place is the number of its style."""
+    """Ordered: a site's position is the site index that conditions the generators."""
 
 
 class SiteKit(Section):

@@ -17,7 +17,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 STEADY_S = 60.0
 """A process that ran this long before it ended is started again without a longer pause."""
 GRACE_S = 10.0
-"""From the request to end until a process is killed."""
+"""Seconds between the request to end and the kill."""
 LOG_BYTES = 10 << 20
 """A log that is longer when its process starts becomes ``NAME.log.old``."""
 _POLL_S = 0.2

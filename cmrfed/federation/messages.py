@@ -110,7 +110,7 @@ class SiteInfo(Section):
 
 
 class PublicKeys(Section):
-    """With which others agree on secrets with a site, in one session of a secure sum; 32 bytes each, as hex."""
+    """Public keys of a site for one secure aggregation session (X25519); 32 bytes each, as hex."""
 
     seal: str = Field(pattern=r"^[0-9a-f]{64}$")
     mask: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -124,9 +124,9 @@ class Spent(Section):
     unit: Unit
     """none: there is no guarantee."""
     at: tuple[Loss, Loss]
-    """At the δ of the site's policy, and at `strict_delta` of it."""
+    """ε at the δ of the site's policy, and at its `strict_delta`."""
     ledger_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of the ledger's last line: an auditor can find the state of the ledger that this speaks of."""
+    """Hash of the ledger's last line, by which an auditor finds the state of the ledger that this refers to."""
     audited: bool = Field(False, exclude_if=lambda value: not value)
     """Whether the private step passed the site's own audit, on its device and with the settings of this request."""
 
@@ -162,7 +162,7 @@ class TrainReply:
     spent: Spent | None = None
     """After this round; of "ok" only."""
     keys: PublicKeys | None = None
-    """In place of arrays, where they stay at the site until they are masked."""
+    """Sent in place of arrays where these stay at the site until they are masked."""
 
 
 def to_array_record(state: State) -> ArrayRecord:

@@ -24,7 +24,7 @@ class StageCost(Section):
     stage: str
     sampling_rate: float = Field(gt=0, le=1)
     steps: int = Field(ge=1)
-    """Of one site, over all rounds."""
+    """ε of one site over all rounds."""
     noise_ratio: float = Field(1.0, gt=0)
     """This stage's noise multiplier over the common one: above 1 it spends less of the budget."""
     unit: Unit = "patient"

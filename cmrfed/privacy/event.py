@@ -28,7 +28,7 @@ class PrivacyEvent(Section):
     stage: str
     round: int = Field(ge=0)
     digest: str
-    """Of the request: the same run, stage, round and digest is the same request."""
+    """Digest of the request: the same run, stage, round and digest is the same request."""
     unit: Unit = "patient"
 
     @model_validator(mode="after")

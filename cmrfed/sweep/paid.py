@@ -47,7 +47,7 @@ class Paid:
     other: int
     """Points that trained on the patients without privacy."""
     total: tuple[Epsilon, ...] = ()
-    """At the points' least δ and at `strict_delta` of it; empty where no point is private or ``problem`` says why."""
+    """ε at the points' smallest δ and its `strict_delta`; empty if no point is private or ``problem`` is set."""
     problem: str = ""
     """Why there is no total."""
     planned: bool = False

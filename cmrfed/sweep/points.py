@@ -83,7 +83,7 @@ class Point:
     """One experiment of a sweep."""
 
     name: str
-    """Of its folder: axes and values, and the start of the experiment's digest."""
+    """Folder name: axes and values, and the start of the experiment's digest."""
     labels: dict[str, str]
     """Axis → label of its value."""
     experiment: Experiment
@@ -112,7 +112,7 @@ class Sweep:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """In order of the file."""
+        """Points in the order of the file."""
         return tuple(dict.fromkeys(axis for point in self.points for axis in point.labels))
 
 

@@ -22,9 +22,9 @@ LEVELS = {"fpr-1e-1": 0.1, "fpr-1e-2": 0.01, "fpr-1e-3": 0.001}
 """False-positive rates at which the share of members that are found is reported, by their key."""
 DRAWS = 2000
 ERROR = 0.05
-"""Of all intervals, and of calling a claim broken that holds."""
+"""Error rate of all intervals, and of calling a claim broken although it holds."""
 CONTROL_ERROR = 0.01
-"""Of calling a control failed that is not: a failed one hides a value."""
+"""Error rate of calling a control failed although it is not: a failed control hides a value."""
 
 
 class AttackConfig(Section):
@@ -134,7 +134,7 @@ def auc(scores: Scores, seed: int = 0) -> Estimate:
 
 
 def p_value(scores: Scores) -> float:
-    """Of members and others scoring alike, two-sided (Mann and Whitney 1947)."""
+    """Two-sided p-value of members and non-members scoring alike (Mann and Whitney 1947)."""
     if np.ptp(np.concatenate([scores.members, scores.others])) == 0:
         return 1.0
     return float(mannwhitneyu(scores.members, scores.others).pvalue)

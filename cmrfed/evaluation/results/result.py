@@ -112,7 +112,7 @@ class Metric(Identified):
     """One measured number, or the reason why there is none."""
 
     name: str
-    """For people; nothing selects by it."""
+    """The name that readers see; no code selects by it."""
     value: float | None = None
     low: float | None = None
     """Lower end of the 95 % interval; ``detail`` says over what it was drawn."""
@@ -150,7 +150,7 @@ class Series(Identified):
 
     kind: Literal["values", "scores", "ceiling"]
     name: str
-    """For people."""
+    """The name that readers see."""
     label: str
     """What the values are, for an axis of the plot."""
     groups: dict[str, tuple[float, ...]]

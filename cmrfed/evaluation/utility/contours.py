@@ -41,7 +41,7 @@ class Scored:
 
     @property
     def of(self) -> dict[str, str | None]:
-        """As qualifiers."""
+        """The qualifiers of a metric id."""
         return {"arm": self.trained, "test": self.test, "segmenter": self.segmenter}
 
 

@@ -41,7 +41,7 @@ INSTALL = (
 )
 NUMBER, DATASET = 1, "Dataset001_CMRFed"
 SPACING = (10.0, 1.0, 1.0)
-"""Of slices, rows and columns as nnU-Net is told: pixels, with slices far apart, which makes no difference in 2-D."""
+"""Spacing of slices, rows and columns given to nnU-Net: in pixels, slices far apart, which is the same in 2-D."""
 _IMPORTS = "import nnunetv2.run.run_training, nnunetv2.inference.predict_from_raw_data"
 
 Case = tuple[np.ndarray, np.ndarray]

@@ -22,7 +22,7 @@ FRACTION_BITS = 32
 LIMIT = 16.0
 """Largest magnitude of a number that can be encoded."""
 MAX_TOTAL_WEIGHT = 2**26
-"""Of all terms together: 2^26 × 16 × 2^32 = 2^62 stays within a signed 64-bit number."""
+"""Largest sum of all terms: 2^26 × 16 × 2^32 = 2^62 stays within a signed 64-bit number."""
 SECRET_BYTES = 32
 
 _PRIME = 2**521 - 1
@@ -80,7 +80,7 @@ def add_mask(into: np.ndarray, seed: bytes, sign: int) -> None:
 
 
 def sign_of(site: str, other: str) -> int:
-    """With which sign ``site`` adds the mask that it has in common with ``other``; theirs is the opposite."""
+    """Sign with which ``site`` adds the mask that it shares with ``other``; the other's sign is the opposite."""
     return 1 if site < other else -1
 
 

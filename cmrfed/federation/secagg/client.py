@@ -102,7 +102,7 @@ class UnmaskStep(Step):
 
 
 STEPS: dict[str, type[Step]] = {"shares": ShareStep, "masked": MaskStep, "unmask": UnmaskStep}
-"""By the name of the message, ``train.<name>``."""
+"""Protocol steps by message name, ``train.<name>``."""
 
 
 def statement(which: Step, site: str, threshold: int, keys: PublicKeys) -> bytes:

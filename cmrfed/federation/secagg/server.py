@@ -40,7 +40,7 @@ class MaskedSum:
     roster: ShareStep
     unmask: UnmaskStep
     weight: int
-    """Of the survivors together."""
+    """Total weight of the surviving sites."""
     numbers: np.ndarray
     """uint64 (number of weights,): the sum, with masks."""
 
@@ -148,7 +148,7 @@ class SecureRound:
         return masked, outcome
 
     def _shares(self, roster: ShareStep, outcome: Outcome) -> dict[str, dict[str, str]]:
-        """By site that goes on: what it sealed for each other."""
+        """Sealed shares by sender, then by recipient."""
         sealed: dict[str, dict[str, str]] = {}
 
         def keep(site: str, content: RecordDict) -> None:

@@ -19,7 +19,7 @@ KEPT_ROUNDS = 2
 _TENSORS = ("global", "ema", "strategy")
 
 ServerState = dict[str, Mapping[str, Tensor]]
-"""By "global", "ema" and "strategy"."""
+"""State dictionaries by "global", "ema" and "strategy"."""
 
 
 class RoundStore:

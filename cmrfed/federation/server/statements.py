@@ -18,12 +18,12 @@ from cmrfed.privacy.ledger.statement import Loss
 
 FILE = "ledgers.json"
 PRV_SLACK = 0.025
-"""By how much PRV's ε may differ between two histories of which one is longer: twice its own error, and rounding."""
+"""Tolerance when the PRV ε of a longer history is compared with a shorter one: twice its own error, and rounding."""
 RDP_SLACK = 1e-6
 
 
 class Heard(Section):
-    """Of one site."""
+    """What one site has stated."""
 
     largest: Spent
     """Elementwise, over everything that the site ever said in this run."""

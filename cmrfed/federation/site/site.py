@@ -541,7 +541,7 @@ class _StateFolder:
 
 
 def _number(folder: Path) -> int:
-    """Of the round in a folder ``round-0007`` or ``round-0007.<key>``."""
+    """The round number of a folder ``round-0007`` or ``round-0007.<key>``."""
     return int(folder.name.removeprefix("round-").split(".")[0])
 
 

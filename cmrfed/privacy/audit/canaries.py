@@ -38,7 +38,7 @@ class Tensors(nn.Module):
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """In the order in which `flat` has them."""
+        """Tensor names in the order of `flat`."""
         return [getattr(self, name) for name in _SHAPES]
 
     @property
@@ -73,9 +73,9 @@ class Canary:
 
     name: str
     gradient: np.ndarray
-    """Of its mean loss, in units of C, float64 (D,)."""
+    """Gradient of the mean loss in units of C, float64 (D,)."""
     scales: tuple[float, ...] = _ONES
-    """Of the losses of its draws; their mean is 1 where the gradient is finite."""
+    """Factors of the losses of its draws; their mean is 1 where the gradient is finite."""
     depends: bool = True
     """False: its losses do not depend on the weights."""
     edge: bool = False
@@ -83,7 +83,7 @@ class Canary:
 
     @property
     def norm(self) -> float:
-        """Of its gradient, in units of C."""
+        """Norm of its gradient in units of C."""
         return float(np.linalg.norm(self.gradient))
 
     def contribution(self, clip_norm: float) -> np.ndarray:

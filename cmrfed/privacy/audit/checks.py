@@ -54,23 +54,23 @@ def _sound(p_value: float) -> float:
 
 # --- two-sided p-values; not-a-number counts as 0 -----------------------------------------------
 def normal_p(score: float | np.ndarray) -> np.ndarray:
-    """Of standard normal scores."""
+    """p-values of standard normal scores."""
     return np.asarray(np.nan_to_num(special.erfc(np.abs(score) / math.sqrt(2)), nan=0.0))
 
 
 def squares_p(total: float | np.ndarray, count: int | np.ndarray) -> np.ndarray:
-    """Of sums of ``count`` squared standard normal values."""
+    """p-values of sums of ``count`` squared standard normal values."""
     low, high = special.chdtr(count, total), special.chdtrc(count, total)
     return np.asarray(np.nan_to_num(np.minimum(1.0, 2 * np.minimum(low, high)), nan=0.0))
 
 
 def binomial_p(hits: np.ndarray, trials: int | np.ndarray, rate: float) -> np.ndarray:
-    """Of numbers of hits; conservative, since they are whole."""
+    """p-values of binomial counts; conservative, since counts are whole numbers."""
     low, high = stats.binom.cdf(hits, trials, rate), stats.binom.sf(hits - 1, trials, rate)
     return np.asarray(np.minimum(1.0, 2 * np.minimum(low, high)))
 
 
 def correlation_p(correlation: np.ndarray, count: int) -> np.ndarray:
-    """Of correlations of ``count`` independent standard normal pairs with mean 0."""
+    """p-values of correlations of ``count`` independent standard normal pairs with mean 0."""
     bounded = np.clip(np.nan_to_num(correlation, nan=1.0), -1 + 1e-12, 1 - 1e-12)
     return np.asarray(2 * stats.t.sf(np.abs(bounded) * np.sqrt((count - 1) / (1 - bounded**2)), count - 1))

@@ -10,7 +10,7 @@ from cmrfed.privacy.audit.checks import Check, Finding, normal_p, worst_of
 from cmrfed.privacy.audit.tape import Tape
 
 CONFIDENCE = 0.99
-"""Of the interval that is reported; whether a step fails is decided at the level of all other lines."""
+"""Error rate of the reported interval; whether a step fails is decided at the level of all other lines."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class AuditResult:
         return not self.failed
 
     def row(self) -> dict[str, Any]:
-        """For audit.json; a μ that is not finite is null."""
+        """The content of audit.json; a μ that is not finite is null."""
         numbers = {"mu": self.mu.value, "lower": self.mu.lower, "upper": self.mu.upper}
         return {
             **{name: value if math.isfinite(value) else None for name, value in numbers.items()},

@@ -19,9 +19,9 @@ from cmrfed.privacy.dpsgd import mechanism
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 
 STEPS = 50
-"""Of the lines on noise and sampling: with some 40 records each, enough to tell 97 % of the noise from all of it."""
+"""Steps for the checks of noise and sampling: with some 40 records each, enough to tell 97 % of the noise from all."""
 EXACT_STEPS, EXACT_NOISE = 20, 0.01
-"""Of the lines on clipping: with so little noise, each record's share shows."""
+"""Noise for the checks of clipping: so little that each record's share shows."""
 OPTIMIZER_STEPS, SMALL_STEPS = 6, 80
 BATCH, MOST_RECORDS = 40, 5000
 """Records in a step on average, where that takes no more records than this."""

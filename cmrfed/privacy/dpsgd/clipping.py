@@ -103,5 +103,5 @@ class StateGuard:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """As whole numbers, so that NaN is equal to itself and -0 is not 0."""
+    """The bits as whole numbers, so that NaN equals itself and -0 is not 0."""
     return tensor.contiguous().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_zeros(0)

@@ -35,7 +35,7 @@ from cmrfed.privacy.settings import LARGEST_CLIP_NORM, MOST_PATIENTS, SMALLEST_C
 MOST_RECORDS = 1_000_000
 """Records of a site. Sums are float64, so n of them are off by at most n² · 2^-53 · C: 1e-4 of the bound here."""
 LARGEST_NORM = 1e18
-"""Of a gradient: the square of a larger one may overflow in float32. A record that has one contributes nothing."""
+"""Largest gradient entry: the square of a larger one may overflow in float32. Such a record contributes nothing."""
 _STD_TOLERANCE = 1e-3
 _log = logging.getLogger("cmrfed")
 
@@ -48,7 +48,7 @@ class MechanismConfig(Section):
     declared_patients: int = Field(ge=1, le=MOST_PATIENTS)
     """N as it is known in public. Sums are divided by q · N, never by the number in the batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of forward and backward passes; gradients, clipping and noise are fp32 in both."""
+    """Arithmetic of forward and backward passes; gradients, clipping and noise are always fp32."""
 
 
 @dataclass(frozen=True)

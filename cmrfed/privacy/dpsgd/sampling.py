@@ -1,4 +1,4 @@
-"""Who takes part in a step: every patient by their own coin, from the operating system's entropy."""
+"""Poisson sampling: each record takes part in a step independently with probability q (operating system's entropy)."""
 
 import secrets
 

@@ -114,7 +114,7 @@ class PrivacySpent:
     repairs: tuple[str, ...]
     """The reasons that were given."""
     last_hash: str
-    """Of the chain: kept elsewhere, it shows later that no older copy was put in place."""
+    """Hash of the last line: kept elsewhere, it shows later that no older copy was put in place."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Totals:
 
     unit: Unit
     losses: tuple[Epsilon, ...]
-    """At each δ that was asked for."""
+    """ε at each requested δ."""
     last_hash: str
 
 
@@ -401,7 +401,7 @@ def _repeated(earlier: Payment, event: PrivacyEvent) -> Ticket:
 
 
 def _unit(history: History) -> Unit:
-    """For whom the history makes a statement; "none" where it makes none."""
+    """The privacy unit of the history; "none" where it promises nothing."""
     return "none" if history.unbounded else common_unit(history.events)
 
 

@@ -19,7 +19,7 @@ from cmrfed.privacy.ledger.journal import FILE as JOURNAL
 
 COPY = "ledger.copy.jsonl"
 MARKER = "ledger.json"
-"""In the cohort's folder: which ledger its patients pay into."""
+"""File in the cohort's folder that names the ledger its patients pay into."""
 OWN_COPY, REPLY, DIARY, COHORT = "the site's own copy", "a stored reply", "the journal", "the cohort's folder"
 """Where hashes are remembered, in words that may travel."""
 

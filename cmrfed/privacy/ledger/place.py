@@ -5,7 +5,7 @@ from pathlib import Path
 from cmrfed.core.artifacts import read_json
 
 END = ".ledger"
-"""Of the folder beside a cohort: the ledger of /data/cohort is in /data/cohort.ledger."""
+"""Suffix of the folder beside a cohort: the ledger of /data/cohort is in /data/cohort.ledger."""
 
 
 def ledger_folder(root: Path) -> Path:

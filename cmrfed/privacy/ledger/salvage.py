@@ -15,17 +15,17 @@ class Salvaged:
     lines: tuple[Line, ...]
     """The chain that goes on, from the first line."""
     events: tuple[dict[str, Any], ...]
-    """Of lines that hold by themselves, and have no place in the chain any more."""
+    """Events of lines that are intact but no longer linked to the chain."""
     unbounded: int
     """Lines that are lost, or that nobody can read."""
     hashes: tuple[str, ...]
-    """Of the lines outside of the chain, and of those that others remember."""
+    """Hashes of lines outside the chain, and of lines that others remember."""
     nothing: bool
     """Whether there is nothing to repair."""
 
     @property
     def body(self) -> dict[str, Any]:
-        """As the line of a repair has it."""
+        """The content of the ledger line that records a repair."""
         return {"events": list(self.events), "unbounded": self.unbounded, "hashes": list(self.hashes)}
 
 

@@ -49,10 +49,10 @@ class StageLoss(Section):
     adjacency: str
     reservations: int
     uncommitted: int
-    """Of the reservations: their replies were never stored. They are spent all the same."""
+    """Reservations whose replies were never stored; they count as spent."""
     steps: int
     alone: tuple[Loss, ...]
-    """At the same δ as `LedgerStatement.total`."""
+    """ε at the same δ as `LedgerStatement.total`."""
 
 
 class LedgerStatement(Section):
