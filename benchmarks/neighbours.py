@@ -28,7 +28,7 @@ Search = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def ours(queries: np.ndarray, others: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Distance (N, P) as the judge computes it."""
+    """Distance (N, P) as the evaluator computes it."""
     return neighbours(queries, others, owners).distance
 
 

@@ -74,7 +74,7 @@ class PrivacyBudgetExhausted(SiteRefused):
 
 
 class EvaluationError(CmrfedError):
-    """The inputs of an evaluation cannot be judged."""
+    """The inputs of an evaluation cannot be evaluated."""
 
 
 class SweepError(CmrfedError):

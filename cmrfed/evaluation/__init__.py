@@ -1,1 +1,1 @@
-"""The judge: fidelity, anatomy, memorisation and utility of a synthetic data set, from folders alone."""
+"""The evaluator: fidelity, anatomy, memorisation and utility of a synthetic data set, from folders alone."""

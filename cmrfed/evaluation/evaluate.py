@@ -1,4 +1,4 @@
-"""The judge: folders in, numbers, pictures and a verdict in words out. It never sees a generator."""
+"""The evaluator: folders in, numbers, pictures and a verdict in words out. It never sees a generator."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,7 +19,7 @@ from cmrfed.evaluation.features.radiomics import frd_metrics
 from cmrfed.evaluation.fidelity.distances import FidelityConfig, distribution_metrics, paired_metrics
 from cmrfed.evaluation.fidelity.precision_recall import manifold_metrics
 from cmrfed.evaluation.fidelity.reconstruction import reconstruction_fidelity, reconstruction_utility
-from cmrfed.evaluation.inputs import Judged, layout_of, read_judged
+from cmrfed.evaluation.inputs import EvaluatedSet, layout_of, read_dataset
 from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.privacy.black_box import leakage
 from cmrfed.evaluation.privacy.membership import AttackConfig, Claim
@@ -93,15 +93,15 @@ def evaluate(
         out: Folder for the results; segmenters and features that are already there are used again.
         sites: Name => the training patients of each site, to measure what a site gains that has these alone.
         reconstructed: Images of the hold-out that went through an autoencoder, where the generator has one.
-        white_box: What attacks on the saved generator found; the judge itself never sees one.
+        white_box: What attacks on the saved generator found; the evaluator itself never opens one.
 
     Raises:
         EvaluationError: The sets share patients, differ in size, or are empty.
     """
     _check(train, holdout, external, sites or {})
-    judged = read_judged(synthetic, train.header)
+    dataset = read_dataset(synthetic, train.header)
     sets = (
-        replace(judged.slices, name="synthetic"),
+        replace(dataset.slices, name="synthetic"),
         replace(slices_of_cohort(train), name="training"),
         replace(slices_of_cohort(holdout), name="hold-out"),
     )
@@ -129,7 +129,7 @@ def evaluate(
             found += nnunet_utility(train, sets[0], holdout, external, config.nnunet, out / "nnunet", config.seed)
         if reconstructed:
             found += reconstruction_utility(reconstructed, train, benchmark)
-    report = _report(found, judged, sets, external, extractor)
+    report = _report(found, dataset, sets, external, extractor)
     draw_pictures(out / "pictures", *sets, to_train, show_real=config.show_real, seed=config.seed)
     report.write(out)
     write_text(out / NOTICE, NOT_FOR_RELEASE)
@@ -241,7 +241,7 @@ def _features(sets: tuple[SliceSet, ...], extractor: Extractor) -> dict[str, np.
 
 def _report(
     found: Findings,
-    judged: Judged,
+    dataset: EvaluatedSet,
     sets: tuple[SliceSet, SliceSet, SliceSet],
     external: Mapping[str, Cohort],
     extractor: Extractor,
@@ -252,11 +252,11 @@ def _report(
         for name, count in sizes.items()
         if count < FEW_PATIENTS
     )
-    inputs = {"synthetic": judged.digest, f"extractor {extractor.name}": extractor.digest}
+    inputs = {"synthetic": dataset.digest, f"extractor {extractor.name}": extractor.digest}
     inputs |= {each.name: each.digest for each in sets[1:]} | {name: c.digest for name, c in external.items()}
     return EvaluationReport(
         metrics=found.metrics,
-        warnings=(*(Notice(text=text) for text in (*judged.warnings, *few)), *found.warnings),
+        warnings=(*(Notice(text=text) for text in (*dataset.warnings, *few)), *found.warnings),
         series=found.series,
         inputs=inputs,
         sizes=sizes,

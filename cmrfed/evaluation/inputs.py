@@ -1,9 +1,9 @@
-"""Reads what is to be judged: a data set of this project, or a folder of others, told apart by what is in it.
+"""Reads what is to be evaluated: a data set of this project, or a folder of others, told apart by what is in it.
 
 Folders of others go through the importers of real data. Their slices are compared as they stand when they already
 have the size of the real ones; otherwise they are cropped about the heart and resampled as the real ones were. Grey
 values that already lie in [-1, 1] are kept; otherwise each volume is scaled as the real ones were. What cannot be
-used is set aside and named. Masks are taken as drawn, however wrong: judging them is the point.
+used is set aside and named. Masks are taken as drawn, however wrong: measuring them is the point.
 """
 
 import re
@@ -32,8 +32,8 @@ LAYOUTS = {"nnunet": "nnU-Net v2 raw folder", "acdc": "ACDC-layout folder"}
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is to be judged: its slices, the digest of their source, and what a reader must know about both."""
+class EvaluatedSet:
+    """What is to be evaluated: its slices, the digest of their source, and what a reader must know about both."""
 
     slices: SliceSet
     digest: str
@@ -53,7 +53,7 @@ def layout_of(root: Path) -> str:
     if root.is_dir() and any(re.search(r"_frame\d+$", stem_of(path)) for path in nifti_files(root)):
         return "acdc"
     raise EvaluationError(
-        f"{root} is no data set that can be judged",
+        f"{root} is not a data set that can be evaluated",
         got="a folder of none of these layouts" if root.is_dir() else "no such folder",
         expected="a data set made by `cmrfed synthesize` (manifest.json), an nnU-Net v2 raw folder (dataset.json, "
         "imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz), or ACDC layout (PATIENT/PATIENT_frame01.nii.gz, "
@@ -62,8 +62,8 @@ def layout_of(root: Path) -> str:
     )
 
 
-def read_judged(root: Path, real: CohortHeader) -> Judged:
-    """Read the data set that is to be judged.
+def read_dataset(root: Path, real: CohortHeader) -> EvaluatedSet:
+    """Read the data set to evaluate.
 
     Args:
         root: A data set of this project, an nnU-Net v2 raw folder or an ACDC-layout folder.
@@ -82,7 +82,7 @@ def read_judged(root: Path, real: CohortHeader) -> Judged:
                 expected="a data set that was drawn as a whole, such as RUN_DIR/synthetic",
                 do="name that one with --synthetic; paired and reconstructed images have options of their own",
             )
-        return Judged(slices_of_synthetic(data, real.size_px), digest_folder(data.root))
+        return EvaluatedSet(slices_of_synthetic(data, real.size_px), digest_folder(data.root))
     return _Foreign(root, layout, real).read()
 
 
@@ -111,7 +111,7 @@ class _Foreign:
         self.notes: dict[str, list[str]] = {}
         """What had to be assumed of the files' geometry → patients."""
 
-    def read(self) -> Judged:
+    def read(self) -> EvaluatedSet:
         patients = read(self.root, self.layout)
         self.left_out = tuple(f"not read, {kind.text()}" for kind in kinds_of(patients.left_out))
         with track(f"reading {self.root.name}", len(patients)) as bar:
@@ -126,7 +126,7 @@ class _Foreign:
                 do="correct the files",
             )
         slices = joined(self.root.name, self.parts, self.spacing)
-        return Judged(slices, slices.digest, self._warnings())
+        return EvaluatedSet(slices, slices.digest, self._warnings())
 
     def _patient(self, patient: RawPatient) -> None:
         if patient.problem is not None:
@@ -154,7 +154,7 @@ class _Foreign:
             self.unmasked += [case] if mask is None else []
 
     def _note(self, patient: RawPatient, loaded: Sequence[RawArrays]) -> None:
-        """Keep what had to be assumed of a patient's geometry. Masks are not asked how to turn it: they are judged."""
+        """Keep what had to be assumed of a patient's geometry. Masks decide nothing: they are measured."""
         turned = ("the right ventricle lies on the side of the lateral wall",) if lies_otherwise(loaded) else ()
         for note in dict.fromkeys((*(n for a in loaded for n in a.notes), *turned)):
             self.notes.setdefault(note, []).append(patient.patient_id)

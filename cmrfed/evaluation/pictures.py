@@ -1,4 +1,4 @@
-"""The judge's pictures: what was measured, to be looked at."""
+"""Pictures of what was measured."""
 
 from pathlib import Path
 

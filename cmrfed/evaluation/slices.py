@@ -1,4 +1,4 @@
-"""All slices of a set in memory: the form in which the judge compares sets."""
+"""All slices of a set in memory: the form in which the evaluator compares sets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

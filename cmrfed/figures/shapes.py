@@ -1,4 +1,4 @@
-"""Shapes of real and synthetic masks, patient by patient, as the judge measures them (`evaluation.anatomy`).
+"""Shapes of real and synthetic masks, patient by patient, as the evaluator measures them (`evaluation.anatomy`).
 
 Area, eccentricity and solidity are those of skimage.measure.regionprops: pixels; distance of the foci over the major
 axis of the ellipse with the same second moments (0 for a disc); area over that of the convex hull. Roundness is
@@ -49,10 +49,10 @@ def ks(values: np.ndarray, real: np.ndarray) -> float:
 
 
 def minimum_area(runs: Sequence[Run]) -> int:
-    """Smallest structure that the runs' judge measured, in pixels.
+    """Smallest structure that the evaluation of the runs measured, in pixels.
 
     Raises:
-        DataError: They were judged by unlike rules.
+        DataError: They were evaluated by different rules.
     """
     default = AnatomyConfig().minimum_area_px
     found = {
@@ -61,7 +61,9 @@ def minimum_area(runs: Sequence[Run]) -> int:
     }
     if len(set(found.values())) > 1:
         raise DataError(
-            "the runs were judged by unlike rules", got=f"evaluation.anatomy.minimum_area_px {found}", expected="one"
+            "the runs were evaluated by different rules",
+            got=f"evaluation.anatomy.minimum_area_px {found}",
+            expected="one",
         )
     return int(next(iter(found.values())))
 

@@ -16,7 +16,7 @@ IMAGE_MEASURES = ("psnr", "ssim", "ms-ssim", "lpips", "fid", "kid")
 """Measures of fidelity, in order; those of real against real images are the ``reference`` of others, and no row."""
 IMAGE_ARMS = ("synthetic", "paired", "reconstruction")
 ABSENT = "–"
-AGAIN = "Do: evaluate the run again with this version and what it needs (docs/judging.md)"
+AGAIN = "Do: evaluate the run again with this version and what it needs (docs/evaluation.md)"
 
 
 def _fidelity(report: EvaluationReport) -> list[Metric]:

@@ -42,7 +42,7 @@ class SynthesisConfig(Section):
     """Share of an image's initial noise that all slices of its patient have in common."""
     mask_post_processing: PostProcessing = "none"
     """What is done to masks once all of a patient's are drawn, before images are drawn for them. largest_component:
-    keep the largest piece of each structure on each slice. Masks as drawn are kept beside, and judged too."""
+    keep the largest piece of each structure on each slice. Masks as drawn are kept beside, and evaluated too."""
     batch_size: int = Field(64, ge=1)
     """Slices that are drawn at a time."""
     precision: Precision = "bf16"

@@ -25,7 +25,7 @@ POWERFUL = {
     "flow": {"loss", "sima", "calibrated-loss"},
     "latent": {"loss", "calibrated-loss"},
 }
-"""Family => attacks that find what was learned by heart, as measured; the others have less power (docs/judging.md)."""
+"""Family => attacks that find what was learned by heart, as measured; the rest has less power (docs/evaluation.md)."""
 CONTROLS = 40
 """Patients of each side against a generator that learned from nobody."""
 COUNT = 24

@@ -158,7 +158,7 @@ def anatomy(synthetic: SliceSet, train: SliceSet, holdout: SliceSet, config: Ana
     """Compare the shapes of masks, patient by patient, with those of the hold-out.
 
     Args:
-        synthetic: The set to judge.
+        synthetic: The set to evaluate.
         train: Patients that the generators learned from; gives the reference.
         holdout: Patients that nothing has learned from.
         config: Smallest structure and number of bootstrap draws.

@@ -74,7 +74,7 @@ def frd_metrics(
     """FRD of the synthetic set against the hold-out, beside what real patients get; or why there is none.
 
     Args:
-        synthetic: The set to judge.
+        synthetic: The set to evaluate.
         train: Patients that the generators learned from.
         holdout: Patients that nothing has learned from, the reference.
         config: Most slices of each set, and half-samples behind an interval.

@@ -206,7 +206,7 @@ def distribution_metrics(
     """KID and FID of the synthetic set against the hold-out, beside what real patients get.
 
     Args:
-        synthetic: The set to judge.
+        synthetic: The set to evaluate.
         train: Patients that the generators learned from.
         holdout: Patients that nothing has learned from.
         features: Name of a set => its features (N, D).

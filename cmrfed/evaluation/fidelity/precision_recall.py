@@ -80,7 +80,7 @@ def manifold_metrics(
     Synthetic and training slices are drawn down to equal numbers, as the balls shrink when a set grows.
 
     Args:
-        synthetic: The set to judge.
+        synthetic: The set to evaluate.
         train: Patients that the generators learned from; the floor.
         holdout: Patients that nothing has learned from.
         features: Name of a set => its features (N, D).

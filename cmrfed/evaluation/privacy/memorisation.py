@@ -186,7 +186,7 @@ def memorisation(
     """Neighbours in pixels and in features, copies, duplicates and constant images.
 
     Args:
-        synthetic: The set to judge.
+        synthetic: The set to evaluate.
         train: Patients that the generators learned from.
         holdout: Patients that nothing has learned from; the control.
         features: Name of a set => its features (N, D).

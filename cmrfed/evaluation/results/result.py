@@ -42,7 +42,7 @@ Level = Literal[
     "identified",
     "claim-refuted",
 ]
-"""How an axis is judged: good to poor for quality; for memorisation and leakage, what was found."""
+"""Verdict of an axis: good to poor for quality; for memorisation and leakage, what was found."""
 QUALIFIERS = ("arm", "test", "structure", "attack", "space", "quantity", "segmenter")
 SEGMENT = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 ID = rf"^(?:{'|'.join(AXES)})\.{SEGMENT}(?:\.{SEGMENT})*$"
@@ -165,7 +165,7 @@ class Notice(Section):
 
 
 class Verdict(Section):
-    """How an axis is judged; word, text and rule are for people."""
+    """Verdict of an axis; word, text and rule are for people."""
 
     axis: Axis
     level: Level

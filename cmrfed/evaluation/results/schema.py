@@ -8,7 +8,7 @@ from cmrfed.core.artifacts import write_json, write_text
 from cmrfed.evaluation.results.catalogue import table
 from cmrfed.evaluation.results.reading import json_schema
 
-SCHEMA, PAGE = "evaluation.schema.json", "judging.md"
+SCHEMA, PAGE = "evaluation.schema.json", "evaluation.md"
 _TABLE = re.compile(r"(?<=<!-- metrics: generated -->\n\n).*?(?=\n\n<!-- /metrics -->)", re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""Asking sites and judging their replies: who is there, who answered, and what is set aside and why."""
+"""Asking sites and checking their replies: who is there, who answered, and what is set aside and why."""
 
 import math
 import time
@@ -223,7 +223,7 @@ def ask(
         }
         outcome.bytes_down += _arrays([arrays, *([codec_arrays] if codec_arrays else [])]) * len(targets)
         for site, content in _exchange(grid, roster, requests, outcome):
-            _judge(content, roster, roster.sites[site], job, weights, outcome, scratch)
+            _check_reply(content, roster, roster.sites[site], job, weights, outcome, scratch)
         for site in targets:
             if site in outcome.problems and site not in outcome.replies:
                 roster.notify(f"{site} is left out: {': '.join(outcome.problems[site])}")
@@ -271,7 +271,7 @@ def bytes_of(content: RecordDict) -> int:
     return _arrays(content.array_records.values()) + sum(len(str(text).encode()) for text in texts)
 
 
-def _judge(
+def _check_reply(
     content: RecordDict,
     roster: Roster,
     info: SiteInfo,

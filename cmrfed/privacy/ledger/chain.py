@@ -129,7 +129,7 @@ class Chain:
             yield
 
     def survey(self) -> Survey:
-        """Read both files without judging them."""
+        """Read both files without checking them."""
         data = self.path.read_bytes() if self.path.exists() else b""
         head = parse_line(self.head_path.read_bytes()) if self.head_path.exists() else None
         lines: list[Line] = []

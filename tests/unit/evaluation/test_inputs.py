@@ -7,7 +7,7 @@ import pytest
 
 from cmrfed.core.errors import EvaluationError
 from cmrfed.data.nnunet_export import export_nnunet
-from cmrfed.evaluation.inputs import layout_of, preparation_of, read_judged
+from cmrfed.evaluation.inputs import layout_of, preparation_of, read_dataset
 from cmrfed.evaluation.slices import slices_of_synthetic
 from tests.evaluation_world import SIZE, cohort, synthetic
 from tests.source_files import REAL_SPACING, acdc_patient, save, short_axis
@@ -24,7 +24,7 @@ def warning(judged, words):
 
 def test_our_own_data_set_is_read_as_before(tmp_path, real):
     data = synthetic(tmp_path / "own", [1, 2])
-    judged = read_judged(data.root, real)
+    judged = read_dataset(data.root, real)
     assert judged.slices.digest == slices_of_synthetic(data, SIZE).digest
     assert judged.warnings == ()
 
@@ -34,13 +34,13 @@ def test_real_masks_are_not_judged_as_a_synthetic_data_set(tmp_path, real):
     told = json.loads((root / "manifest.json").read_text()) | {"real_content": ["masks"]}
     (root / "manifest.json").write_text(json.dumps(told))
     with pytest.raises(EvaluationError, match=r"is no synthetic data set.*real masks of patients.*--synthetic"):
-        read_judged(root, real)
+        read_dataset(root, real)
 
 
 def test_an_export_to_nnunet_is_judged_as_the_data_set_itself(tmp_path, real):
     data = synthetic(tmp_path / "own", [1, 2, 3])
     folder = export_nnunet(data.root, tmp_path / "raw", 501, "Made")
-    judged, own = read_judged(folder, real), slices_of_synthetic(data, SIZE)
+    judged, own = read_dataset(folder, real), slices_of_synthetic(data, SIZE)
     assert set(judged.slices.cases) == set(own.cases)
     for case in own.cases:
         of_case = judged.slices.cases == case
@@ -53,7 +53,7 @@ def test_an_export_to_nnunet_is_judged_as_the_data_set_itself(tmp_path, real):
 def test_larger_foreign_images_are_cropped_resampled_and_scaled_and_it_is_said(tmp_path, real):
     for name in ("patient001", "patient002"):
         acdc_patient(tmp_path / "acdc" / name)
-    judged = read_judged(tmp_path / "acdc", real)
+    judged = read_dataset(tmp_path / "acdc", real)
     assert judged.slices.images.shape[1:] == (SIZE, SIZE)
     assert np.abs(judged.slices.images).max() <= 1
     assert set(np.unique(judged.slices.masks)) == {0, 1, 2, 3}
@@ -74,7 +74,7 @@ def test_hostile_cases_are_named_and_set_aside(tmp_path, real):
     save(root / "colour" / "colour_frame01.nii.gz", np.stack([image] * 3, -1))
     good = nib.load(root / "good1" / "good1_frame01.nii.gz").get_fdata().transpose(2, 1, 0)
     save(root / "twin" / "twin_frame01.nii.gz", good)
-    judged = read_judged(root, real)
+    judged = read_dataset(root, real)
     words = warning(judged, "set aside")
     assert words.startswith("5 of 14 synthetic cases set aside")
     for case, reason in {
@@ -93,7 +93,7 @@ def test_hostile_cases_are_named_and_set_aside(tmp_path, real):
 def test_missing_masks_are_named_and_kept_out_of_what_needs_them(tmp_path, real):
     acdc_patient(tmp_path / "a" / "with")
     acdc_patient(tmp_path / "a" / "without", masks=False)
-    judged = read_judged(tmp_path / "a", real)
+    judged = read_dataset(tmp_path / "a", real)
     assert "without_ED; without_ES" in warning(judged, "without a mask")
     assert set(judged.slices.take(judged.slices.has_mask).owners) == {"with"}
 
@@ -105,7 +105,7 @@ def test_mixed_sizes_are_brought_to_one_and_counted(tmp_path, real):
         save(tmp_path / "a" / "small" / f"small_frame{frame:02d}.nii.gz", image + frame)
         save(tmp_path / "a" / "small" / f"small_frame{frame:02d}_gt.nii.gz", mask)
     (tmp_path / "a" / "small" / "Info.cfg").write_text("ED: 1\nES: 9\n")
-    judged = read_judged(tmp_path / "a", real)
+    judged = read_dataset(tmp_path / "a", real)
     assert "60 x 70 px (2), 80 x 96 px (2)" in judged.warnings[0]
     assert judged.slices.images.shape[1:] == (SIZE, SIZE)
 
@@ -115,7 +115,7 @@ def test_nothing_usable_is_an_error(tmp_path, real):
     for frame in ("01", "09"):
         (tmp_path / "a" / "p" / f"p_frame{frame}.nii.gz").write_bytes(b"no")
     with pytest.raises(EvaluationError, match=r"no case of .* can be used.*p_ED.*at least one readable"):
-        read_judged(tmp_path / "a", real)
+        read_dataset(tmp_path / "a", real)
 
 
 @pytest.mark.parametrize("kind", ["empty", "absent", "pictures"])
@@ -141,7 +141,7 @@ def test_a_folder_in_another_order_of_axes_is_judged_the_same(tmp_path, real, sp
         order[:3, 3] = (0, file.shape[1] - 1, file.shape[2] - 1)
         turned = np.asarray(file.dataobj).transpose(2, 0, 1)[::-1, :, ::-1]
         nib.save(nib.Nifti1Image(np.ascontiguousarray(turned), file.affine @ order), path)
-    plain, turned = (read_judged(tmp_path / name, real).slices for name in ("plain", "turned"))
+    plain, turned = (read_dataset(tmp_path / name, real).slices for name in ("plain", "turned"))
     np.testing.assert_array_equal(turned.images, plain.images)
     np.testing.assert_array_equal(turned.masks, plain.masks)
 
@@ -152,5 +152,5 @@ def test_hearts_that_lie_otherwise_are_named(tmp_path, real):
         for path in folder.glob("*.nii.gz"):
             file = nib.load(path)
             nib.save(nib.Nifti1Image(np.asarray(file.dataobj)[::-1], file.affine), path)
-    judged = read_judged(tmp_path / "scans", real)
+    judged = read_dataset(tmp_path / "scans", real)
     assert "2 patients" in warning(judged, "the right ventricle lies on the side of the lateral wall")

@@ -20,7 +20,7 @@ from cmrfed.data.labels import ACDC_LABELS, Phase
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.preparation.verify import verify
 from cmrfed.data.sources import SOURCES, RawVolume, read
-from cmrfed.evaluation.inputs import read_judged
+from cmrfed.evaluation.inputs import read_dataset
 from tests.source_files import short_axis
 
 CONFIG = PrepareConfig(size_px=16, field_px=32, field_mm=40.0)
@@ -130,7 +130,7 @@ def every_reader(root: Path, source: str, *, keeps: str | None = None) -> None:
         assert account is not None
         assert account.found == account.accepted + account.set_aside + account.skipped
     with suppress(CmrfedError):
-        read_judged(root, REAL)
+        read_dataset(root, REAL)
 
 
 def one_file(good: Path, mask: bool, data: bytes, suffix: str) -> None:

@@ -120,7 +120,7 @@ def test_a_qualifier_that_a_measure_has_not_is_refused():
 
 def test_the_table_of_the_documentation_is_that_of_the_catalogue():
     """If this fails: python -m cmrfed.evaluation.results.schema docs."""
-    page = (ROOT / "docs" / "judging.md").read_text()
+    page = (ROOT / "docs" / "evaluation.md").read_text()
     assert catalogue.table() in page
     assert with_table(page) == page
 
