@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from tests.unit.test_cli import commands
 
 from cmrfed.evaluation.privacy.membership import Claim
+from tests.unit.cli.test_main import commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.unit.privacy.test_ledger import damage_edit, event
 
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.artifacts import write_json
@@ -31,6 +30,7 @@ from cmrfed.privacy.settings import PrivacyConfig
 from tests.deployment_world import make_federation, write_recipe
 from tests.federation_world import FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort
 from tests.support import other_owner
+from tests.unit.privacy.ledger.test_ledger import damage_edit, event
 
 ROOT = Path(__file__).parents[2]
 MESSAGES = re.findall(r"^```text\n(.+)\n```$", (ROOT / "docs" / "faq.md").read_text(), flags=re.M)

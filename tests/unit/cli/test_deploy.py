@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.unit.test_cli import is_one_paragraph
 
 from cmrfed.deploy.approval import Approvals
+from tests.unit.cli.test_main import is_one_paragraph
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ import yaml
 from flwr.common.config import parse_config_args
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.privacy.test_ledger import damage_edit, event
 
 from cmrfed.cli.main import app, main
 from cmrfed.config.experiment import resolve
@@ -34,6 +33,7 @@ from cmrfed.privacy.policy import SitePolicy
 from tests.federation_world import tiny_cohort
 from tests.generator_world import blob_cohort, tiny_generator
 from tests.support import content, other_owner
+from tests.unit.privacy.ledger.test_ledger import damage_edit, event
 
 RECIPE = """
 name: tiny

@@ -6,11 +6,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.unit.privacy.test_ledger import event
 
 from cmrfed.core.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.privacy.ledger.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import Limits, MayLeave, SitePolicy
+from tests.unit.privacy.ledger.test_ledger import event
 
 POLICY = SitePolicy(epsilon_cap=2.0, delta=1e-3)
 TEMPLATE = Path(__file__).parents[3] / "configs" / "sites" / "policy.yaml"

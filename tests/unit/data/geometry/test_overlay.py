@@ -3,11 +3,11 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from tests.unit.data.test_geometry import STORAGES, heart, oblique, stored
 
 from cmrfed.core.errors import DataError
 from cmrfed.data.geometry.affine import Grid, grid_of
 from cmrfed.data.geometry.overlay import contrast, lay
+from tests.unit.data.geometry.test_affine import STORAGES, heart, oblique, stored
 
 IMAGE, MASK = heart()
 

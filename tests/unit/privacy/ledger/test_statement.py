@@ -2,7 +2,6 @@ import json
 import math
 
 import pytest
-from tests.unit.privacy.test_ledger import damage_drop, event
 
 from cmrfed.core.errors import ConfigError, PrivacyError
 from cmrfed.privacy.accountant import epsilon
@@ -10,6 +9,7 @@ from cmrfed.privacy.event import ADJACENCY
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.ledger.statement import read_statement, statement_text
 from cmrfed.privacy.policy import SitePolicy
+from tests.unit.privacy.ledger.test_ledger import damage_drop, event
 
 DELTA = 0.05
 
