@@ -8,7 +8,6 @@ The lock holds between machines where the file system passes locks on: local dis
 service. It does not where a share is mounted with ``nolock`` or ``local_lock``.
 """
 
-import json
 import os
 import socket
 import sys
@@ -205,6 +204,6 @@ def _write_record(folder: Path) -> None:
 
 def _record(folder: Path) -> OwnerRecord | None:
     try:
-        return OwnerRecord.model_validate(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        return OwnerRecord.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError):
         return None

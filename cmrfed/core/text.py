@@ -11,6 +11,8 @@ from cmrfed.core.errors import CmrfedError, DataError
 LARGEST_BYTES = 64 << 20
 """No file of text that the project reads whole is nearly as large."""
 _BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+DEEPEST = 100
+"""Levels of JSON; nothing that the project reads has nearly as many."""
 _SAVE = "save it as UTF-8: the editor's Save as, or iconv -f {encoding} -t UTF-8"
 
 
@@ -83,15 +85,27 @@ def _line(data: bytes, place: int) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON in which every key of an object is there once and every number is finite.
+    """Parse JSON in which every key of an object is there once, every number is finite and nothing is nested deeply.
 
     Raises:
         ValueError: It is not such JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_finite, parse_float=_float)
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=_finite, parse_float=_float)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if text.count("[") + text.count("{") > DEEPEST and _is_deep(found):
+        raise ValueError(f"it is nested too deeply, more than {DEEPEST} levels")
+    return found
+
+
+def _is_deep(tree: Any) -> bool:
+    """Whether there are more than `DEEPEST` levels of arrays and objects."""
+    level: list[Any] = [[tree]]
+    for _ in range(DEEPEST + 1):
+        inner = (each for outer in level for each in (outer.values() if isinstance(outer, dict) else outer))
+        level = [each for each in inner if isinstance(each, dict | list)]
+    return bool(level)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cmrfed.core.artifacts import read_json, write_json
 from cmrfed.core.errors import ConfigError, DataError
-from cmrfed.core.text import read_text
+from cmrfed.core.text import parse_json, read_text
 from cmrfed.privacy.ledger.journal import Journal
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -35,7 +35,7 @@ class Approvals:
         allowed: dict[str, bool] = {}
         for line in read_text(self.path, error=ConfigError).splitlines() if self.path.exists() else []:
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 allowed[str(entry["digest"])] = entry["approved"] is True
             except (ValueError, KeyError, TypeError):
                 raise ConfigError(

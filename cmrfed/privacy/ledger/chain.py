@@ -9,7 +9,6 @@ The chain shows accidents and careless edits. An old copy of both files passes f
 remember of it (`cmrfed.privacy.ledger.memory`) and what coordinators were told shows that.
 """
 
-import json
 import os
 import secrets
 import shlex
@@ -24,6 +23,7 @@ from typing import Any
 from cmrfed.core.artifacts import OWNER_ALONE, canonical_json, digest_json, write_bytes
 from cmrfed.core.errors import PrivacyError
 from cmrfed.core.owner import owned
+from cmrfed.core.text import parse_json
 
 START = "0" * 64
 """The hash before the first line."""
@@ -46,6 +46,11 @@ class Line:
     hash: str
     raw: bytes
 
+    @property
+    def time(self) -> str:
+        """When it was written."""
+        return str(parse_json(self.raw.decode())["time"])
+
 
 def make_line(number: int, previous: str, kind: str, body: dict[str, Any]) -> Line:
     """A new line, dated now."""
@@ -65,7 +70,7 @@ def make_line(number: int, previous: str, kind: str, body: dict[str, Any]) -> Li
 def parse_line(raw: bytes) -> Line | None:
     """The line in ``raw``, newline included, or None where a single byte is not as it was written."""
     try:
-        content = json.loads(raw)
+        content = parse_json(raw.decode())
         if set(content) - {_NONCE} != _KEYS or (canonical_json(content) + "\n").encode() != raw:
             return None
         digest = content.pop("hash")

@@ -6,7 +6,6 @@ but reading says from where on it cannot be trusted.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,5 +73,5 @@ class Journal:
                 yield Entry(number, "", "damaged", {"bytes": len(raw)}, False)
                 continue
             sound = sound and (line.number, line.previous) == (number, before)
-            yield Entry(line.number, json.loads(raw)["time"], line.kind, line.body, sound)
+            yield Entry(line.number, line.time, line.kind, line.body, sound)
             number, before = line.number + 1, line.hash

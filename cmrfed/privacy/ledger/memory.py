@@ -6,7 +6,6 @@ be written. A ledger in which one of these lines is missing has lost something: 
 replaced.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from cmrfed.core.artifacts import OWNER_ALONE, read_json, read_metadata, write_bytes, write_json
 from cmrfed.core.errors import DataError
+from cmrfed.core.text import parse_json
 from cmrfed.privacy.ledger.chain import START, Line, parse_line
 from cmrfed.privacy.ledger.journal import FILE as JOURNAL
 
@@ -140,7 +140,7 @@ def known_hashes(lines: Iterable[Line]) -> set[str]:
 
 def _hash_of(spent: str) -> str | None:
     try:
-        name = json.loads(spent)["ledger_hash"]
+        name = parse_json(spent)["ledger_hash"]
     except (ValueError, KeyError, TypeError):
         return None
     return str(name)

@@ -77,6 +77,8 @@ def test_any_bytes_are_text_or_one_paragraph(data):
         ("[-Infinity]", "-Infinity is no number"),
         ("[1e999]", "1e999 is too large"),
         ("[" * 100_000, "nested too deeply"),
+        ("[" * 101 + "]" * 101, "nested too deeply, more than 100 levels"),
+        ('{"a":' * 900 + "0" + "}" * 900, "nested too deeply"),
         ("{", "Expecting property name"),
         ("9" * 5000, "Exceeds the limit"),
     ],
@@ -87,4 +89,7 @@ def test_json_that_says_two_things_or_none_is_refused(text, words):
 
 
 def test_plain_json_is_read():
+    assert parse_json("[" * 100 + "]" * 100)
+    assert parse_json('"' + "[" * 5000 + '"') == "[" * 5000
+    assert len(parse_json("[" + "[]," * 5000 + "[]]")) == 5001
     assert parse_json('{"a": [1, 2.5, null, "é", true]}') == {"a": [1, 2.5, None, "é", True]}

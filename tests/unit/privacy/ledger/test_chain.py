@@ -23,3 +23,9 @@ def test_lines_of_earlier_versions_can_still_be_read():
     raw = line_of_an_earlier_version(datetime(2026, 1, 1, tzinfo=UTC))
     line = parse_line(raw)
     assert (line.number, line.kind, line.raw) == (0, "open", raw)
+
+
+def test_bytes_that_are_nested_without_end_are_no_line() -> None:
+    for depth in (101, 900, 100_000):
+        assert parse_line(b"[" * depth + b"]" * depth + b"\n") is None
+        assert parse_line(b'{"body":' * depth + b"0" + b"}" * depth + b"\n") is None
