@@ -21,11 +21,13 @@ from cmrfed.core.progress import say, track
 from cmrfed.core.rng import fold
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.data.public import PublicPatients, public_patients
+from cmrfed.data.public import public_patients
+from cmrfed.data.settings import PublicPatients
 from cmrfed.evaluation.fidelity.distances import paired_values
 from cmrfed.evaluation.utility.segmenter import SegmenterConfig, labelled_slices, train_segmenter
-from cmrfed.generators.autoencoder import AutoencoderConfig
-from cmrfed.training.autoencoder import AutoencoderTraining, train_autoencoder
+from cmrfed.generators.settings import AutoencoderConfig
+from cmrfed.training.autoencoder import train_autoencoder
+from cmrfed.training.settings import AutoencoderTraining
 
 SIZES = {
     "halved, 2 channels": AutoencoderConfig(channels=(16, 32), latent_channels=2),

@@ -30,7 +30,8 @@ import torch
 from benchmarks import run_benchmark
 from benchmarks.training import QUICK, phantom_cohort
 from cmrfed.config.experiment import Experiment, resolve
-from cmrfed.core.precision import SWITCH, Precision, has_bf16
+from cmrfed.core.config import Precision
+from cmrfed.core.precision import SWITCH, has_bf16
 from cmrfed.data.cohort import Cohort
 from cmrfed.evaluation.utility.segmenter import SegmenterConfig, labelled_slices, train_segmenter
 from cmrfed.generators.generator import Generator

@@ -31,7 +31,8 @@ from cmrfed.data.draws import gather
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.run import FederatedRun
 from cmrfed.generators.condition import UNKNOWN
-from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.pipeline.guarantee import plan_rows
 from cmrfed.pipeline.pretrain import pretrained
 from cmrfed.pipeline.run import Data, open_data, stage_specs, write_sites

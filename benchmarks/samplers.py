@@ -25,8 +25,7 @@ from cmrfed.data.draws import gather
 from cmrfed.evaluation.features.extractors import Extractor, FeatureConfig, open_extractor
 from cmrfed.evaluation.fidelity.distances import kid
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import FlowConfig
-from cmrfed.generators.samplers import SamplerConfig
+from cmrfed.generators.settings import FlowConfig, SamplerConfig
 from cmrfed.training.loop import stage_inputs
 
 Curves = dict[str, list[tuple[int, float]]]

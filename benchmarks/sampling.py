@@ -42,8 +42,7 @@ from cmrfed.evaluation.features.phantom_cnn import Recipe, load_or_train
 from cmrfed.evaluation.fidelity.distances import kid
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import DDPMConfig
-from cmrfed.generators.samplers import SamplerConfig
+from cmrfed.generators.settings import DDPMConfig, SamplerConfig
 from cmrfed.training.loop import LocalTrainer, stage_inputs
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc.yaml"

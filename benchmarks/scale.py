@@ -36,10 +36,10 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.server.strategy import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
-from cmrfed.generators.backbone import BackboneConfig
-from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import BackboneConfig, GeneratorConfig
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.training.loop import TrainingConfig
+from cmrfed.training.settings import TrainingConfig
 
 SIZE_PX, STYLES = 32, 8
 CHANNELS, TINY = (48, 80, 112, 144), (8, 16)

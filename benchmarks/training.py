@@ -38,16 +38,18 @@ from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.data.partition import PartitionConfig, partition
+from cmrfed.data.partition import partition
 from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
+from cmrfed.data.settings import PartitionConfig
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.server.strategy import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.training.loop import LocalTrainer, Stage, stage_inputs
+from cmrfed.training.loop import LocalTrainer, stage_inputs
+from cmrfed.training.settings import Stage
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc.yaml"
 SITES = 4

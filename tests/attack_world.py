@@ -12,8 +12,8 @@ from cmrfed.data.labels import Phase
 from cmrfed.evaluation.privacy.membership import AttackConfig, Scores, auc
 from cmrfed.evaluation.privacy.white_box import patient_scores
 from cmrfed.evaluation.results.result import Estimate
-from cmrfed.generators.backbone import BackboneConfig
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import BackboneConfig
 from cmrfed.training.loop import stage_inputs
 from tests.generator_world import SIZE_PX, ddpm, heart, tiny_generator
 

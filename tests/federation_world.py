@@ -19,11 +19,11 @@ from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.server.strategy import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.autoencoder import LatentCodec
-from cmrfed.generators.backbone import BackboneConfig
-from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import BackboneConfig, GeneratorConfig
 from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.training.loop import TrainingConfig
+from cmrfed.training.settings import TrainingConfig
 from tests.generator_world import TINY_AUTOENCODER, tiny_autoencoder
 
 SIZE_PX = 16

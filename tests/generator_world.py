@@ -9,12 +9,17 @@ from torch import Tensor
 
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
-from cmrfed.generators.autoencoder import AutoencoderConfig, build_autoencoder
-from cmrfed.generators.backbone import BackboneConfig
+from cmrfed.generators.autoencoder import build_autoencoder
 from cmrfed.generators.condition import Condition
-from cmrfed.generators.generator import Generator, GeneratorConfig
-from cmrfed.generators.process import DDPMConfig, FlowConfig
-from cmrfed.generators.samplers import SamplerConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import (
+    AutoencoderConfig,
+    BackboneConfig,
+    DDPMConfig,
+    FlowConfig,
+    GeneratorConfig,
+    SamplerConfig,
+)
 
 SIZE_PX = 16
 TINY = BackboneConfig(channels=(8, 16), norm_groups=4, patch_px=2)

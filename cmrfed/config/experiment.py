@@ -12,15 +12,14 @@ from cmrfed.core.artifacts import digest_json
 from cmrfed.core.config import Section, Seed
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.strict_yaml import load, read_mapping
-from cmrfed.data.partition import PartitionConfig
 from cmrfed.data.phantom import PhantomConfig
+from cmrfed.data.settings import PartitionConfig
 from cmrfed.evaluation.evaluate import EvaluationConfig
 from cmrfed.federation.server.strategy import FederationConfig
-from cmrfed.generators.generator import GeneratorConfig, GeneratorSettings
+from cmrfed.generators.settings import GeneratorConfig, GeneratorSettings
 from cmrfed.privacy.settings import PrivacyConfig
 from cmrfed.synthesis.two_stage import SynthesisConfig
-from cmrfed.training.loop import Stage, TrainingConfig
-from cmrfed.training.public import PretrainConfig
+from cmrfed.training.settings import PretrainConfig, Stage, TrainingConfig
 
 STAGES: tuple[Stage, ...] = ("mask", "image")
 """Those that draw."""

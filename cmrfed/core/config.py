@@ -1,7 +1,7 @@
 """The base of every configuration section: frozen, closed to misspelt keys, and strict about true and false."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -10,6 +10,10 @@ Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
 """A seed of 64 bits."""
 Digest = Annotated[str, Field(max_length=128)]
 """A digest in hexadecimal digits."""
+
+
+Precision = Literal["bf16", "fp32"]
+"""Arithmetic of a network; "bf16" is a wish that `cmrfed.core.precision` fulfils where the device computes in it."""
 
 
 class Section(BaseModel):

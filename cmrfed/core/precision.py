@@ -10,11 +10,11 @@ machine computes, or where a virtual machine reports a unit that it emulates.
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-Precision = Literal["bf16", "fp32"]
+from cmrfed.core.config import Precision
+
 SWITCH = "CMRFED_NO_BF16"
 _CPU_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """What computes in bfloat16, as torch and Linux call it: Intel and AMD (AVX-512), Intel (AMX), ARM."""

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from cmrfed.core.artifacts import read_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError
 from cmrfed.core.rng import numpy_generator
 from cmrfed.data.cohort import Cohort, PatientRecord
+from cmrfed.data.settings import PartitionConfig
 
 Parts = list[list[str]]
 
@@ -27,37 +26,6 @@ def placement_of(run_dir: Path) -> int:
     """How the patients of a simulated run were placed, as its split.json says; 1: it does not say."""
     path = run_dir / "split.json"
     return int(read_json(path).get("placement", 1)) if path.is_file() else PLACEMENT
-
-
-class PartitionConfig(Section):
-    """How patients are given to sites.
-
-    ``iid``: at random, each site equally likely. ``group``: diagnosis groups lie side by side on a line, in order of
-    name and each equally long, that is cut into equal parts, so that sites see different diseases; within its group a
-    patient lies at random. ``vendor``, ``centre``: a site for each value in order of name; the last site has all that
-    are left over. ``dirichlet``: per group, a site is drawn by shares from a Dirichlet distribution (Hsu et al. 2019,
-    arXiv 1909.06335). Sizes vary as those of independent draws do.
-    """
-
-    scheme: Literal["iid", "group", "vendor", "centre", "dirichlet"] = "iid"
-    """How patients are shared out: at random, by diagnosis, scanner vendor or hospital, or unevenly by diagnosis."""
-    sites: int = Field(3, ge=1)
-    """Number of sites over which patients are shared out."""
-    alpha: float = Field(0.5, gt=0)
-    """Concentration of ``dirichlet``: small is uneven, large is even."""
-    only: int | None = Field(None, ge=0, exclude_if=lambda value: value is None)
-    """Number of the one site that trains, from 0: what it reaches alone. Patients are shared out as without this."""
-
-    @model_validator(mode="after")
-    def _is_there(self) -> "PartitionConfig":
-        if self.only is not None and self.only >= self.sites:
-            raise ValueError(f"only is {self.only}, but the {self.sites} site(s) are numbered from 0")
-        return self
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """One entry for each site that trains."""
-        return tuple(range(self.sites)) if self.only is None else (self.only,)
 
 
 def partition(cohort: Cohort, config: PartitionConfig, seed: int) -> list[Cohort]:

@@ -7,10 +7,7 @@ import pkgutil
 import shutil
 from pathlib import Path
 
-from pydantic import Field, model_validator
-
 from cmrfed.core.artifacts import digest_json, locked, new_folder
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError
 from cmrfed.data import phantom
 from cmrfed.data.cohort import Cohort
@@ -20,24 +17,8 @@ from cmrfed.data.phantom import PhantomConfig, write_phantom
 from cmrfed.data.preparation import checks
 from cmrfed.data.preparation import prepare as preparation
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
+from cmrfed.data.settings import PublicPatients
 from cmrfed.data.sources import raw
-
-
-class PublicPatients(Section):
-    """How many, and of how many scanners. None of them is one of ``data.phantom``, whatever the seeds."""
-
-    patients: int = Field(200, ge=1)
-    """Simulated patients."""
-    scanners: int = Field(10, ge=1)
-    """Simulated scanners, over which the patients are shared out."""
-    seed: int = 0
-    """Random seed of these patients and of training on them."""
-
-    @model_validator(mode="after")
-    def _each_scanner_has_patients(self) -> "PublicPatients":
-        if self.patients < self.scanners:
-            raise ValueError(f"{self.patients} patients are too few for {self.scanners} scanners")
-        return self
 
 
 def cache_folder() -> Path:

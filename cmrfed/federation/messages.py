@@ -15,11 +15,11 @@ from cmrfed.core.artifacts import digest_json, digest_state
 from cmrfed.core.config import Digest, Section, Seed
 from cmrfed.core.errors import FederationError, SiteRefused
 from cmrfed.federation.compression import Compression
-from cmrfed.generators.generator import GeneratorConfig
+from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.training.loop import Stage, TrainingConfig
+from cmrfed.training.settings import Stage, TrainingConfig
 
 State = Mapping[str, Tensor]
 """Weights by name, in order of name; floating point only."""

@@ -10,45 +10,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from pydantic import Field, field_validator, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.precision import full_precision
-from cmrfed.generators.backbone import Channels
-
-
-class AutoencoderConfig(Section):
-    """Size of the autoencoder."""
-
-    channels: tuple[Channels, ...] = Field((32, 64), max_length=8)
-    """Of each level; every level but the last halves the image."""
-    layers_per_block: int = Field(1, ge=1, le=16)
-    """Residual blocks of each level of the encoder; the decoder has one more."""
-    latent_channels: int = Field(4, ge=1, le=256)
-    """Channels of a latent."""
-    norm_groups: int = Field(8, ge=1, le=4096)
-    """Groups of each group normalisation."""
-
-    @field_validator("channels")
-    @classmethod
-    def _has_levels(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
-        if len(channels) < 2:
-            raise ValueError("channels needs two levels at least: one would leave the image as large as it is")
-        return channels
-
-    @model_validator(mode="after")
-    def _groups_fit(self) -> "AutoencoderConfig":
-        if any(count % self.norm_groups for count in self.channels):
-            raise ValueError(f"channels {self.channels} must be multiples of norm_groups {self.norm_groups}")
-        return self
-
-    @property
-    def shrink(self) -> int:
-        """Side of an image over the side of its latent."""
-        return int(2 ** (len(self.channels) - 1))
+from cmrfed.generators.settings import AutoencoderConfig
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:

@@ -1,33 +1,12 @@
 """The network: diffusers' UNet2DModel behind a pixel-unshuffle, with every condition as input planes."""
 
-from typing import Annotated
-
 import torch
 from diffusers import UNet2DModel
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cmrfed.core.config import Section
 from cmrfed.generators.condition import CLASSES, Condition, global_planes
-
-Channels = Annotated[int, Field(ge=1, le=4096)]
-"""Channels of one level of a network."""
-
-
-class BackboneConfig(Section):
-    """Size of the U-Net."""
-
-    channels: tuple[Channels, ...] = Field((32, 64, 96), min_length=1, max_length=8)
-    """Of each level, multiples of norm_groups; every level but the last halves the array."""
-    layers_per_block: int = Field(1, ge=1, le=16)
-    """Residual blocks of each level on the way down; there is one more on the way up."""
-    attention_levels: int = Field(0, ge=0, le=8)
-    """How many of the deepest levels attend; the middle always does."""
-    patch_px: int = Field(2, ge=1, le=64)
-    """Pixel-unshuffle (arXiv 1609.05158): the U-Net runs at 1 / patch_px of the size."""
-    norm_groups: int = Field(8, ge=1, le=4096)
-    """Groups of each group normalisation."""
+from cmrfed.generators.settings import BackboneConfig
 
 
 class Backbone(nn.Module):

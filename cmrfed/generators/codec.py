@@ -1,15 +1,14 @@
 """Codecs: from what a stage generates to the continuous array that a process perturbs, and back."""
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cmrfed.data.labels import Label
-from cmrfed.generators.autoencoder import AutoencoderConfig, LatentCodec
-
-CodecName = Literal["pixel", "mask", "latent"]
+from cmrfed.generators.autoencoder import LatentCodec
+from cmrfed.generators.settings import AutoencoderConfig, CodecName
 
 
 class Codec(Protocol):

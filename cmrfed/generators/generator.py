@@ -6,62 +6,21 @@ from pathlib import Path
 
 import torch
 from diffusers import SchedulerMixin, UNet2DModel
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cmrfed.core.artifacts import new_folder, read_json, write_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.precision import autocast, full_precision
-from cmrfed.generators.autoencoder import AutoencoderConfig, LatentCodec, load_autoencoder
-from cmrfed.generators.backbone import Backbone, BackboneConfig
+from cmrfed.generators.autoencoder import LatentCodec, load_autoencoder
+from cmrfed.generators.backbone import Backbone
 from cmrfed.generators.card import model_card
-from cmrfed.generators.codec import CodecName, make_codec
+from cmrfed.generators.codec import make_codec
 from cmrfed.generators.condition import Condition
-from cmrfed.generators.process import DDPMConfig, FlowConfig, ProcessConfig, make_process
-from cmrfed.generators.samplers import SamplerConfig, make_sampler
-
-
-class GeneratorSettings(Section):
-    """A generator as a recipe states it, without what follows from the data."""
-
-    process: ProcessConfig = FlowConfig()
-    """How arrays are perturbed, and what the network learns to predict."""
-    backbone: BackboneConfig = BackboneConfig()
-    sampler: SamplerConfig = SamplerConfig()
-    condition_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of items trained without any condition; needed for guidance."""
-    mask_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of condition masks forgotten in training."""
-    autoencoder: AutoencoderConfig | None = Field(None, exclude_if=lambda value: value is None)
-    """Of images alone: the process works on the latents of this autoencoder (arXiv 2112.10752); None: on pixels."""
-
-
-class GeneratorConfig(GeneratorSettings):
-    """A generator in full."""
-
-    codec: CodecName
-    size_px: int = Field(64, ge=16, le=1024)
-    finetuned_autoencoder: bool = Field(False, exclude_if=lambda value: not value)
-    """Whether the autoencoder has learned from patients too; if not, it has seen a phantom alone."""
-    condition_masks: int = Field(1, ge=0, le=8)
-    """1 for the image stage (its own mask); 2 for the mask stage (basal neighbour, ED)."""
-    styles: int = Field(1, ge=1, le=1000)
-
-    @model_validator(mode="after")
-    def _fits(self) -> "GeneratorConfig":
-        if (self.codec == "latent") != (self.autoencoder is not None):
-            raise ValueError(f"codec {self.codec}: an autoencoder belongs to latent images, and to nothing else")
-        step, shrink = self.backbone.patch_px * 2 ** (len(self.backbone.channels) - 1), ""
-        if self.autoencoder:
-            step, shrink = step * self.autoencoder.shrink, " × shrink of the autoencoder"
-        if self.size_px % step:
-            raise ValueError(f"size_px {self.size_px} must be a multiple of {step} (patch_px × 2^(levels - 1){shrink})")
-        if self.sampler.guidance_scale != 1 and not self.condition_dropout:
-            raise ValueError("guidance_scale other than 1 needs condition_dropout > 0 in training")
-        make_sampler(self.sampler, make_process(self.process))  # a misfit shows before training, not after
-        return self
+from cmrfed.generators.process import make_process
+from cmrfed.generators.samplers import make_sampler
+from cmrfed.generators.settings import DDPMConfig, GeneratorConfig, SamplerConfig
 
 
 class Generator(nn.Module):

@@ -1,52 +1,16 @@
 """Processes: how data are perturbed and what the network learns to predict. They differ in nothing else."""
 
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from cmrfed.core.config import Section
+from cmrfed.generators.settings import DDPMConfig, FlowConfig
 
 TIMESTEPS = 1000
 VELOCITY_CAP = 20.0
 """Keeps nearly clean images, where the weight would grow without bound, from ruling the gradient."""
-
-
-TimeLaw = Literal["logit_normal", "uniform"]
-"""Of times in training: t = sigmoid(N(0, 1)), with most steps in middle noise (arXiv 2403.03206), or uniform."""
-
-
-class DDPMConfig(Section):
-    """Variance-preserving diffusion (Ho et al., arXiv 2006.11239), cosine schedule (arXiv 2102.09672)."""
-
-    kind: Literal["ddpm"] = "ddpm"
-    prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
-    """Noise ε, velocity v, or the clean array, which suits one-hot masks: a small network cannot carry their noise."""
-    schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
-    """Growth of the noise, by diffusers' names: cosine, or betas (or their roots) that rise linearly."""
-    weighting: Literal["plain", "velocity"] = "plain"
-    """For the prediction of the clean array: its own squared error, or that of the velocity it implies."""
-    time_law: TimeLaw = "uniform"
-    """Times in training: all alike, or mostly those of middle noise."""
-
-    @model_validator(mode="after")
-    def _weighs_the_clean_array(self) -> "DDPMConfig":
-        if self.weighting == "velocity" and self.prediction != "sample":
-            raise ValueError(f"weighting velocity belongs to prediction sample, not to {self.prediction}")
-        return self
-
-
-class FlowConfig(Section):
-    """Flow matching on straight paths (Lipman et al., arXiv 2210.02747)."""
-
-    kind: Literal["flow"] = "flow"
-    time_law: TimeLaw = "logit_normal"
-    """Times in training: all alike, or mostly those of middle noise."""
-
-
-ProcessConfig = Annotated[DDPMConfig | FlowConfig, Field(discriminator="kind")]
 
 
 class Process(Protocol):

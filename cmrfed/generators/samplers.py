@@ -1,6 +1,6 @@
 """Samplers by name: diffusers' schedulers, set up from the one that a process trains with."""
 
-from typing import Any, Literal
+from typing import Any
 
 from diffusers import (
     DDIMScheduler,
@@ -10,13 +10,10 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     SchedulerMixin,
 )
-from pydantic import Field
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError
 from cmrfed.generators.process import Process
-
-SamplerName = Literal["ancestral", "ddim", "dpm++", "euler", "heun"]
+from cmrfed.generators.settings import SamplerConfig
 
 _FAMILIES: dict[Any, dict[str, Any]] = {
     DDPMScheduler: {"ancestral": DDPMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler},
@@ -25,17 +22,6 @@ _FAMILIES: dict[Any, dict[str, Any]] = {
         "heun": FlowMatchHeunDiscreteScheduler,
     },
 }
-
-
-class SamplerConfig(Section):
-    """How samples are drawn. Heun evaluates the network twice a step, but for the last."""
-
-    name: SamplerName = "euler"
-    """ancestral, ddim and dpm++ draw from a process of kind ddpm; euler and heun from one of kind flow."""
-    steps: int = Field(20, ge=1, le=1000)
-    """Steps of a draw, from noise to an array."""
-    guidance_scale: float = Field(1.0, ge=0, le=100)
-    """Classifier-free guidance (arXiv 2207.12598); 1 is none and costs nothing."""
 
 
 def make_sampler(config: SamplerConfig, process: Process) -> SchedulerMixin:

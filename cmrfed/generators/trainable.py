@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from cmrfed.core.artifacts import new_folder
 from cmrfed.core.errors import ConfigError
-from cmrfed.generators.autoencoder import AutoencoderConfig, autoencoder_losses, build_autoencoder, save_autoencoder
+from cmrfed.generators.autoencoder import autoencoder_losses, build_autoencoder, save_autoencoder
 from cmrfed.generators.condition import Condition
-from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
 
 KL_WEIGHT = 1e-4
 """Of the divergence per latent number where an autoencoder learns at the sites; public training has its own setting."""

@@ -21,8 +21,8 @@ from cmrfed.privacy.event import ADJACENCY, PrivacyEvent
 from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.training.audit import audit_training
-from cmrfed.training.loop import Stage
 from cmrfed.training.private import train_only
+from cmrfed.training.settings import Stage
 
 SIMULATED = (
     "The sites were simulated on one machine: their ledgers begin with this run, and what other runs spent on the same "

@@ -13,10 +13,11 @@ from cmrfed.core.rng import fold
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.public import cache_folder, phantom_code, public_patients
 from cmrfed.generators.autoencoder import load_autoencoder
-from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.training.autoencoder import train_autoencoder
-from cmrfed.training.loop import Stage
-from cmrfed.training.public import PretrainConfig, train_publicly
+from cmrfed.training.public import train_publicly
+from cmrfed.training.settings import PretrainConfig, Stage
 
 SCHEMA_VERSION = 4
 """To be raised when networks or training change so that the same settings give other weights."""

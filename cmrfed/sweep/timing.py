@@ -13,9 +13,10 @@ from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.labels import Label, Phase
 from cmrfed.evaluation.utility.segmenter import SegmenterConfig, build_segmenter
 from cmrfed.federation.server.run import StageSpec
-from cmrfed.generators.autoencoder import AutoencoderConfig, autoencoder_loss, build_autoencoder
+from cmrfed.generators.autoencoder import autoencoder_loss, build_autoencoder
 from cmrfed.generators.condition import Condition
-from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
 from cmrfed.pipeline.run import stage_specs
 
 REPEATS = 2

@@ -12,9 +12,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from cmrfed.core.config import Section
+from cmrfed.core.config import Precision, Section
 from cmrfed.core.errors import DataError
-from cmrfed.core.precision import Precision, arithmetic
+from cmrfed.core.precision import arithmetic
 from cmrfed.core.rng import fold, numpy_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Phase

@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, w
 from cmrfed.data.draws import NO_SLICE
 from cmrfed.data.labels import Phase
 from cmrfed.generators.condition import Condition
-from cmrfed.generators.generator import GeneratorConfig
+from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.audit import AuditResult, Check, audit
 from cmrfed.privacy.audit.checks import Finding, binomial_p, normal_p, squares_p, worst_of, yes_or_no
@@ -33,7 +34,8 @@ from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import private
-from cmrfed.training.loop import Stage, TrainingConfig
+from cmrfed.training.loop import make_optimizer
+from cmrfed.training.settings import Stage, TrainingConfig
 from cmrfed.training.subspace import public_directions
 
 PATIENTS, STEPS = 12, 6
@@ -74,7 +76,7 @@ def audit_training(
         privacy.noise_multiplier,
         config,
         sampling_rate=privacy.sampling_rate,
-        make_optimizer=training.make_optimizer,
+        make_optimizer=partial(make_optimizer, training),
         device=device,
     )
     checks = check_trainer(stage, generator, training, privacy, device)
@@ -380,7 +382,7 @@ class _MarkedRun:
             self.twins = [nn.Parameter(p.detach().clone()) for p in trained]
         else:
             self.twins = [nn.Parameter(torch.zeros(len(self.public), device=self.marked.device))]
-        self.twin_optimizer = self.training.make_optimizer(self.twins)
+        self.twin_optimizer = make_optimizer(self.training, self.twins)
 
     def _follow(self, gradients: list[Tensor]) -> None:
         for twin, gradient in zip(self.twins, gradients, strict=True):

@@ -5,28 +5,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from cmrfed.core.config import Section
 from cmrfed.data.draws import SliceBatch
-
-
-class AugmentConfig(Section):
-    """Ranges of uniform draws; 0 turns one off."""
-
-    rotate_deg: float = Field(15.0, ge=0, le=180)
-    """Largest turn either way, degrees."""
-    scale: float = Field(0.1, ge=0, lt=0.5)
-    """Relative: 0.1 is from 0.9 × to 1.1 ×."""
-    shift_px: float = Field(2.0, ge=0, le=256)
-    """Largest shift either way and along each axis, pixels."""
-    context_scale: float = Field(0.15, ge=0, lt=0.5)
-    """Of each mask that the mask stage is told, by itself: a drawn neighbour is never quite as large as a real one, and
-    a stage that believes it to the pixel passes the error on to the apex (arXiv 2106.15282, section 3)."""
-    context_shift_px: float = Field(1.5, ge=0, le=256)
-    """As shift_px, of each mask that the mask stage is told, by itself."""
+from cmrfed.training.settings import AugmentConfig
 
 
 def _uniform(count: int, reach: float, rng: torch.Generator) -> Tensor:

@@ -1,53 +1,20 @@
 """Public training of an autoencoder, on a phantom alone: a codec that has seen no patient."""
 
-import math
-
 import torch
-from pydantic import Field
 
-from cmrfed.core.config import Section
-from cmrfed.core.precision import Precision, arithmetic, autocast
+from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.progress import track
 from cmrfed.core.rng import fold, numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import draw_rows, gather
-from cmrfed.generators.autoencoder import (
-    AutoencoderConfig,
-    LatentCodec,
-    autoencoder_loss,
-    build_autoencoder,
-    standardise,
-)
-from cmrfed.training.augment import AugmentConfig, augment
+from cmrfed.generators.autoencoder import LatentCodec, autoencoder_loss, build_autoencoder, standardise
+from cmrfed.generators.settings import AutoencoderConfig
+from cmrfed.training.augment import augment
+from cmrfed.training.settings import AutoencoderTraining
 
 STANDARD_IMAGES = 512
 """Slices over which latents get mean 0 and standard deviation 1."""
 _TOLD = 50
-
-
-class AutoencoderTraining(Section):
-    """How an autoencoder is trained."""
-
-    steps: int = Field(3000, ge=1)
-    """Optimizer steps in all."""
-    batch_size: int = Field(16, ge=1)
-    """Slices of a step."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """The largest, after the warm-up; a half cosine takes it to 1 %."""
-    warmup_steps: int = Field(50, ge=0)
-    """Steps over which the learning rate rises."""
-    kl_weight: float = Field(1e-4, ge=0)
-    """Of the divergence from N(0, 1) per latent number, beside errors per pixel."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Norm to which the gradient of a batch is cut."""
-    precision: Precision = "bf16"
-    """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""
-    augment: AugmentConfig | None = AugmentConfig()
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate at a step: linear warm-up, then a half cosine to 1 %."""
-        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
 
 def train_autoencoder(

@@ -7,72 +7,27 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError, SiteRefused
-from cmrfed.core.precision import Precision, arithmetic, autocast
+from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.rng import numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import SliceBatch, draw_rows, gather
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.trainable import Trainable
-from cmrfed.training.augment import AugmentConfig, augment
+from cmrfed.training.augment import augment
 from cmrfed.training.rehearsal import made_up_slices, needed_bytes
-
-Stage = Literal["autoencoder", "mask", "image"]
-"""In the order in which they are trained; the first only where a recipe asks for it."""
+from cmrfed.training.settings import Stage, TrainingConfig
 
 
-class TrainingConfig(Section):
-    """How one stage is trained."""
-
-    rounds: int = Field(10, ge=0, le=100_000)
-    """0: no site is asked, and the stage stays as it was pre-trained."""
-    local_steps: int = Field(20, ge=1, le=100_000)
-    """Optimizer steps of each site in each round."""
-    batch_size: int = Field(32, ge=1, le=4096)
-    """Slices of a step; without effect in private training, where patients are drawn by a coin each."""
-    learning_rate: float = Field(5e-4, gt=0, le=1000)
-    """The largest, after the warm-up; a half cosine takes it to 1 % at the last step of the last round."""
-    warmup_steps: int = Field(20, ge=0, le=10_000_000)
-    """Steps, from the first one of the stage, over which the learning rate rises."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """sgd, plain, is for one local step a round under an adaptive server strategy: the server then sees gradients."""
-    weight_decay: float = Field(0.0, ge=0, le=100)
-    """Of the optimizer: apart from the gradient in adamw (arXiv 1711.05101), as a part of it in sgd."""
-    max_grad_norm: float = Field(1.0, ge=1e-6, le=1e6)
-    """Norm to which the gradient of a batch is cut; without effect in private training, which has clip_norm."""
-    ema_decay: float = Field(0.9, ge=0, lt=1)
-    """Of the global weights, per round; the generator that is saved has the averaged weights."""
-    ema_others: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
-        (), max_length=20, exclude_if=lambda value: not value
-    )
-    """Further decays: a generator each beside the one above, to be compared; 0 is the last weights themselves."""
-    precision: Precision = "bf16"
-    """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""
-    augment: AugmentConfig | None = AugmentConfig()
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate at a step: linear warm-up, then a half cosine to 1 % at the last step of the last round."""
-        total = self.rounds * self.local_steps
-        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))))
-
-    @staticmethod
-    def decay_at(decay: float, number: int) -> float:
-        """A decay as it is after round ``number``, from 1: small at first, to forget the beginning."""
-        return min(decay, (1 + number) / (10 + number))
-
-    def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW (arXiv 1711.05101), or plain SGD."""
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
-        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+def make_optimizer(config: TrainingConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW (arXiv 1711.05101), or plain SGD."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 @dataclass(frozen=True)
@@ -125,7 +80,7 @@ class LocalTrainer:
         self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
         self.config, self.seed = config, seed
         self.parameters = [p for p in generator.network.parameters() if p.requires_grad]
-        self.optimizer = config.make_optimizer(self.parameters)
+        self.optimizer = make_optimizer(config, self.parameters)
 
     carries_on = True
     """The optimizer's state of the round before holds in the next."""

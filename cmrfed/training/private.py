@@ -21,8 +21,9 @@ from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD, StepNote
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training.augment import augment
-from cmrfed.training.loop import LocalResult, Stage, TrainingConfig, check_size, stage_inputs
+from cmrfed.training.loop import LocalResult, check_size, make_optimizer, stage_inputs
 from cmrfed.training.rehearsal import made_up_slices, needed_bytes
+from cmrfed.training.settings import Stage, TrainingConfig
 from cmrfed.training.subspace import Coordinates, public_directions
 
 _log = logging.getLogger("cmrfed")
@@ -80,7 +81,7 @@ class PrivateTrainer:
         self.records, self.alone = _records(cohort, event), event.unit == "slice"
         trained = train_only(generator.network, privacy.trained)
         self.coordinates = self._coordinates(privacy.subspace)
-        self.optimizer = config.make_optimizer(trained if self.coordinates is None else [self.coordinates.z])
+        self.optimizer = make_optimizer(config, trained if self.coordinates is None else [self.coordinates.z])
         mechanism = MechanismConfig(
             clip_norm=privacy.clip_norm,
             declared_patients=privacy.declared_patients,

@@ -16,13 +16,15 @@ from cmrfed.core.precision import arithmetic, autocast, full_precision
 from cmrfed.core.rng import fold, numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.data.public import PublicPatients, public_patients
+from cmrfed.data.public import public_patients
+from cmrfed.data.settings import PublicPatients
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.trainable import Trainable
 from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.settings import Subspace
 from cmrfed.training.augment import augment
-from cmrfed.training.loop import Stage, TrainingConfig, stage_inputs
+from cmrfed.training.loop import stage_inputs
+from cmrfed.training.settings import Stage, TrainingConfig
 
 
 class Coordinates(nn.Module):

@@ -35,7 +35,7 @@ from cmrfed.federation.site.site import Site, SiteRecord, answer_train
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import FlowConfig
+from cmrfed.generators.settings import FlowConfig
 from cmrfed.generators.trainable import weight_layout
 from cmrfed.privacy.dpsgd import mechanism
 from cmrfed.privacy.event import PrivacyEvent
@@ -43,8 +43,8 @@ from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.synthesis.two_stage import SynthesisConfig, synthesize
-from cmrfed.training.loop import TrainingConfig
 from cmrfed.training.private import PrivateTrainer
+from cmrfed.training.settings import TrainingConfig
 from tests.federation_world import FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort, tiny_stage
 from tests.generator_world import same_weights, tiny_generator
 from tests.source_files import acdc_patient, save, short_axis

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cmrfed.generators.process import DDPMConfig, FlowConfig
+from cmrfed.generators.settings import DDPMConfig, FlowConfig
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from cmrfed.privacy.event import PrivacyEvent

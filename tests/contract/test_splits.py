@@ -8,7 +8,8 @@ from hypothesis import assume, given
 
 from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import SCHEMA_VERSION, Cohort, CohortHeader, PatientRecord
-from cmrfed.data.partition import PartitionConfig, partition, refuse_lone_values
+from cmrfed.data.partition import partition, refuse_lone_values
+from cmrfed.data.settings import PartitionConfig
 
 SCHEMES = ("iid", "group", "vendor", "centre", "dirichlet")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import FlowConfig
-from cmrfed.training.loop import LocalTrainer, TrainingConfig
+from cmrfed.generators.settings import FlowConfig
+from cmrfed.training.loop import LocalTrainer
+from cmrfed.training.settings import TrainingConfig
 from tests.generator_world import blob_cohort, ddpm, tiny_autoencoder, tiny_config
 
 STORED = Path(__file__).with_name("loss_curves.json")

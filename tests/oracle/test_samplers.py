@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cmrfed.generators.process import DDPMConfig, FlowConfig
-from cmrfed.generators.samplers import SamplerConfig
+from cmrfed.generators.settings import DDPMConfig, FlowConfig, SamplerConfig
 from tests.generator_world import random_condition, tiny_generator
 
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}

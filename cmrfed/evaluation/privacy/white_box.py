@@ -38,7 +38,8 @@ from cmrfed.evaluation.results.result import Findings
 from cmrfed.evaluation.slices import slices_of_cohort
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import DDPMConfig, FlowConfig, make_process
+from cmrfed.generators.process import make_process
+from cmrfed.generators.settings import DDPMConfig, FlowConfig
 from cmrfed.training.loop import stage_inputs
 
 TIMES = (25, 50, 75, 100, 125, 150, 175, 200)

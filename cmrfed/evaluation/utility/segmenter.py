@@ -12,9 +12,9 @@ from monai.networks.nets import UNet
 from pydantic import Field
 from torch import Tensor, nn
 
-from cmrfed.core.config import Section
+from cmrfed.core.config import Precision, Section
 from cmrfed.core.errors import EvaluationError
-from cmrfed.core.precision import Precision, arithmetic, autocast
+from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.rng import torch_generator
 from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import STRUCTURES, Label, Phase

@@ -51,7 +51,7 @@ from cmrfed.federation.secagg.arithmetic import (
     split,
     unseal,
 )
-from cmrfed.training.loop import Stage
+from cmrfed.training.settings import Stage
 
 
 # --- what is asked ------------------------------------------------------------------------------

@@ -23,10 +23,11 @@ from cmrfed.federation.server.statements import FILE as STATEMENTS
 from cmrfed.federation.server.statements import Statements
 from cmrfed.federation.server.strategy import Aggregator, FederationConfig, choose
 from cmrfed.generators.autoencoder import load_autoencoder
-from cmrfed.generators.generator import Generator, GeneratorConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.training.loop import Stage, TrainingConfig
+from cmrfed.training.settings import Stage, TrainingConfig
 
 TITLES: dict[Stage, str] = {
     "autoencoder": "autoencoder",

@@ -6,7 +6,8 @@ import pytest
 from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.labels import Phase
-from cmrfed.data.partition import PartitionConfig, partition, refuse_lone_values
+from cmrfed.data.partition import partition, refuse_lone_values
+from cmrfed.data.settings import PartitionConfig
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pydantic import ValidationError
 
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.generators.autoencoder import (
-    AutoencoderConfig,
     LatentCodec,
     autoencoder_loss,
     build_autoencoder,
     load_autoencoder,
     standardise,
 )
+from cmrfed.generators.settings import AutoencoderConfig
 from tests.generator_world import TINY_AUTOENCODER, same_weights, tiny_autoencoder
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cmrfed.generators.backbone import Backbone, BackboneConfig
+from cmrfed.generators.backbone import Backbone
+from cmrfed.generators.settings import BackboneConfig
 from tests.generator_world import TINY, random_condition, tiny_config
 
 

@@ -10,8 +10,7 @@ from cmrfed.config.experiment import resolve
 from cmrfed.generators.card import example
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import DDPMConfig, FlowConfig
-from cmrfed.generators.samplers import SamplerConfig
+from cmrfed.generators.settings import DDPMConfig, FlowConfig, SamplerConfig
 from tests.generator_world import SIZE_PX, tiny_generator
 
 CLEAN = DDPMConfig(prediction="sample", schedule="linear")

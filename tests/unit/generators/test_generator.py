@@ -7,9 +7,8 @@ from pydantic import ValidationError
 
 from cmrfed.core.artifacts import digest_folder
 from cmrfed.core.errors import ConfigError, DataError
-from cmrfed.generators.generator import Generator, GeneratorConfig
-from cmrfed.generators.process import FlowConfig
-from cmrfed.generators.samplers import SamplerConfig
+from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import FlowConfig, GeneratorConfig, SamplerConfig
 from tests.generator_world import (
     TINY_AUTOENCODER,
     ddpm,

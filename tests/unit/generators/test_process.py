@@ -6,7 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cmrfed.generators.process import VELOCITY_CAP, DDPMConfig, FlowConfig, make_process
+from cmrfed.generators.process import VELOCITY_CAP, make_process
+from cmrfed.generators.settings import DDPMConfig, FlowConfig
 
 
 def cosine_alpha_bar() -> torch.Tensor:

@@ -3,8 +3,9 @@ import pytest
 from pydantic import ValidationError
 
 from cmrfed.core.errors import ConfigError
-from cmrfed.generators.process import DDPMConfig, FlowConfig, make_process
-from cmrfed.generators.samplers import SamplerConfig, make_sampler
+from cmrfed.generators.process import make_process
+from cmrfed.generators.samplers import make_sampler
+from cmrfed.generators.settings import DDPMConfig, FlowConfig, SamplerConfig
 from tests.generator_world import random_condition, tiny_config, tiny_generator
 
 FITTING = [

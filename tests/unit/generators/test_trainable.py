@@ -3,7 +3,7 @@ import torch
 from cmrfed.generators.autoencoder import autoencoder_loss, autoencoder_losses, build_autoencoder, load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.trainable import KL_WEIGHT, TrainableAutoencoder, make_trainable
-from cmrfed.training.autoencoder import AutoencoderTraining
+from cmrfed.training.settings import AutoencoderTraining
 from tests.generator_world import TINY_AUTOENCODER, random_condition, same_weights, tiny_autoencoder, tiny_config
 
 

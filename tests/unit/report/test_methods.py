@@ -4,7 +4,7 @@ import pytest
 
 from cmrfed.evaluation.results.catalogue import MEASURES, metric
 from cmrfed.federation.server.strategy import FederationConfig
-from cmrfed.generators.samplers import SamplerName
+from cmrfed.generators.settings import SamplerName
 from cmrfed.report.methods import _MEASURES, SOURCES, bibliography, paragraphs
 from cmrfed.synthesis.post_processing import PostProcessing
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from cmrfed.data.draws import gather
-from cmrfed.generators.process import FlowConfig
+from cmrfed.generators.settings import FlowConfig
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import private
 from cmrfed.training.audit import audit_training, check_trainer
-from cmrfed.training.loop import TrainingConfig
+from cmrfed.training.settings import TrainingConfig
 from tests.generator_world import ddpm, tiny_config
 
 TRAINING = TrainingConfig(rounds=2, local_steps=3, warmup_steps=1, learning_rate=1e-2)

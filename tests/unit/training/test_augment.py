@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cmrfed.data.draws import SliceBatch, gather
-from cmrfed.training.augment import AugmentConfig, _grid, _move_image, augment
+from cmrfed.training.augment import _grid, _move_image, augment
+from cmrfed.training.settings import AugmentConfig
 from tests.generator_world import blob_cohort, heart
 
 STILL = {"context_scale": 0.0, "context_shift_px": 0.0}

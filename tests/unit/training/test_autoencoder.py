@@ -4,7 +4,8 @@ import torch
 
 from cmrfed.data.draws import gather
 from cmrfed.generators.autoencoder import LatentCodec
-from cmrfed.training.autoencoder import AutoencoderTraining, train_autoencoder
+from cmrfed.training.autoencoder import train_autoencoder
+from cmrfed.training.settings import AutoencoderTraining
 from tests.generator_world import TINY_AUTOENCODER, blob_cohort, same_weights, tiny_autoencoder
 
 SHORT = AutoencoderTraining(steps=60, batch_size=4, learning_rate=5e-3, warmup_steps=5, precision="fp32")

@@ -5,11 +5,11 @@ import torch
 
 from cmrfed.core.errors import ConfigError, PrivacyError
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import FlowConfig
+from cmrfed.generators.settings import FlowConfig
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.training.loop import TrainingConfig
 from cmrfed.training.private import PrivateTrainer, train_only
+from cmrfed.training.settings import TrainingConfig
 from tests.generator_world import blob_cohort, ddpm, tiny_config
 
 CONFIG = TrainingConfig(rounds=1, local_steps=2, precision="fp32", learning_rate=1e-2)

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator
 from cmrfed.training.loop import LocalTrainer
-from cmrfed.training.public import PretrainConfig, PublicTraining, train_publicly
+from cmrfed.training.public import train_publicly
+from cmrfed.training.settings import PretrainConfig, PublicTraining
 from tests.generator_world import blob_cohort, random_condition, same_weights, tiny_config
 
 TRAINING = PublicTraining(rounds=3, local_steps=2, batch_size=2, precision="fp32", warmup_steps=0)

@@ -5,13 +5,13 @@ import torch
 from pydantic import ValidationError
 
 from cmrfed.data import public
-from cmrfed.generators.process import FlowConfig
+from cmrfed.generators.settings import FlowConfig
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import subspace
-from cmrfed.training.loop import TrainingConfig
 from cmrfed.training.private import PrivateTrainer, train_only
+from cmrfed.training.settings import TrainingConfig
 from cmrfed.training.subspace import Coordinates, _gradients, _strongest, public_directions
 from tests.generator_world import blob_cohort, tiny_generator
 

@@ -20,7 +20,7 @@ from cmrfed.federation.messages import decode_reply, to_array_record, to_state
 from cmrfed.federation.server.run import FederatedRun
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import FlowConfig
+from cmrfed.generators.settings import FlowConfig
 from tests.federation_world import OPEN, FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort, tiny_stage
 
 
