@@ -88,7 +88,7 @@ def phantom(
 def prepare(
     src: Annotated[Path, typer.Argument(help="The data set as it was downloaded.")],
     out: Annotated[Path, typer.Argument(help="The cohort folder to write.")],
-    source: Annotated[str, typer.Option(help="acdc, mnms, mnms2 or nnunet.")],
+    source: Annotated[str, typer.Option(help="acdc, mnms, mnms2 or nnunet, or that of a plugin.")],
     size: Annotated[int, typer.Option(min=16, help="Height and width of the slices, in pixels.")] = 64,
     field_mm: Annotated[float, typer.Option(help="Field of view about the heart, where spacing is known.")] = 180.0,
     field_px: Annotated[int, typer.Option(help="The same in pixels of the scan, where spacing is unknown.")] = 128,

@@ -20,6 +20,7 @@ from cmrfed.evaluation.fidelity.distances import FidelityConfig, distribution_me
 from cmrfed.evaluation.fidelity.precision_recall import manifold_metrics
 from cmrfed.evaluation.fidelity.reconstruction import reconstruction_fidelity, reconstruction_utility
 from cmrfed.evaluation.inputs import EvaluatedSet, layout_of, read_dataset
+from cmrfed.evaluation.installed import Sets, check_installed, installed_attacks, installed_metrics
 from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.privacy.black_box import leakage
 from cmrfed.evaluation.privacy.membership import AttackConfig, Claim
@@ -62,6 +63,8 @@ class EvaluationConfig(Section):
     anatomy: AnatomyConfig = AnatomyConfig()
     memorisation: MemorisationConfig = MemorisationConfig()
     attacks: AttackConfig = AttackConfig()
+    installed_metrics: tuple[str, ...] = Field((), exclude_if=lambda value: not value)
+    """Metrics of installed plugins to compute too ([plugins](docs/plugins.md))."""
     lpips_weights: str | None = None
     """Folder with torchvision's AlexNet under checkpoints/, for LPIPS."""
     show_real: bool = True
@@ -96,9 +99,11 @@ def evaluate(
         white_box: What attacks on the saved generator found; the evaluator itself never opens one.
 
     Raises:
-        EvaluationError: The sets share patients, differ in size, or are empty.
+        EvaluationError: The sets share patients, differ in size, or are empty, or an installed metric failed.
+        ConfigError: A metric or an attack that is asked for is not installed.
     """
     _check(train, holdout, external, sites or {})
+    check_installed(config.installed_metrics, config.attacks)
     dataset = read_dataset(synthetic, train.header)
     sets = (
         replace(dataset.slices, name="synthetic"),
@@ -119,8 +124,10 @@ def evaluate(
         bar.advance(note="leakage")
         if config.attacks.black_box:
             records = (train.patients, holdout.patients)
-            found += leakage(*sets, features, extractor.name, records, claim_of(synthetic), config.seed)
+            extra = installed_attacks(config.attacks, "black-box")
+            found += leakage(*sets, features, extractor.name, records, claim_of(synthetic), config.seed, extra)
         found += white_box or Findings()
+        found += installed_metrics(config.installed_metrics, Sets(*sets, config.seed))
         bar.advance()
     if config.utility:
         benchmark = SegmenterBenchmark(holdout, external, config.segmenter, out / "segmenters", config.seed)

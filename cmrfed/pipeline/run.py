@@ -27,6 +27,7 @@ from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.settings import PartitionConfig
 from cmrfed.data.synthetic import PAIRED, RECONSTRUCTED, Case, Manifest, PostProcessed, SyntheticDataset
 from cmrfed.evaluation.evaluate import check_test_names, claim_of, evaluate
+from cmrfed.evaluation.installed import check_installed
 from cmrfed.evaluation.privacy.white_box import white_box
 from cmrfed.federation.identity import make_identities
 from cmrfed.federation.local_grid import LocalGrid
@@ -107,6 +108,7 @@ def _split(experiment: Experiment, whole: Cohort, run_dir: Path) -> dict[str, An
 
 def _externals(experiment: Experiment) -> dict[str, Cohort]:
     """The other data sets; opened before training too, so that a wrong path does not show after it."""
+    check_installed(experiment.evaluation.installed_metrics, experiment.evaluation.attacks)
     places = experiment.data.external
     check_test_names(places)
     return {name: _open_sized(Path(place), experiment.data.size_px) for name, place in places.items()}

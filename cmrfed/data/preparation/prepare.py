@@ -86,7 +86,7 @@ def prepare(
     Args:
         src: Folder of the data set.
         out: Cohort folder; an older cohort there is replaced, anything else is not.
-        source: A key of ``sources.SOURCES``.
+        source: A name in ``sources.SOURCES``.
         config: Sizes and ranges.
         name: Name of the cohort; the name of ``src`` by default.
         strict: Fail when a patient cannot be used.

@@ -72,7 +72,7 @@ def verify_many(paths: Sequence[Path], source: str | None = None, *, strict: boo
 
     Args:
         paths: Folders; each a data set in a supported layout or a cohort made by `cmrfed prepare`.
-        source: A key of ``sources.SOURCES`` or "cohort"; None finds it out for each path.
+        source: A name in ``sources.SOURCES`` or "cohort"; None finds it out for each path.
         strict: Raise when anything is wrong.
 
     Raises:
@@ -108,7 +108,7 @@ def detect(path: Path) -> str:
     reasons, tree = [], walk(path)
     for source in ("mnms2", "mnms", "acdc"):
         try:
-            next(SOURCES[source](tree))
+            next(SOURCES.get(source)(tree))
         except DataError as error:
             reasons.append(f"{source}: {error}")
         else:
@@ -116,7 +116,7 @@ def detect(path: Path) -> str:
     raise DataError(
         f"{path} is of no known layout",
         got=" | ".join(reasons),
-        expected=f"{', '.join(SOURCES)} or a cohort",
+        expected=f"{', '.join(SOURCES.names)} or a cohort",
         do="check the folder, or name its layout with --source",
     )
 

@@ -4,17 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrfed.core.errors import ConfigError
-from cmrfed.data.sources import acdc, mnms, mnms2, nnunet
+from cmrfed.core.registry import Registry
 from cmrfed.data.sources.raw import RawArrays, RawPatient, RawVolume
 from cmrfed.data.sources.walk import LeftOut, Tree, walk
 
-SOURCES: dict[str, Callable[[Tree], Iterator[RawPatient]]] = {
-    "acdc": acdc.read,
-    "mnms": mnms.read,
-    "mnms2": mnms2.read,
-    "nnunet": nnunet.read,
-}
+SOURCES: Registry[Callable[[Tree], Iterator[RawPatient]]] = Registry(
+    "cmrfed.sources",
+    "data source",
+    {name: f"cmrfed.data.sources.{name}:read" for name in ("acdc", "mnms", "mnms2", "nnunet")},
+    fault=lambda name, part: None if callable(part) else f"{part!r}, which is not a function of a Tree",
+)
 
 __all__ = ["SOURCES", "DataSet", "LeftOut", "RawArrays", "RawPatient", "RawVolume", "read"]
 
@@ -38,14 +37,13 @@ def read(src: Path, source: str) -> DataSet:
 
     Args:
         src: Folder of the data set.
-        source: A key of ``SOURCES``.
+        source: A name in ``SOURCES``, which installed plugins add to.
 
     Raises:
-        ConfigError: The source is not known.
+        ConfigError: The source is not known, or its plugin cannot be loaded.
         DataError: The folder does not hold that data set.
     """
-    if source not in SOURCES:
-        raise ConfigError("unknown source", got=source, expected=", ".join(SOURCES), do="choose one of these")
+    reader = SOURCES.get(source)
     tree = walk(Path(src))
-    patients = tuple(SOURCES[source](tree))
+    patients = tuple(reader(tree))
     return DataSet(patients, tuple(tree.left_out))

@@ -5,12 +5,13 @@ same members and others against fresh real patients, about whom the synthetic se
 nothing is no proof of privacy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cmrfed.data.cohort import PatientRecord
+from cmrfed.evaluation.installed import InstalledAttack, attack_scores
 from cmrfed.evaluation.privacy.membership import (
     ERROR,
     FEWEST,
@@ -38,6 +39,7 @@ SOURCES = {
 }
 """Attack → its score."""
 CALIBRATED = "calibrated-neighbour"
+NONE: Mapping[str, InstalledAttack] = {}
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,13 @@ def _slice_scores(near: np.ndarray, reference: np.ndarray | None) -> dict[str, n
     }
 
 
-def contest(members: Cloud, others: Cloud, released: Cloud, reference: Cloud | None = None) -> dict[str, Scores]:
+def contest(
+    members: Cloud,
+    others: Cloud,
+    released: Cloud,
+    reference: Cloud | None = None,
+    installed: Mapping[str, InstalledAttack] = NONE,
+) -> dict[str, Scores]:
     """Attack → scores of patients; with a reference the calibrated attack, else those without."""
     both = Cloud(
         np.concatenate([members.vectors, others.vectors]),
@@ -95,22 +103,33 @@ def contest(members: Cloud, others: Cloud, released: Cloud, reference: Cloud | N
     )
     inside = np.char.startswith(np.unique(both.owners), "1")
     found = _slice_scores(both.to(released), both.to(reference) if reference else None)
+    vectors = (both.vectors, released.vectors)
+    found |= {name: attack_scores(name, each, len(vectors[0]), *vectors) for name, each in installed.items()}
     means = {name: both.means(values) for name, values in found.items()}
     return {name: Scores(values[inside], values[~inside]) for name, values in means.items()}
 
 
-def attacks(space: str, synthetic: Cloud, train: Cloud, holdout: Cloud, whole: Sides, half: Sides) -> Iterator[Attack]:
+def attacks(
+    space: str,
+    synthetic: Cloud,
+    train: Cloud,
+    holdout: Cloud,
+    whole: Sides,
+    half: Sides,
+    installed: Mapping[str, InstalledAttack] = NONE,
+) -> Iterator[Attack]:
     """All attacks of one space with their controls."""
     fresh, (a, b) = holdout.of(half.reference), (train.of(half.members), holdout.of(half.others))
     one, two = (holdout.of(half.reference[k::2]) for k in (0, 1))
-    found = contest(train.of(whole.members), holdout.of(whole.others), synthetic)
-    control = contest(a, b, fresh)
+    found = contest(train.of(whole.members), holdout.of(whole.others), synthetic, installed=installed)
+    control = contest(a, b, fresh, installed=installed)
     found |= contest(a, b, synthetic, fresh)
     control |= contest(a, b, one, two)
+    sources = SOURCES | {name: each.about for name, each in installed.items()}
     for name, scores in found.items():
         known = f"; {len(half.reference)} reference patients" if name == CALIBRATED else ""
         words = "fresh real patients in place of the synthetic ones"
-        yield Attack(name, space, scores, control[name], words, SOURCES[name] + known)
+        yield Attack(name, space, scores, control[name], words, sources[name] + known)
 
 
 def _mean_interval(parts: Sequence[np.ndarray], weights: Sequence[float], seed: int = 0) -> Estimate:
@@ -198,6 +217,7 @@ def leakage(
     records: tuple[Sequence[PatientRecord], Sequence[PatientRecord]],
     claim: Claim | None,
     seed: int = 0,
+    installed: Mapping[str, InstalledAttack] = NONE,
 ) -> Findings:
     """Black-box attacks in pixels and in features.
 
@@ -210,6 +230,7 @@ def leakage(
         records: Groups and vendors of the training and hold-out patients.
         claim: (ε, δ) of the set, if it has one.
         seed: Decides which patients are compared.
+        installed: Black-box attacks of plugins, by name.
     """
     again, rng = repeated_patients(train, holdout), np.random.default_rng(seed)
     sides = _sides(records[0], [r for r in records[1] if r.patient_id not in again], rng)
@@ -222,7 +243,7 @@ def leakage(
     flat = {s.name: s.images.reshape(len(s), -1) for s in sets}
     for space, vectors in (("pixels", flat), (extractor, features)):
         drawn, seen, held = (Cloud(vectors[s.name], s.owners) for s in sets)
-        for attack in attacks(space, drawn, seen, held, whole, half):
+        for attack in attacks(space, drawn, seen, held, whole, half, installed):
             out += attack_findings(attack, claim)
         out += Findings(
             metrics=(

@@ -38,6 +38,8 @@ class AttackConfig(Section):
     """White box: slices of each patient, spread evenly."""
     noises: int = Field(4, ge=1)
     """White box: draws of the noise at each of eight times."""
+    installed: tuple[str, ...] = Field((), exclude_if=lambda value: not value)
+    """Attacks of installed plugins to try too ([plugins](docs/plugins.md))."""
 
 
 @dataclass(frozen=True)

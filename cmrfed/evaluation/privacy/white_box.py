@@ -21,6 +21,7 @@ from cmrfed.core.progress import track
 from cmrfed.core.rng import fold, torch_generator
 from cmrfed.data.cohort import Cohort, PatientRecord
 from cmrfed.data.draws import gather
+from cmrfed.evaluation.installed import Access, attack_scores, installed_attacks
 from cmrfed.evaluation.privacy.membership import (
     FEWEST,
     Attack,
@@ -50,7 +51,7 @@ STRIDE = 10
 """Between the deterministic steps of SecMI."""
 BATCH = 64
 FEWEST_REFERENCES = 2
-SPACE = "white-box"
+SPACE: Access = "white-box"
 """How these attacks have access, in ids."""
 SOURCES = {
     "loss": "minus the error of the predicted noise, t ≤ 200, same noise for all patients (arXiv 2302.03262)",
@@ -173,6 +174,10 @@ def _scored(target: Generator, slices: Slices, config: AttackConfig, seed: int) 
         "sima": sima_score(probe, slices),
         "pia": pia_score(probe, slices),
         "secmi": secmi_score(probe, slices),
+        **{
+            name: torch.from_numpy(attack_scores(name, each, len(slices.clean), probe, slices, seed))
+            for name, each in installed_attacks(config, SPACE).items()
+        },
     }
 
 
@@ -274,9 +279,10 @@ def white_box(
     fresh = untrained(target, seed)
     control = [patient_scores(fresh, used, c, p, config, seed, f"{name}, untrained") for c, p, name in sides]
     out = too_few(SPACE, len(outsiders)) + ceiling_series(claim) + _missing_references(len(others))
+    sources = SOURCES | {name: each.about for name, each in installed_attacks(config, SPACE).items()}
     for attack in found[0]:
         scores, empty = (Scores(part[0][attack], part[1][attack]) for part in (found, control))
-        words = f"up to {config.slices} slices of each patient; {SOURCES[attack]}"
+        words = f"up to {config.slices} slices of each patient; {sources[attack]}"
         out += attack_findings(Attack(attack, SPACE, scores, empty, "an untrained generator", words), claim)
     return out
 

@@ -276,12 +276,14 @@ def test_nnunet_refuses_several_channels(tmp_path):
 
 
 # --- all ------------------------------------------------------------------------------------
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", SOURCES.builtin_names)
 def test_an_empty_folder_is_an_error(tmp_path, source):
     with pytest.raises(DataError, match=r"holds no patient|dataset\.json is missing"):
         patients(tmp_path, source)
 
 
 def test_an_unknown_source_lists_the_known(tmp_path):
-    with pytest.raises(ConfigError, match=r"Got: dicom\. Expected: acdc, mnms, mnms2, nnunet"):
+    with pytest.raises(
+        ConfigError, match=r"no data source dicom\. Expected: acdc or mnms or mnms2 or nnunet\. Do: choose"
+    ):
         patients(tmp_path, "dicom")

@@ -159,7 +159,7 @@ def test_strict_is_an_error(copy: Path) -> None:
 def test_unknown_layout_and_source(tmp_path: Path, scans: Path) -> None:
     with pytest.raises(DataError, match=r"no known layout.*acdc"):
         verify(tmp_path)
-    with pytest.raises(ConfigError, match="unknown source"):
+    with pytest.raises(ConfigError, match="there is no data source"):
         verify(scans, "dicom")
 
 
