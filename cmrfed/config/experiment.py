@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.config import Section, Seed
 from cmrfed.core.errors import ConfigError
+from cmrfed.core.registry import builtins_only
 from cmrfed.core.strict_yaml import load, read_mapping
 from cmrfed.data.phantom import PhantomConfig
 from cmrfed.data.settings import PartitionConfig
@@ -210,6 +211,25 @@ class Experiment(Section):
         for place in ("cohorts", "external"):
             del tree["data"][place]
         return digest_json(tree)
+
+
+def check_fits_sites(experiment: Experiment) -> None:
+    """Refuse a recipe whose requests only a simulated site could answer: deployed ones load no plugins.
+
+    Raises:
+        ConfigError: A generator is made of parts that another distribution offers.
+    """
+    with builtins_only():
+        for stage in experiment.stages:
+            tree = experiment.generator(stage).model_dump(mode="json")
+            try:
+                GeneratorConfig.model_validate(tree)
+            except ValidationError as error:
+                raise ConfigError(
+                    f"deployed sites cannot train the {stage} generator: they run approved code alone, without plugins",
+                    got="; ".join(_in_words(problem) for problem in error.errors()),
+                    do="train with the project's own parts, or simulate the sites with `cmrfed run`",
+                ) from None
 
 
 INVALID_RECIPE = "invalid-recipe"

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cmrfed.config.experiment import ALL_STAGES, Experiment, read_recipe, resolve
+from cmrfed.config.experiment import ALL_STAGES, Experiment, check_fits_sites, read_recipe, resolve
 from cmrfed.core.artifacts import new_folder, read_json, write_bytes, write_json, write_text
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError
 from cmrfed.core.owner import owned, refuse_if_owned
@@ -131,7 +131,8 @@ def submit(kit_folder: Path, recipe: Path, overrides: list[str]) -> str:
         Name of the run: that of the recipe.
 
     Raises:
-        ConfigError: The recipe does not fit the federation, or another run of this name is there.
+        ConfigError: The recipe does not fit the federation or needs plugins at the sites, or another run has its
+            name.
         FederationError: The coordinator does not run.
         InUse: The run is in progress.
     """
@@ -141,6 +142,7 @@ def submit(kit_folder: Path, recipe: Path, overrides: list[str]) -> str:
             "the recipe is for another number of sites", got=f"data.partition.sites = {experiment.sites}",
             expected=f"{len(kit.sites)}: {', '.join(kit.sites)}", do=f"--set data.partition.sites={len(kit.sites)}",
         )  # fmt: skip
+    check_fits_sites(experiment)
     folder = kit_folder / "runs" / experiment.name
     about = folder / "submission.json"
     if about.exists() and read_json(about)["digest"] != experiment.digest:

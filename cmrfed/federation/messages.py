@@ -223,14 +223,22 @@ def decode_job(content: RecordDict) -> tuple[StageJob, dict[str, Tensor]]:
         job = StageJob.model_validate_json(text)
         state = to_state(content.array_records["arrays"])
     except (ValidationError, KeyError, TypeError, ValueError) as error:
-        raise SiteRefused(
-            "the request cannot be read",
-            got=_short(error),
-            do="correct the recipe, or install the same version on server and site",
-        ) from None
+        raise _unreadable(error) from None
     _same("configuration", config.get("config-digest"), job.config_digest)
     _same("weights", job.model_digest, digest_state(state))
     return job, state
+
+
+def _unreadable(error: Exception) -> SiteRefused:
+    problems = error.errors() if isinstance(error, ValidationError) else []
+    if any(problem["type"] == "not_approved" for problem in problems):
+        return SiteRefused(
+            "the request needs a plugin, and this site runs the code that its owner has approved, which has none",
+            got=_short(error),
+            do="train with the project's own parts, or simulate the sites with `cmrfed run`",
+        )
+    do = "correct the recipe, or install the same version on server and site"
+    return SiteRefused("the request cannot be read", got=_short(error), do=do)
 
 
 def decode_codec(content: RecordDict, job: StageJob) -> dict[str, Tensor] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from flwr.serverapp import Grid
 
-from cmrfed.config.experiment import STAGES, Experiment
+from cmrfed.config.experiment import STAGES, Experiment, check_fits_sites
 from cmrfed.core.artifacts import digest_folder, digest_json, new_folder, read_json, write_json
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError
 from cmrfed.core.owner import owned
@@ -297,6 +297,7 @@ def run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[
 
 def _run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[str]) -> None:
     torch.set_num_threads(experiment.compute.threads)
+    check_fits_sites(experiment)
     promise = plan_text(experiment)
     record = Record(run_dir, experiment)
     record.set(sites=[{"name": name} for name in sites], privacy_plan=plan_rows(experiment), problem=None)

@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from torch import Tensor
 from cmrfed.core.artifacts import OWNER_ALONE, load_state, new_folder, read_json, read_metadata, save_state, write_json
 from cmrfed.core.config import Section
 from cmrfed.core.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
+from cmrfed.core.registry import builtins_only
 from cmrfed.core.rng import fold, torch_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.compression import compress
@@ -165,13 +166,17 @@ def answer_step(context: Context, content: RecordDict, name: str) -> RecordDict:
 def _answer(
     context: Context, act: Callable[["Site"], RecordDict], refusal: Callable[[str, str], RecordDict]
 ) -> RecordDict:
-    """What a site answers, or its refusal, by its name and the reason that may leave."""
+    """What a site answers, or its refusal, by its name and the reason that may leave.
+
+    A deployed site answers with the code of the bundle alone: plugins that are installed beside it are not loaded.
+    """
     name, root, details = "", None, False
     try:
         site = open_site(context)
         name, root = site.record.name, site.root
         details = site.policy.may_leave.error_details
-        return act(site)
+        with nullcontext() if site.record.simulated else builtins_only():
+            return act(site)
     except (SiteRefused, PrivacyError) as error:
         _note(root, "declined", why=str(error))
         return refusal(name, _without_paths(error, root))
