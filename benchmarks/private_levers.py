@@ -1,7 +1,7 @@
 """What each lever of private training buys: loss on patients that no stage has seen, at one and the same ε.
 
 Each way is the recipe with one setting changed, its noise calibrated anew to the recipe's ε, so that all ways cost
-the patients the same. The stage is trained over the recipe's simulated sites from the same public start; the table
+the patients the same. The stage is trained over the recipe's simulated sites from the same weights; the table
 gives the loss on the hold-out patients, in the mean over --draws times and noises that are the same for all ways,
 beside the loss of the start itself. "hardly any noise" costs another ε: it shows what the same steps would reach. The
 noise of private training cannot be repeated, so each way is trained --repeats times, and least and most are given as
@@ -43,7 +43,7 @@ NAMED = "[unet.conv_in.*, unet.conv_out.*, unet.conv_norm_out.*, '*norm*']"
 WAYS = {
     "recipe": [],
     "hardly any noise": ["privacy.epsilon=1000"],
-    "random weights, no public start": ["pretrain.image=null"],
+    "random weights, no pre-training": ["pretrain.image=null"],
     "K = 1": ["privacy.image.draws=1"],
     "K = 32": ["privacy.image.draws=32"],
     "no averaging of weights": ["image.training.ema_decay=0"],
@@ -159,7 +159,7 @@ def main() -> None:
         print(f"{'way':<34}{'loss':>9}  {'least to most':<20}{'σ':>7}{'released':>10}{'time':>9}")
         usual = experiment.generator("image")
         first = holdout_loss(Generator.load(start / "image"), usual, data.holdout, args.draws)
-        show("the public start", Result([first], "", None, 0))
+        show("public pre-training", Result([first], "", None, 0))
         for number, way in enumerate(chosen):
             changed = resolve(args.recipe, [*common, *WAYS.get(way, way.split(";") if "=" in way else [])])
             show(way, measure(changed, usual, data, start, folder / f"way-{number}", args))

@@ -146,7 +146,7 @@ class Experiment(Section):
         for stage in STAGES:
             if stage not in asked and not self.starts_publicly(stage):
                 raise ValueError(
-                    f"{stage}.training.rounds is 0, but there is no public start to stay at: set pretrain: {{}}"
+                    f"{stage}.training.rounds is 0, but there are no pre-trained weights to keep: set pretrain: {{}}"
                     + (f", with pretrain.{stage}" if self.pretrain else "")
                 )
         if self.privacy.private and not asked:

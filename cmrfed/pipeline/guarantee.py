@@ -100,7 +100,7 @@ def plan_text(experiment: Experiment) -> str:
     """The plan in words, for the terminal."""
     plan, config = plan_privacy(experiment), experiment.privacy
     start = [_public_words(experiment)] if experiment.pretrain else []
-    idle = [f"  {s}: stays at its public start; no site is asked." for s in STAGES if s not in experiment.steps()]
+    idle = [f"  {s}: keeps its pre-trained weights; no site trains it." for s in STAGES if s not in experiment.steps()]
     if plan is None:
         return "\n".join(["Privacy: none. Nothing is promised to the patients.", *idle, *start])
     weaker = " (weaker: it hides a slice, and a patient has many)" if config.unit == "slice" else ""

@@ -279,7 +279,7 @@ def _plain(value: Any) -> Any:
 
 
 def _epsilon(tree: Mapping[str, Any], value: Any) -> dict[str, Any]:
-    """``epsilon``: inf is not private, 0 the public start alone, anything else the target of private training."""
+    """``epsilon``: inf is not private, 0 public pre-training alone, anything else the target of private training."""
     try:
         target = float(value)
     except (TypeError, ValueError):

@@ -323,7 +323,7 @@ def _link(here: Path, there: Path) -> None:
 
 
 def _pretrain(able: Sequence[State], folder: Path, jobs: int, lock: int) -> dict[str, str]:
-    """Train each public start once, before the points that share it would wait for one another."""
+    """Pre-train each set of public weights once, before the points that share it would wait for one another."""
     from cmrfed.pipeline.pretrain import origin
 
     users: dict[str, list[State]] = {}
@@ -335,10 +335,10 @@ def _pretrain(able: Sequence[State], folder: Path, jobs: int, lock: int) -> dict
 
     def ended(task: Task, reason: str | None) -> None:
         if reason is not None:
-            broken.update({state.point.name: f"no public start: {reason}" for state in tasks[task.log]})
+            broken.update({state.point.name: f"no pre-trained weights: {reason}" for state in tasks[task.log]})
 
     commands = [
-        Task(f"public start of {len(group)} point(s)", pretrain_point(group[0].folder / RECIPE), log)
+        Task(f"public pre-training of {len(group)} point(s)", pretrain_point(group[0].folder / RECIPE), log)
         for log, group in tasks.items()
     ]
     in_processes(commands, jobs, lock, ended)

@@ -103,7 +103,7 @@ class PublicTraining(TrainingConfig):
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(8e-4, gt=0)
     ema_others: tuple[float, ...] = Field((), max_length=0, exclude=True)
-    """None: the public start is one generator."""
+    """None: public pre-training yields one generator."""
 
 
 class PretrainConfig(PublicPatients):

@@ -314,7 +314,7 @@ def test_the_plan_of_the_private_recipe(call, tmp_path):
     assert status == 0
     assert "unit patient" in promise
     assert "target 8" in promise
-    assert mask == "  mask: stays at its public start; no site is asked."
+    assert mask == "  mask: keeps its pre-trained weights; no site trains it."
     assert image.startswith("  image: σ = ")
     assert "parameters in 32 public directions" in image
     assert "phantom alone" in start

@@ -71,7 +71,7 @@ def test_networks_of_the_families_see_arrays_of_one_size_and_are_alike_in_size()
         ("training.rounds=1", r"training: no such setting"),
         ("xyzzy=1", r"xyzzy: no such setting\."),
         ("image.training.rounds=-1", r"image\.training\.rounds: Input should be greater than or equal to 0"),
-        ("image.training.rounds=0", r"image\.training\.rounds is 0, but there is no public start.*pretrain"),
+        ("image.training.rounds=0", r"image\.training\.rounds is 0, but there are no pre-trained weights.*pretrain"),
         ("image.generator.autoencoder={}", r"autoencoder is trained on the phantom.*pretrain: \{autoencoder: \{\}\}"),
         ("pretrain={autoencoder: {}}", r"pretrain\.autoencoder is set without image\.generator\.autoencoder"),
         ("mask.generator.autoencoder={}", r"codec mask: an autoencoder belongs to latent images"),

@@ -72,7 +72,7 @@ def test_a_stage_that_stays_public_costs_nothing_and_is_named() -> None:
     both, images = experiment(), experiment(**still)
     assert [r["stage"] for r in plan_rows(images)] == ["image"]
     assert plan_rows(images)[0]["noise_multiplier"] < plan_rows(both)[1]["noise_multiplier"]
-    assert "mask: stays at its public start; no site is asked." in plan_text(images)
+    assert "mask: keeps its pre-trained weights; no site trains it." in plan_text(images)
     asked = requests(images)
     assert asked["mask"] is None
     assert asked["image"] is not None
@@ -86,7 +86,7 @@ def test_a_run_that_asks_no_site_says_that_no_patient_took_part(tmp_path: Path) 
     assert said.statement.startswith("No patient took part in training")
     with pytest.raises(ConfigError, match="no stage asks the sites for anything"):
         experiment(**public | {"privacy": RECIPE["privacy"]})
-    with pytest.raises(ConfigError, match=r"mask\.training\.rounds is 0, but there is no public start"):
+    with pytest.raises(ConfigError, match=r"mask\.training\.rounds is 0, but there are no pre-trained weights"):
         experiment(mask=still)
 
 

@@ -306,7 +306,7 @@ def test_what_is_said_of_a_start_names_what_is_public() -> None:
 
 
 def test_a_stage_that_stays_at_its_start_needs_one_of_its_own() -> None:
-    with pytest.raises(ConfigError, match=r"mask\.training\.rounds is 0, but there is no public start.*pretrain\.mask"):
+    with pytest.raises(ConfigError, match=r"mask\.training\.rounds is 0, but there are no pre-trained.*pretrain\.mask"):
         experiment("mask.training.rounds=0", "pretrain.mask=null")
 
 

@@ -90,7 +90,7 @@ def test_a_recipe_that_is_written_for_a_point_is_the_same_experiment(tmp_path):
         ("grid: {seed: [0, 0]}", "the same experiment"),
         ("grid: {epsilon: [high]}", "epsilon high.*inf, 0 or a positive number"),
         ("grid: {epsilon: [-1]}", "epsilon -1"),
-        ("grid: {epsilon: [0]}", "there is no public start"),
+        ("grid: {epsilon: [0]}", "there are no pre-trained weights"),
         ("grid: {data.partition: [{sites: 2}]}", r"a value of grid\.data\.partition has no name"),
         ("grid: {pretrain: {on: {seed: 1}}}", "quote such a label"),
         ("grid: {a: {x: {seed: 1}}, b: {y: {seed: 2}}}", "a and b both set seed"),

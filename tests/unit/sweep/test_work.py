@@ -104,10 +104,10 @@ def test_the_command_line_leaves_its_error_for_the_sweep(tmp_path):
 def test_what_cannot_be_prepared_fails_its_points_alone(tmp_path):
     sweep, folder = make_sweep(tmp_path, SMALL), tmp_path / "run"
     give_orders(sweep, folder)
-    broken = {sweep.points[0].name: "no public start"}
+    broken = {sweep.points[0].name: "no pre-trained weights"}
     done = run(sweep, folder, 1, command=stub, prepare=lambda *_: broken)
     assert [s.status for s in done] == ["failed", "finished", "finished"]
-    assert done[0].reason == "no public start"
+    assert done[0].reason == "no pre-trained weights"
 
 
 def test_a_changed_point_is_a_point_of_its_own(tmp_path):
