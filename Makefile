@@ -1,4 +1,4 @@
-# CMRFed: `make demo` shows the whole job on the built-in phantom; `make test` runs every check.
+# CMRFed: `make demo` shows the whole job on the built-in phantom; `make test` runs what every commit has to pass.
 # Needs: make, and Python >= 3.11 with its venv module. Everything else is installed into .venv.
 
 VENV := .venv
@@ -9,8 +9,9 @@ ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	command -v $$p > /dev/null 2>&1 && $$p -c '$(ENOUGH)' > /dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-fast install install-dev lint format clean
+.PHONY: help demo test test-fast test-all install install-dev lint format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -21,11 +22,14 @@ demo: install ## Run the whole job on the built-in phantom (3 sites) and say whe
 	@test -s $(RUN_DIR)/report.html || { echo "The run ended without $(RUN_DIR)/report.html." >&2; exit 1; }
 	@echo "Report: $(CURDIR)/$(RUN_DIR)/report.html (open it in any browser)"
 
-test: lint ## Run every check: format, lint, types, import contracts, tests
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+test: lint ## Run what every commit has to pass: format, lint, types, import contracts, fast and slow tests
+	$(PYTEST) -m "not nightly"
 
-test-fast: lint ## The same without the tests that are marked slow: for everyday work
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+test-fast: lint ## The same without slow tests: for everyday work
+	$(PYTEST) -m "not slow"
+
+test-all: lint ## Everything, with what runs once a night: hours
+	$(PYTEST)
 
 lint: install-dev ## Run the checks that need no test: format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -317,6 +317,7 @@ def replies_of(sites: list[Site], stage: StageSpec) -> list[TrainReply]:
     return replies
 
 
+@pytest.mark.usefixtures("kept_audits")
 def test_equal_requests_at_equal_sites_get_unlike_noise_whatever_the_seeds(tmp_path: Path) -> None:
     nobody = ASKED.model_copy(update={"sampling_rate": 1e-9})
     stage = replace(private_stage(), privacy=nobody)
@@ -325,6 +326,7 @@ def test_equal_requests_at_equal_sites_get_unlike_noise_whatever_the_seeds(tmp_p
         assert not torch.equal(weight, (south.arrays or {})[name]), name
 
 
+@pytest.mark.usefixtures("kept_audits")
 def test_equal_requests_at_equal_sites_take_unlike_patients_whatever_the_seeds(tmp_path: Path, monkeypatch) -> None:
     taken, original = [], mechanism.poisson_sample
 

@@ -1,7 +1,8 @@
-"""Kills a run before each of its operations on the disk, resumes it, and prints what came out.
+"""Kills a run before its operations on the disk, resumes it, and prints what came out.
 
-Runs as a program of its own, single-threaded, so that it can fork: ``python -m tests.e2e.killed_runs FOLDER``. Prints
-JSON: {"whole": outcome, "operations": n, "resumed": [outcome of the run killed before operation i, …]}.
+Runs as a program of its own, single-threaded, so that it can fork: ``python -m tests.e2e.killed_runs FOLDER EVERY``.
+EVERY is 1 for a kill before each operation, 2 for every second one, … Prints JSON: {"whole": outcome, "operations": n,
+"resumed": {i: outcome of the run killed before operation i, …}}.
 """
 
 import json
@@ -63,21 +64,21 @@ def in_child(run_dir: Path, kill_before: int | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, every: int) -> None:
     make_sites(folder / "fresh", 2)
     shutil.copytree(folder / "fresh", folder / "whole")
     assert in_child(folder / "whole") == 0
     operations = int((folder / "whole" / "operations").read_text())
-    resumed = []
-    for number in range(operations):
+    resumed = {}
+    for number in range(0, operations, every):
         run_dir = folder / f"killed-{number}"
         shutil.copytree(folder / "fresh", run_dir)
         assert in_child(run_dir, kill_before=number) == -signal.SIGKILL
         assert in_child(run_dir) == 0
-        resumed.append(outcome(run_dir))
+        resumed[number] = outcome(run_dir)
         shutil.rmtree(run_dir)
     print(json.dumps({"whole": outcome(folder / "whole"), "operations": operations, "resumed": resumed}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -47,7 +47,6 @@ def digests(run_dir: Path) -> dict[str, str]:
     return out
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="ends Flower's processes through /proc")
 def test_ray_and_the_in_process_grid_give_the_same_weights(tmp_path: Path) -> None:
     config = {"data-root": str(tmp_path), "set": "seed=4 compute.threads=1"}
@@ -61,7 +60,6 @@ def test_ray_and_the_in_process_grid_give_the_same_weights(tmp_path: Path) -> No
     assert losses[0] == losses[1]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="ends Flower's processes through /proc")
 def test_a_relative_run_dir_is_explained(tmp_path: Path) -> None:
     told = flwr_run(2, {"recipe": str(write_recipe(tmp_path)), "run-dir": "runs/x"})

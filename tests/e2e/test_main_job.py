@@ -53,7 +53,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.slow
 def test_a_run_leaves_data_set_numbers_and_report(finished):
     record = json.loads((finished / "run.json").read_text())
     assert record["finished"]
@@ -72,7 +71,6 @@ def test_a_run_leaves_data_set_numbers_and_report(finished):
     assert "Not differentially private" in page
 
 
-@pytest.mark.slow
 def test_a_run_leaves_no_file_that_is_not_in_the_catalogue(finished):
     assert strangers(finished) == []
     assert telling_files(finished) == []
@@ -80,7 +78,6 @@ def test_a_run_leaves_no_file_that_is_not_in_the_catalogue(finished):
     assert "| `synthetic/` | the synthetic data set | no |" in (finished / "CONTENTS.md").read_text()
 
 
-@pytest.mark.slow
 def test_no_stage_sees_a_hold_out_patient(finished):
     split = json.loads((finished / "split.json").read_text())
     seen = {p for site in (finished / "sites").glob("*/site.json") for p in json.loads(site.read_text())["patients"]}
@@ -88,7 +85,6 @@ def test_no_stage_sees_a_hold_out_patient(finished):
     assert not seen & set(split["holdout"])
 
 
-@pytest.mark.slow
 def test_the_same_command_again_changes_nothing(finished, call):
     before = {name: digest_folder(finished / name) for name in ("generators", "synthetic", "evaluation")}
     status, _, told = call("run", finished.parent / "tiny.yaml", "--run-dir", finished)
@@ -96,7 +92,6 @@ def test_the_same_command_again_changes_nothing(finished, call):
     assert before == {name: digest_folder(finished / name) for name in before}
 
 
-@pytest.mark.slow
 def test_another_recipe_is_refused(finished, call):
     status, _, told = call("run", finished.parent / "tiny.yaml", "--run-dir", finished, "--set", "seed=1")
     assert status == 1
@@ -104,7 +99,6 @@ def test_another_recipe_is_refused(finished, call):
     assert "Traceback" not in told
 
 
-@pytest.mark.slow
 def test_a_run_feeds_synthesize_export_evaluate_and_report(finished, tmp_path, call):
     out = tmp_path / "more"
     status, _, told = call("synthesize", finished, "--out", out, "--patients", 2, "--seed", 5)
@@ -124,7 +118,6 @@ def test_a_run_feeds_synthesize_export_evaluate_and_report(finished, tmp_path, c
     assert call("report", tmp_path / "judged")[0] == 0
 
 
-@pytest.mark.slow
 def test_dry_run_prints_the_plan_and_touches_nothing(tmp_path, call):
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     status, out, told = call("run", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", "--dry-run")

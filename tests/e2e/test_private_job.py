@@ -33,7 +33,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.slow
 def test_manifest_ledgers_and_report_agree(finished: Path, call: Callable) -> None:
     claim = json.loads((finished / "synthetic" / "manifest.json").read_text())["privacy"]
     assert claim["differentially_private"]
@@ -49,7 +48,6 @@ def test_manifest_ledgers_and_report_agree(finished: Path, call: Callable) -> No
     assert page.count("theory") == 2, "the audit of each stage stands beside the claim"
 
 
-@pytest.mark.slow
 def test_a_data_set_that_is_drawn_later_carries_the_same_claim(finished: Path, tmp_path: Path, call: Callable) -> None:
     status, _, told = call("synthesize", finished, "--out", tmp_path / "more", "--patients", 1, "--seed", 9)
     assert status == 0, told
@@ -60,7 +58,6 @@ def test_a_data_set_that_is_drawn_later_carries_the_same_claim(finished: Path, t
     assert later == first
 
 
-@pytest.mark.slow
 def test_synthesis_asks_no_patient_for_anything(finished: Path, tmp_path: Path, call: Callable) -> None:
     gone = finished / "data"
     gone.rename(tmp_path / "data")
@@ -72,7 +69,6 @@ def test_synthesis_asks_no_patient_for_anything(finished: Path, tmp_path: Path, 
     assert json.loads((tmp_path / "more" / "manifest.json").read_text())["spacing_mm"] is None
 
 
-@pytest.mark.slow
 def test_only_what_was_drawn_carries_the_claim_and_nothing_that_may_leave_holds_a_patient(finished: Path) -> None:
     assert strangers(finished) == []
     assert telling_files(finished) == []
@@ -82,7 +78,6 @@ def test_only_what_was_drawn_carries_the_claim_and_nothing_that_may_leave_holds_
     assert "NOT FOR RELEASE" in page
 
 
-@pytest.mark.slow
 def test_images_of_real_masks_name_no_patient_and_are_not_exported(
     finished: Path, tmp_path: Path, call: Callable
 ) -> None:

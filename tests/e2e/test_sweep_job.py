@@ -26,7 +26,7 @@ grid: {epsilon: [9, inf, 4]}
 """
 WITHOUT = "federation: {weighting: equal}\nevaluation: {utility: false}\n"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")

@@ -134,13 +134,11 @@ def check(name: str, folder: Path) -> None:
         assert missing is None, f"{name} shows a line that was not printed: {missing}\n{block.commands}\n{printed}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({path.name for path in TUTORIALS.glob("*.md")} - {"deploy.md"}))
 def test_a_tutorial_runs_as_it_is_written(name, folder):
     check(name, folder)
 
 
-@pytest.mark.slow
 @needs_nginx
 def test_the_tutorial_of_a_deployment_runs_as_it_is_written(folder):
     check("deploy.md", folder)

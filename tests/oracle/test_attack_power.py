@@ -42,7 +42,6 @@ def furthest(patients: int, tests: int) -> float:
 
 
 # --- white box ------------------------------------------------------------------------------------
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("family", sorted(POWERFUL))
 def test_what_was_learned_by_heart_is_found_and_nothing_else(tmp_path, family):

@@ -73,7 +73,6 @@ federation: {weighting: equal}
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "ascii:strict"}])
 def test_a_command_speaks_in_a_locale_without_utf_8(tmp_path, environment):
     (tmp_path / "ε.yaml").write_text(RECIPE, encoding="utf-8")
@@ -83,7 +82,6 @@ def test_a_command_speaks_in_a_locale_without_utf_8(tmp_path, environment):
     assert ("“Zürich” × ε" if not environment else "Z") in done.stdout
 
 
-@pytest.mark.slow
 def test_the_same_files_are_written_in_every_locale(tmp_path):
     """A phantom, its cohort and its check, with names that no ASCII has."""
     for name, environment in (("c", C_LOCALE), ("utf-8", {"LC_ALL": "C.UTF-8"})):
@@ -98,7 +96,6 @@ def test_the_same_files_are_written_in_every_locale(tmp_path):
     assert first == second
 
 
-@pytest.mark.slow
 def test_a_name_that_is_no_text_is_one_paragraph(tmp_path):
     folder = os.fsencode(tmp_path) + b"/\xff\xfe"
     os.mkdir(folder)

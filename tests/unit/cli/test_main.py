@@ -403,7 +403,6 @@ main()
 """
 
 
-@pytest.mark.slow
 def test_ctrl_c_stops_a_run_that_the_same_command_carries_on_to_the_same_weights(recipe, tmp_path):
     blob_cohort(tmp_path / "cohort", 6)
     run_dir, latest = tmp_path / "run", tmp_path / "run" / "mask" / "LATEST"

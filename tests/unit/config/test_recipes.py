@@ -53,7 +53,6 @@ def test_the_command_lists_and_copies(call, tmp_path, monkeypatch):
     assert "fm.yaml exists" in err
 
 
-@pytest.mark.slow
 def test_a_wheel_holds_one_package_with_recipes_and_templates(tmp_path):
     source = tmp_path / "source"
     for name in ("cmrfed", "configs"):

@@ -1,5 +1,6 @@
 """An autoencoder that learns at the sites: a stage of its own, that patients pay for like the others."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -147,12 +148,19 @@ def test_killed_in_any_stage_it_goes_on_to_the_same_weights(open_run: Path, tmp_
 
 
 # --- with privacy -----------------------------------------------------------------------------------
-def test_its_share_of_the_budget_is_planned_paid_audited_and_claimed(tmp_path: Path) -> None:
-    experiment = resolve(RECIPE | PRIVATE)
+@pytest.fixture(scope="module")
+def private_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of which every stage is private."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "finetuning-cache"))
+        return trained(resolve(RECIPE | PRIVATE), tmp_path_factory.mktemp("private") / "run")
+
+
+def test_its_share_of_the_budget_is_planned_paid_audited_and_claimed(private_run: Path) -> None:
+    experiment, run_dir = resolve(RECIPE | PRIVATE), private_run
     assert [row["stage"] for row in plan_rows(experiment)] == ["autoencoder", "mask", "image"]
     assert [row["stage"] for row in audit_experiment(experiment)] == ["autoencoder", "mask", "image"]
     assert "he autoencoder of the images, which then learns at the sites, starts from public" in plan_text(experiment)
-    run_dir = trained(experiment, tmp_path / "run")
     assert moved(run_dir)
     events = PrivacyLedger(run_dir / "sites" / "00").history().events
     assert [(event.stage, event.steps, event.unit) for event in events] == [
@@ -169,9 +177,9 @@ def test_its_share_of_the_budget_is_planned_paid_audited_and_claimed(tmp_path: P
     assert without < by_hand, "what it costs is in the claim"
 
 
-def test_a_run_whose_autoencoder_stage_had_no_privacy_is_never_claimed(tmp_path: Path) -> None:
+def test_a_run_whose_autoencoder_stage_had_no_privacy_is_never_claimed(private_run: Path, tmp_path: Path) -> None:
     experiment = resolve(RECIPE | PRIVATE)
-    run_dir = trained(experiment, tmp_path / "run")
+    run_dir = shutil.copytree(private_run, tmp_path / "run", symlinks=True)
     path = next((run_dir / "autoencoder").glob("round-0002/metrics.json"))
     metrics = read_json(path)
     for row in metrics["sites"].values():

@@ -17,9 +17,6 @@ from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from tests.planted_faults import FAULTS, ByHand
 
 CONFIG = MechanismConfig(clip_norm=0.5, declared_patients=40)
-QUICK = ("90 % of the noise", "the same noise in every step", "no noise on matrices", "quiet gradients tripled")
-QUICK += ("the real batch size as denominator", "batches of a fixed size", "no step where nobody was drawn")
-"""Faults that are audited in every run of the tests; all others are slow together."""
 
 
 # --- correct steps ------------------------------------------------------------------------------
@@ -61,9 +58,7 @@ def test_settings_with_which_no_step_can_be_made_are_refused() -> None:
 
 
 # --- faults -------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in FAULTS], ids=str
-)
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught(name: str) -> None:
     found = audit(2.0, CONFIG, make_step=FAULTS[name])
     assert not found.passed

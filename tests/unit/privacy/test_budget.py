@@ -34,7 +34,6 @@ def test_a_stage_may_be_given_less_of_the_budget():
     assert mask.noise_multiplier == pytest.approx(2 * image.noise_multiplier)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("patients", "q", "sigma"), [(20, 0.4, 3.28), (60, 0.133, 1.43)])
 def test_known_noise_for_epsilon_four(patients, q, sigma):
     delta = patients**-1.1

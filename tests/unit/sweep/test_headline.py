@@ -7,8 +7,9 @@ from cmrfed.sweep.table import read_table
 from tests.sweep_world import give_orders, make_sweep, nothing_shared, stub
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("headline")
     sweep, folder = make_sweep(tmp_path), tmp_path / "run"
     failing = next(point.name for point in sweep.points if point.name.startswith("family-fm.epsilon-2.seed-1"))
     give_orders(sweep, folder, **{failing: {"error": "no memory"}})

@@ -36,7 +36,6 @@ def go(sweep, folder, address):
     return run(sweep, folder, 2, command=command, prepare=nothing_shared, share_cores=not address)
 
 
-@pytest.mark.slow
 def test_points_on_a_cluster_leave_the_table_of_processes(tmp_path, address):
     sweep, here, there = make_sweep(tmp_path, SMALL), tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
@@ -46,7 +45,6 @@ def test_points_on_a_cluster_leave_the_table_of_processes(tmp_path, address):
     assert (here / "results.csv").read_bytes() == (there / "results.csv").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_point_that_fails_on_a_cluster_says_why_and_stops_no_other(tmp_path, address):
     sweep, folder = make_sweep(tmp_path, SMALL), tmp_path / "run"
     give_orders(sweep, folder, **{sweep.points[1].name: {"error": "the disk is full. Do: make room."}})
@@ -55,7 +53,6 @@ def test_a_point_that_fails_on_a_cluster_says_why_and_stops_no_other(tmp_path, a
     assert standing[1].reason == "the disk is full. Do: make room."
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_named():
     command = [sys.executable, "-m", "cmrfed.sweep.on_ray", "127.0.0.1:1", "1", sys.executable, "-c", "pass"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)

@@ -46,8 +46,9 @@ def test_an_interval_over_seeds_is_students():
     assert over_seeds([(0.7, 0.1, 0.9)]) == (0.7, 0.1, 0.9)
 
 
-@pytest.fixture
-def table(tmp_path):
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("summary")
     sweep, folder = make_sweep(tmp_path), tmp_path / "run"
     give_orders(sweep, folder)
     run(sweep, folder, 4, command=stub, prepare=nothing_shared)

@@ -94,9 +94,9 @@ def test_why_a_process_failed(tmp_path, code, reason):
 
 def test_the_command_line_leaves_its_error_for_the_sweep(tmp_path):
     """Of a recipe that cannot be used: its words, without what stands before them in the log, and its code."""
-    sweep = make_sweep(tmp_path, SMALL)
+    sweep = make_sweep(tmp_path, "name: s\nrecipe: base.yaml\ngrid: {epsilon: [inf]}")
     bad = [sys.executable, "-m", "cmrfed", "run", str(tmp_path / "none.yaml"), "--run-dir", str(tmp_path / "x")]
-    done = run(sweep, tmp_path / "run", 3, command=lambda _: bad, prepare=nothing_shared)
+    done = run(sweep, tmp_path / "run", 1, command=lambda _: bad, prepare=nothing_shared)
     assert done[0].reason.startswith("there is no recipe")
     assert set(read_json(done[0].folder / "log.error.json")) == {"error", "code"}
 
@@ -153,7 +153,6 @@ def wait_for(condition, seconds=120.0) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_killed_in_the_middle_and_resumed_the_table_is_the_same(tmp_path):
     sweep = make_sweep(tmp_path)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -175,7 +174,6 @@ def test_killed_in_the_middle_and_resumed_the_table_is_the_same(tmp_path):
     assert all(calls(killed).count(name) == 1 for name in finished)
 
 
-@pytest.mark.slow
 def test_a_killed_parent_whose_points_go_on_keeps_the_folder(tmp_path):
     sweep, folder = make_sweep(tmp_path, SMALL), tmp_path / "run"
     give_orders(sweep, folder, **{p.name: {"seconds": 60} for p in sweep.points})

@@ -80,7 +80,6 @@ def test_without_a_right_ventricle_the_stored_order_is_kept_aloud():
     assert any("without a right ventricle" in note for note in orient(raw)[1])
 
 
-@pytest.mark.slow
 def test_signs_on_real_patients():
     """The figures of the docstrings."""
     signs, angles = [], []

@@ -204,7 +204,6 @@ def test_uncompressed_scans_can_be_truncated_too(copy: Path) -> None:
     assert "cannot be read" in only_reason(copy)
 
 
-@pytest.mark.slow
 def test_real_scans_pass_but_for_the_twins() -> None:
     report = verify(real_data("acdc"))
     assert all("same image as" in q.reason for q in report.quarantined), report.text()

@@ -169,7 +169,6 @@ def test_volumes(tmp_path, mask, file, frame):
     load(tmp_path, mask, *file, frame)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @settings(FEW, max_examples=5000)
 @given(mask=st.booleans(), file=st.one_of(hostile(), hostile(), JUNK), frame=st.sampled_from([None, None, 0, 7]))

@@ -49,7 +49,6 @@ def test_without_its_package_the_table_says_why_and_what_to_do(sets, tmp_path, m
     assert "Do: pip install --no-build-isolation pyradiomics==3.0.1 frd-score" in row.unavailable
 
 
-@pytest.mark.slow
 def test_it_is_the_number_of_the_package_itself(sets, tmp_path):
     mine = extractor()
     from frd_score import compute_frd

@@ -114,7 +114,6 @@ def nnunet():
         pytest.skip(f"nnU-Net v2 cannot train here: {why}; pip install --no-deps -r requirements-nnunet.txt")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("nnunet")
 def test_nnunet_itself_learns_something(world, tmp_path):
@@ -142,7 +141,6 @@ print("segmented", len(found))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("nnunet")
 def test_a_killed_training_ends_at_once_and_goes_on_where_it_was(world, tmp_path):

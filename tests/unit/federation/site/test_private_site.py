@@ -37,6 +37,9 @@ def make_site(root: Path, policy: SitePolicy = CLOSED, *, has_mask: bool = True)
     return Site.register(root / "site", SiteRecord(name="ward", cohort=str(cohort.root)), policy)
 
 
+pytestmark = pytest.mark.usefixtures("kept_audits")
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return make_site(tmp_path)

@@ -1,0 +1,369 @@
+"""The tiers of the tests: each test that is not fast, what it costs, and why it is worth it.
+
+| tier | run by | when |
+| --- | --- | --- |
+| fast | ``make test-fast`` | while working: all tests that are not listed here |
+| slow | ``make test``, which continuous integration runs | on every commit, with the fast ones |
+| nightly | ``make test-all`` | every night, with all others |
+
+Fast and slow tests protect the main branch. A test is nightly only where what it guarantees also has a test on every
+commit, by a cheaper way or for some of its cases; its entry says which.
+
+An entry names a module, a test, or one case of either, below ``tests/``; the most specific entry counts. From it
+``tests/conftest.py`` sets the markers ``slow`` and ``nightly``, and decides what starts first. Its CPU seconds are of
+one core, child processes included, over all that the entry covers and no other does; ``pytest --junitxml=FILE``
+measures them, as the property ``cpu_s`` of each test.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Tier = Literal["fast", "slow", "nightly"]
+MARKERS: dict[Tier, tuple[str, ...]] = {"fast": (), "slow": ("slow",), "nightly": ("slow", "nightly")}
+"""A nightly test is slow too, so that ``-m "not slow"`` leaves the fast ones."""
+LONGEST_S = 30.0
+"""CPU seconds that a fast test may take: three times what it should, since machines differ."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one or more tests cost, and why: ``fast`` is said only of a case of a test that is listed."""
+
+    tier: Tier
+    cpu_s: float
+    why: str
+
+
+Modules = dict[str, dict[str, tuple[float, str]]]
+"""Module => test, or "" for all of them => CPU seconds, and why."""
+
+SLOW: Modules = {
+    # --- whole commands ------------------------------------------------------------------------------
+    "e2e/test_main_job.py": {
+        "": (86, "the main job as a user runs it, and each command on what it left"),
+    },
+    "e2e/test_private_job.py": {
+        "": (50, "manifest, ledgers and report of a private run claim the same ε"),
+    },
+    "e2e/test_sweep_job.py": {
+        "": (130, "a sweep that is killed; ε = ∞ has the weights of the recipe without privacy"),
+    },
+    "e2e/test_flwr_run.py": {
+        "": (60, "Flower's own command and the grid in one process give the same weights"),
+    },
+    "e2e/test_deployment.py": {
+        "test_from_kits_to_synthetic_patients_with_the_weights_of_one_process": (
+            177,
+            "kits, certificates, proxies and real processes; the weights are those of one process",
+        ),
+    },
+    "e2e/test_tutorials.py": {
+        "test_a_tutorial_runs_as_it_is_written[simulate.md]": (147, "what most users read first"),
+    },
+    "e2e/test_benchmarks.py": {
+        "test_a_benchmark_prints_its_result[neighbours-time, cdist : blocks = [\\d.]+]": (
+            10,
+            "a benchmark starts, and prints its line",
+        ),
+    },
+    "e2e/test_kill_and_resume.py": {
+        "test_killed_at_save_points_it_resumes_to_the_same_weights[some]": (
+            30,
+            "killed before every seventh operation on the disk, a run resumes to the same bits",
+        ),
+    },
+    "e2e/test_killed_private_runs.py": {
+        "": (30, "a private run that is killed has paid for all that left it"),
+    },
+    "unit/cli/test_main.py": {
+        "test_ctrl_c_stops_a_run_that_the_same_command_carries_on_to_the_same_weights": (
+            18,
+            "an interrupted command is carried on to the same weights",
+        ),
+        "test_plan_says_what_a_target_means_for_each_site": (4, "a search for the noise of each site"),
+    },
+    "unit/test_encodings.py": {
+        "test_the_same_files_are_written_in_every_locale": (19, "three commands in two locales"),
+        "test_a_command_speaks_in_a_locale_without_utf_8": (22, "a command in a C locale"),
+        "test_a_name_that_is_no_text_is_one_paragraph": (4, "a command on a path that is no text"),
+    },
+    "unit/config/test_recipes.py": {
+        "test_a_wheel_holds_one_package_with_recipes_and_templates": (2, "builds a wheel"),
+    },
+    # --- private training ----------------------------------------------------------------------------
+    "unit/privacy/test_audit.py": {
+        "test_a_planted_fault_is_caught[97 % of the noise]": (3, "a fault in: size of the noise"),
+        "test_a_planted_fault_is_caught[90 % of the noise in one tensor]": (3, "a fault in: size of the noise"),
+        "test_a_planted_fault_is_caught[no noise where nobody was drawn]": (3, "a fault in: size of the noise"),
+        "test_a_planted_fault_is_caught[logistic noise]": (3, "a fault in: law of the noise"),
+        "test_a_planted_fault_is_caught[noise in float16]": (3, "a fault in: law of the noise"),
+        "test_a_planted_fault_is_caught[two steps share their noise]": (
+            3,
+            "a fault in: noise that repeats or can be known",
+        ),
+        "test_a_planted_fault_is_caught[tensors share their noise]": (
+            3,
+            "a fault in: noise that repeats or can be known",
+        ),
+        "test_a_planted_fault_is_caught[noise of opposite pairs within a tensor]": (
+            3,
+            "a fault in: noise that repeats or can be known",
+        ),
+        "test_a_planted_fault_is_caught[noise from torch's own generator]": (
+            3,
+            "a fault in: noise that repeats or can be known",
+        ),
+        "test_a_planted_fault_is_caught[noise from a seed in the event]": (
+            3,
+            "a fault in: noise that repeats or can be known",
+        ),
+        "test_a_planted_fault_is_caught[clipping to 1.05 of the bound]": (3, "a fault in: clipping"),
+        "test_a_planted_fault_is_caught[no clipping of the very loud]": (3, "a fault in: clipping"),
+        "test_a_planted_fault_is_caught[clipping of each tensor by itself]": (3, "a fault in: clipping"),
+        "test_a_planted_fault_is_caught[clipping of each draw]": (3, "a fault in: clipping"),
+        "test_a_planted_fault_is_caught[quiet gradients tripled]": (3, "a fault in: clipping"),
+        "test_a_planted_fault_is_caught[a broken record empties the batch]": (3, "a fault in: broken records"),
+        "test_a_planted_fault_is_caught[a broken record poisons the weights]": (3, "a fault in: broken records"),
+        "test_a_planted_fault_is_caught[batches of a fixed size]": (3, "a fault in: sampling"),
+        "test_a_planted_fault_is_caught[one coin for pairs of records]": (3, "a fault in: sampling"),
+        "test_a_planted_fault_is_caught[coins tossed once for two steps]": (3, "a fault in: sampling"),
+        "test_a_planted_fault_is_caught[records drawn with a seed]": (3, "a fault in: sampling"),
+        "test_a_planted_fault_is_caught[the real batch size as denominator]": (3, "a fault in: denominator"),
+        "test_a_planted_fault_is_caught[no step where nobody was drawn]": (3, "a fault in: steps and optimizer"),
+        "test_a_planted_fault_is_caught[the wrong learning rate]": (3, "a fault in: steps and optimizer"),
+        "test_a_planted_fault_is_caught[moments of gradients without noise]": (3, "a fault in: steps and optimizer"),
+        "test_a_planted_fault_is_caught[more steps than were paid for]": (3, "a fault in: steps and optimizer"),
+        "test_a_planted_fault_is_caught[goes on after an error]": (3, "a fault in: steps and optimizer"),
+        "test_a_planted_fault_is_caught[a guard that counts versions of buffers alone]": (3, "a fault in: state"),
+        "test_a_planted_fault_is_caught[an average of weights without noise]": (3, "a fault in: state"),
+        "test_the_real_step_passes": (8, "the audit of the project's step, at the extremes"),
+        "test_a_step_written_by_hand_passes_with_plain_sgd": (2, "one audit"),
+        "test_the_audit_leaves_the_randomness_of_the_process_alone": (4, "one audit"),
+        "test_a_fault_in_our_own_step_is_caught": (10, "three audits"),
+        "test_the_step_that_is_audited_is_the_one_in_use": (3, "one audit"),
+    },
+    "unit/privacy/test_budget.py": {
+        "test_known_noise_for_epsilon_four": (2, "the noise of two known budgets"),
+    },
+    "unit/privacy/test_settings.py": {
+        "test_both_stages_share_one_budget": (5, "several searches for the noise"),
+    },
+    "unit/training/test_audit.py": {
+        "test_the_real_trainer_passes": (18, "both stages, both units, and public directions"),
+        "test_a_fault_in_the_trainer_is_caught": (28, "fifteen faults of the trainer"),
+        "test_neighbours_of_a_slice_are_noticed": (8, "the audit at slice level"),
+        "test_an_augmentation_that_mixes_patients_is_noticed": (2, "one audit"),
+        "test_a_stage_is_audited_by_its_step_and_its_trainer": (5, "the whole audit of a stage"),
+    },
+    "unit/training/test_subspace.py": {
+        "test_public_patients_are_drawn_once_and_again_when_damaged": (4, "draws phantoms"),
+    },
+    "unit/federation/test_finetuning.py": {
+        "test_its_share_of_the_budget_is_planned_paid_audited_and_claimed": (
+            36,
+            "a private run of three stages with the audit of each",
+        ),
+        "test_a_run_whose_autoencoder_stage_had_no_privacy_is_never_claimed": (16, "a private run of three stages"),
+        "test_more_noise_in_the_autoencoder_leaves_more_for_the_others": (
+            5,
+            "two searches for the noise of three stages",
+        ),
+    },
+    "unit/federation/site/test_private_site.py": {
+        "test_an_old_round_with_other_settings_loses_no_answer_and_is_paid_anew": (5, "four private rounds"),
+        "test_it_stops_at_the_cap_and_never_beyond": (4, "private rounds up to the cap"),
+    },
+    "unit/pipeline/test_guarantee.py": {
+        "test_the_claim_is_the_largest_loss_in_any_ledger_and_within_the_target": (6, "a private run of both stages"),
+    },
+    "contract/test_requests_tell_nothing.py": {
+        "test_an_empty_sample_and_a_full_one_look_the_same": (
+            14,
+            "requests over the whole range of what a coordinator may ask",
+        ),
+    },
+    "contract/test_nothing_leaks_beside.py": {
+        "test_a_network_with_batchnorm_is_refused_with_the_reason": (5, "one audit"),
+    },
+    # --- federation ----------------------------------------------------------------------------------
+    "unit/federation/server/test_run.py": {
+        "test_stopped_after_any_round_it_resumes_to_the_same_bits": (25, "each strategy, with all sites and with some"),
+        "test_the_server_holds_the_arrays_of_one_reply_at_a_time": (3, "large weights"),
+    },
+    "unit/federation/test_compression.py": {
+        "test_the_mean_is_that_of_whole_replies_up_to_rounding_and_repeats": (6, "two runs of each compression"),
+    },
+    # --- data ----------------------------------------------------------------------------------------
+    "unit/data/preparation/test_prepare.py": {
+        "test_real_data_is_prepared": (26, "real scans of two data sets"),
+        "test_motion_on_real_patients": (3, "real scans"),
+    },
+    "unit/data/preparation/test_verify.py": {
+        "test_real_scans_pass_but_for_the_twins": (18, "real scans"),
+        "test_real_scans_with_the_cavity_alone_pass": (12, "real scans"),
+    },
+    "unit/data/geometry/test_orientation.py": {
+        "test_signs_on_real_patients": (7, "real scans"),
+    },
+    "unit/data/test_nnunet_export.py": {
+        "test_nnunet_accepts_the_export": (12, "nnU-Net's own check"),
+        "test_nnunet_refuses_what_is_wrong": (7, "nnU-Net's own check"),
+    },
+    "unit/data/phantom/test_write.py": {
+        "test_written_phantom_is_read_back_by_the_importer": (4, "writes and prepares"),
+    },
+    # --- evaluation ----------------------------------------------------------------------------------
+    "unit/evaluation/test_evaluate.py": {
+        "test_what_an_autoencoder_loses_is_measured_by_itself": (8, "a whole evaluation"),
+        "test_the_same_inputs_give_the_same_report": (5, "two whole evaluations"),
+        "test_real_patients_stay_out_of_the_pictures_on_request": (4, "a whole evaluation"),
+    },
+    "unit/evaluation/features/test_radiomics.py": {
+        "test_it_is_the_number_of_the_package_itself": (1, "the package of FRD"),
+    },
+    "unit/evaluation/features/test_phantom_cnn.py": {
+        "test_an_extractor_that_other_code_trained_is_not_used": (3, "trains the extractor twice"),
+        "test_the_real_recipe_sees_blur_noise_and_another_contrast": (
+            51,
+            "trains the extractor of all fidelity numbers, as users get it",
+        ),
+    },
+    "unit/evaluation/utility/test_arms.py": {
+        "test_segmenters_are_kept_and_shared": (5, "trains segmenters"),
+    },
+    "unit/evaluation/utility/test_nnunet.py": {
+        "test_a_training_that_ends_without_a_result_is_said_with_its_log": (7, "nnU-Net in a process of its own"),
+        "test_nnunet_itself_learns_something": (4, "trains nnU-Net"),
+        "test_a_killed_training_ends_at_once_and_goes_on_where_it_was": (5, "nnU-Net in a process of its own"),
+    },
+    "unit/evaluation/privacy/test_white_box.py": {
+        "test_who_was_learned_by_heart_is_found": (
+            22,
+            "white-box attacks find the members of a generator that memorised them, and nobody in an untrained one",
+        ),
+        "test_references_take_away_what_is_easy_for_all": (
+            51,
+            "the calibrated attack has power where the plain one has little",
+        ),
+    },
+    # --- sweeps, figures, study ----------------------------------------------------------------------
+    "unit/sweep/test_work.py": {
+        "test_the_command_line_leaves_its_error_for_the_sweep": (28, "points as real commands"),
+        "test_killed_in_the_middle_and_resumed_the_table_is_the_same": (17, "processes killed"),
+        "test_a_killed_parent_whose_points_go_on_keeps_the_folder": (8, "processes killed"),
+        "test_the_phantom_is_drawn_once_and_points_find_it": (5, "draws a phantom"),
+        "test_a_cohort_that_is_not_there_fails_its_points": (5, "draws a phantom"),
+    },
+    "unit/sweep/test_on_ray.py": {
+        "": (16, "points on a cluster of Ray"),
+    },
+    "unit/sweep/test_forecast.py": {
+        "": (15, "searches for the noise of many sites"),
+    },
+    "unit/sweep/test_headline.py": {
+        "": (11, "sweeps with the ledgers of all points"),
+    },
+    "unit/sweep/test_summary.py": {
+        "": (10, "sweeps with the ledgers of all points"),
+    },
+    "unit/sweep/test_study_page.py": {
+        "test_what_the_patients_paid_is_all_private_points_composed": (
+            12,
+            "composes all private runs of docs/study.md",
+        ),
+    },
+    "unit/figures/test_study.py": {
+        "test_the_command_makes_every_figure_and_names_the_runs": (7, "draws every figure"),
+    },
+}
+
+NIGHTLY: Modules = {
+    "e2e/test_deployment.py": {
+        "": (
+            280,
+            "power cuts, cut networks, wrong keys; on every commit: a whole deployment; lost replies and killed sites "
+            "in one process (unit/federation, e2e/test_killed_private_runs.py); the parts (unit/deploy)",
+        ),
+    },
+    "e2e/test_tutorials.py": {
+        "test_a_tutorial_runs_as_it_is_written": (
+            207,
+            "on every commit: the first tutorial, and all commands and options of every page parse (unit/test_docs.py)",
+        ),
+        "test_the_tutorial_of_a_deployment_runs_as_it_is_written": (
+            371,
+            "on every commit: a deployment from kits (e2e/test_deployment.py), and the page's commands parse",
+        ),
+    },
+    "e2e/test_benchmarks.py": {
+        "test_a_benchmark_prints_its_result": (171, "on every commit: one of them"),
+    },
+    "e2e/test_kill_and_resume.py": {
+        "test_killed_at_save_points_it_resumes_to_the_same_weights[all]": (
+            192,
+            "killed before every operation on the disk; on every commit: before every seventh",
+        ),
+    },
+    "e2e/test_killed_private_runs.py": {
+        "[100 kills]": (80, "on every commit: thirty kills"),
+    },
+    "oracle/test_attack_power.py": {
+        "test_what_was_learned_by_heart_is_found_and_nothing_else": (
+            427,
+            "three families with three seeds; on every commit: fewer (unit/evaluation/privacy/test_white_box.py)",
+        ),
+    },
+    "unit/evaluation/privacy/test_white_box.py": {
+        "test_who_was_learned_by_heart_is_found[clean]": (21, "on every commit: another family"),
+    },
+    "unit/data/sources/test_fuzz.py": {
+        "test_volumes_for_long": (31, "on every commit: fewer examples of the same"),
+    },
+    "unit/privacy/test_audit.py": {
+        "test_a_planted_fault_is_caught": (
+            250,
+            "on every commit: 29 faults, some of each kind and some for each line of the audit",
+        ),
+    },
+}
+
+FAST: Modules = {
+    "unit/privacy/test_audit.py": {
+        "test_the_real_step_passes[usual]": (3, "one audit or run in every tier"),
+        "test_a_planted_fault_is_caught[no noise on matrices]": (2, "one audit in every tier"),
+    },
+    "unit/training/test_audit.py": {
+        "test_the_real_trainer_passes[image-asked0]": (2, "one audit in every tier"),
+        "test_a_fault_in_the_trainer_is_caught[HalfTheNoise]": (2, "one audit in every tier"),
+    },
+    "unit/federation/server/test_run.py": {
+        "test_stopped_after_any_round_it_resumes_to_the_same_bits[0.5-fedadam]": (3, "one audit or run in every tier"),
+    },
+}
+"""Cases that stay fast of tests that are listed above."""
+
+_LISTED: dict[Tier, Modules] = {"slow": SLOW, "nightly": NIGHTLY, "fast": FAST}
+ENTRIES = {
+    (module, test): Entry(tier, *rest)
+    for tier, modules in _LISTED.items()
+    for module, tests in modules.items()
+    for test, rest in tests.items()
+}
+"""By module and test, as listed."""
+
+
+def entry_of(node: str) -> tuple[str, str] | None:
+    """The most specific of ``ENTRIES`` that covers a test; None for a fast test.
+
+    Args:
+        node: As pytest names it: ``tests/module.py::test[case]``.
+    """
+    module, _, test = node.removeprefix("tests/").partition("::")
+    name, bracket, case = test.partition("[")
+    return next((key for each in (test, name, bracket + case, "") if (key := (module, each)) in ENTRIES), None)
+
+
+def cost_of(nodes: Iterable[str]) -> float:
+    """CPU seconds of tests, as pytest names them: of all entries that cover them."""
+    return sum(ENTRIES[key].cpu_s for key in {entry_of(node) for node in nodes} if key)
