@@ -209,7 +209,7 @@ def coordinator_logs(kit: Kit, run: Annotated[str, typer.Argument(help="Name of 
 
 @coordinator_app.command("stop", epilog="Example: cmrfed coordinator stop kits/coordinator my-run")
 def coordinator_stop(kit: Kit, run: Annotated[str, typer.Argument(help="Name of the run.")]) -> None:
-    """Stop a run; submitting it again goes on from its last finished round."""
+    """Stop a run; submitting it again resumes after the last completed round."""
     from cmrfed.deploy.coordinator import stop
 
     stop(kit, run)

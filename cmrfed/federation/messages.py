@@ -112,8 +112,8 @@ class SiteInfo(Section):
 class PublicKeys(Section):
     """Public keys of a site for one secure aggregation session (X25519); 32 bytes each, as hex."""
 
-    seal: str = Field(pattern=r"^[0-9a-f]{64}$")
-    mask: str = Field(pattern=r"^[0-9a-f]{64}$")
+    seal: str = Field(pattern=r"^[0-9a-f]{64,64}$")
+    mask: str = Field(pattern=r"^[0-9a-f]{64,64}$")
     signature: str = Field("", pattern=r"^[0-9a-f]{0,300}$")
     """The site's own, over both and over what they are for; other sites refuse keys without it."""
 

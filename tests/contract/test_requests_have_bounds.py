@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from cmrfed.core.config import Section
 from cmrfed.federation.messages import StageJob
+from cmrfed.federation.secagg.client import STEPS
 
 PAGE = Path(__file__).parents[2] / "docs" / "threat-model.md"
 CLOSED_PATTERN = re.compile(r"^\^.*\{\d+,\d+\}\$$")
@@ -53,6 +54,12 @@ def leaf(path: str, kind: Any, bounds: dict[str, Any]) -> Iterator[tuple[str, st
         assert "max_length" in bounds, f"{path}: a list without a largest length"
         [(_, each)] = leaf(path, inner, {})
         yield path, f"at most {bounds['max_length']} of: {each}"
+    elif origin is dict:
+        name, inner = get_args(kind)
+        assert "max_length" in bounds, f"{path}: a mapping without a largest length"
+        [(_, each)] = leaf(path, name, {})
+        yield path, f"at most {bounds['max_length']}, by site: {each}"
+        yield from leaf(f"{path}.SITE", inner, {})
     elif get_args(kind):  # a union
         for inner in get_args(kind):
             if inner is not NoneType:
@@ -80,7 +87,10 @@ def plain(path: str, kind: type, bounds: dict[str, Any]) -> str:
 
 def table() -> list[str]:
     """One row a value; a value that several kinds of section have alike comes once."""
-    return [f"| `{path}` | {bounds} |" for path, bounds in dict.fromkeys(leaves(StageJob))]
+    steps = ((name, leaves(step, f"train.{name}.")) for name, step in STEPS.items())
+    rows = dict.fromkeys(leaves(StageJob))
+    rows |= dict.fromkeys(row for _, found in steps for row in found)
+    return [f"| `{path}` | {bounds} |" for path, bounds in rows]
 
 
 def test_every_value_of_a_request_has_bounds_and_is_documented() -> None:
@@ -99,7 +109,7 @@ def test_every_value_of_a_request_has_bounds_and_is_documented() -> None:
         (float | None, "a number without a lower bound"),
         (str, "text without a largest length"),
         (tuple[str, ...], "a list without a largest length"),
-        (dict[str, int], "text without a largest length"),
+        (dict[str, int], "a mapping without a largest length"),
         (Any, "is not known to have bounds"),
     ],
 )

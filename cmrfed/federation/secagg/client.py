@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from cmrfed.federation.identity import Identity
 from cmrfed.federation.messages import SAFE_NAME, PublicKeys, State, to_array_record, to_state
 from cmrfed.federation.secagg.arithmetic import (
     LIMIT,
+    MAX_TOTAL_WEIGHT,
     add_mask,
     agree,
     derive,
@@ -53,6 +54,17 @@ from cmrfed.federation.secagg.arithmetic import (
 )
 from cmrfed.training.settings import Stage
 
+MOST_SITES = 1024
+"""Largest number of sites in one secure sum; each agrees on a secret with every other."""
+MOST_TEXT = 1_000_000
+"""Largest number of characters of a step: the keys of `MOST_SITES` sites need 600,000."""
+SEALED = r"^[0-9a-f]{320,320}$"
+"""Two shares of 66 bytes, sealed (nonce of 12 bytes, tag of 16), as hex."""
+_HEX = re.compile(r"[0-9a-f]{2,320}")
+
+SiteName = Annotated[str, Field(pattern=SAFE_NAME)]
+Sealed = Annotated[str, Field(pattern=SEALED)]
+
 
 # --- what is asked ------------------------------------------------------------------------------
 class Step(Section):
@@ -60,17 +72,17 @@ class Step(Section):
 
     run: str = Field(pattern=SAFE_NAME)
     stage: Stage
-    round: int = Field(ge=1)
-    key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    round: int = Field(ge=1, le=100_000)
+    key: str = Field(pattern=r"^[0-9a-f]{64,64}$")
     """`StageJob.key` of the request whose update is summed."""
-    session: str = Field(pattern=r"^[0-9a-f]{32}$")
+    session: str = Field(pattern=r"^[0-9a-f]{32,32}$")
 
 
 class ShareStep(Step):
     """Share out your secrets among these sites; the answer has what is sealed for each other site."""
 
-    threshold: int = Field(ge=2)
-    keys: dict[str, PublicKeys]
+    threshold: int = Field(ge=2, le=MOST_SITES)
+    keys: dict[SiteName, PublicKeys] = Field(max_length=MOST_SITES)
 
     @property
     def context(self) -> bytes:
@@ -90,15 +102,15 @@ class ShareStep(Step):
 class MaskStep(Step):
     """Here are the shares that others sealed for you: send your update, masked against all of them."""
 
-    weight: int = Field(ge=1)
-    sealed: dict[str, str]
+    weight: int = Field(ge=1, le=MAX_TOTAL_WEIGHT)
+    sealed: dict[SiteName, Sealed] = Field(max_length=MOST_SITES)
 
 
 class UnmaskStep(Step):
     """These have sent their update and those have not: give the shares that take their masks out."""
 
-    survivors: tuple[str, ...]
-    dropped: tuple[str, ...]
+    survivors: tuple[SiteName, ...] = Field(max_length=MOST_SITES)
+    dropped: tuple[SiteName, ...] = Field(max_length=MOST_SITES)
 
 
 STEPS: dict[str, type[Step]] = {"shares": ShareStep, "masked": MaskStep, "unmask": UnmaskStep}
@@ -135,8 +147,11 @@ def decode_step(name: str, content: RecordDict) -> Step:
         SiteRefused: It cannot be read.
     """
     try:
-        return STEPS[name].model_validate_json(str(content.config_records["step"]["json"]))
-    except (ValidationError, KeyError) as error:
+        text = str(content.config_records["step"]["json"])
+        if len(text) > MOST_TEXT:
+            raise ValueError(f"{len(text):,} characters, expected at most {MOST_TEXT:,} characters")
+        return STEPS[name].model_validate_json(text)
+    except (ValidationError, KeyError, ValueError) as error:
         do = "install the same version on server and site"
         raise SiteRefused("the step of a secure sum cannot be read", got=str(error)[:300], do=do) from None
 
@@ -172,6 +187,8 @@ def decode_answer(content: RecordDict, site: str) -> dict[str, str]:
         raise FederationError("the site refused", got=reason)
     if named != site or not isinstance(names, list) or not isinstance(texts, list) or len(names) != len(texts):
         raise FederationError("the answer cannot be read", got=f"site {named!r}, asked was {site!r}")
+    if not all(_HEX.fullmatch(str(text)) for text in texts):
+        raise FederationError("the answer cannot be read", got="a share that is not written in hex", expected="hex")
     return {str(name): str(text) for name, text in zip(names, texts, strict=True)}
 
 

@@ -241,7 +241,7 @@ class SecureRound:
             "and no update is known to the server",
             got=f"{len(done)} answers ({', '.join(sorted(done)) or 'none'}); {reasons}",
             expected=f"at least {self.threshold} (federation.secure_aggregation.threshold)",
-            do="mend the sites, then run the same command: it goes on from here",
+            do="fix the failing sites and run the same command again: it resumes from here",
         )
 
 

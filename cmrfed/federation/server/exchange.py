@@ -113,7 +113,7 @@ class Roster:
                 "too few sites are connected",
                 got=f"{len(names)} ({', '.join(names) or 'none'}){reasons}",
                 expected=f"at least {self.config.min_sites} (federation.min_sites) of {self.config.sites}",
-                do="start the sites, then run the same command: it goes on from the last finished round",
+                do="start the sites and run the same command again: it resumes after the last completed round",
             )
         return names
 
@@ -237,7 +237,7 @@ def ask(
         f"round {job.round} of the {job.stage} stage misses its quorum",
         got=f"{len(outcome.replies)} usable of {len(names)} replies; {reasons}",
         expected=f"at least {config.min_sites} (federation.min_sites)",
-        do="mend the sites, then run the same command: it goes on from the last finished round",
+        do="fix the failing sites and run the same command again: it resumes after the last completed round",
     )
 
 
