@@ -34,6 +34,7 @@ from cmrfed.evaluation.utility.segmenter import SegmenterConfig
 from cmrfed.evaluation.verdict import verdicts
 
 FEW_PATIENTS = 10
+NO_COHORTS: Mapping[str, Cohort] = {}
 NOT_FOR_RELEASE = (
     "NOT FOR RELEASE\n\nNumbers, series, features and segmenters were computed from real patients without noise, and "
     "pictures may show some of them. No privacy claim of the synthetic data set covers this folder.\n"
@@ -76,10 +77,10 @@ def evaluate(
     synthetic: Path,
     train: Cohort,
     holdout: Cohort,
-    external: Mapping[str, Cohort],
-    paired: Path | None,
     config: EvaluationConfig,
     out: Path,
+    external: Mapping[str, Cohort] = NO_COHORTS,
+    paired: Path | None = None,
     sites: Mapping[str, Cohort] | None = None,
     reconstructed: Path | None = None,
     white_box: Findings | None = None,
@@ -90,10 +91,10 @@ def evaluate(
         synthetic: A synthetic data set, an nnU-Net v2 raw folder or an ACDC-layout folder.
         train: Patients that the generators learned from.
         holdout: Patients that nothing has learned from.
-        external: Name => cohort of another data set.
-        paired: Images made from the hold-out's own masks, or None.
         config: What is measured and how.
         out: Folder for the results; segmenters and features that are already there are used again.
+        external: Name => cohort of another data set.
+        paired: Images made from the hold-out's own masks, or None.
         sites: Name => the training patients of each site, to measure what a site gains that has these alone.
         reconstructed: Images of the hold-out that went through an autoencoder, where the generator has one.
         white_box: What attacks on the saved generator found; the evaluator itself never opens one.

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from pydantic import Field
 
-import cmrfed
 from cmrfed.core.artifacts import digest_bytes, digest_json, read_json, write_json, write_text
 from cmrfed.core.config import Section
 from cmrfed.core.errors import EvaluationError
@@ -144,7 +143,7 @@ def _save(path: Path, arrays: Sequence[np.ndarray]) -> None:
 def _run(here: Path, asked: str) -> None:
     """Run :func:`work` in a process of its own, which ends when this one does."""
     folders = {name: str(here / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    path = os.pathsep.join([str(Path(cmrfed.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", f"from {__name__} import work; work()", str(here), asked]
     environment = os.environ | folders | {"PYTHONPATH": path}
     log = here / "log.txt"

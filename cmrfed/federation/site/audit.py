@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-import cmrfed
 from cmrfed.core.artifacts import OWNER_ALONE, digest_bytes, digest_json, read_json, write_json
 from cmrfed.core.errors import PrivacyError
 from cmrfed.federation.messages import StageJob
@@ -74,7 +73,7 @@ def _key(job: StageJob, device: str) -> str:
 @cache
 def code_digest() -> str:
     """Digest of the project's code as it is installed."""
-    folder = Path(cmrfed.__file__).parent
+    folder = Path(__file__).parents[2]
     parts = {p.relative_to(folder).as_posix(): digest_bytes(p.read_bytes()) for p in sorted(folder.rglob("*.py"))}
     return digest_json(parts)
 
