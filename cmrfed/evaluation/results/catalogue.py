@@ -283,50 +283,49 @@ TONES: dict[Level, str] = {
 }
 """Level → CSS class. Finding no copies is no guarantee, so it is not coloured as one."""
 SENTENCES: dict[str, str] = {
-    "fidelity": "{name} is {kid:.4f}; real patients against real ones have {real:.4f} (up to {top:.4f}), slightly "
-    "blurred real images {blurred:.4f}.",
+    "fidelity": "{name} is {kid:.4f}; real against real patients: {real:.4f} (up to {top:.4f}), slightly blurred real "
+    "images: {blurred:.4f}.",
     "fidelity.rule": "Good up to the upper end for real patients, fair up to the value for blurred ones, poor above.",
-    "fidelity.missing": "There is no KID with both of its yardsticks.",
-    "anatomy": "Shapes lie {middle:.2f} standard deviations of the hold-out's patients further off than real ones do "
-    "(median; at worst {worst:.2f}).",
+    "fidelity.missing": "KID or one of its reference values is unavailable.",
+    "anatomy": "Shapes are {middle:.2f} standard deviations of the hold-out patients farther from the hold-out than "
+    "those of real training patients (median; largest {worst:.2f}).",
     "anatomy.valid": " {valid:.0%} of synthetic masks are valid{drawn}, {real:.0%} of real ones.",
     "anatomy.drawn": " ({drawn:.0%} as drawn)",
     "anatomy.rule": "Good with a median up to {good}, none above {fair}, and valid masks at most 5 points below real "
     "ones; fair with a median up to {fair}; else poor.",
-    "anatomy.missing": "No shape could be compared.",
-    "memorisation": "Slices that lie nearer to training than to hold-out patients: {shares} (50% expected); copies: "
+    "anatomy.missing": "No shapes could be compared.",
+    "memorisation": "Slices nearer to training than to hold-out patients: {shares} (50% expected); copies: "
     "{copied:.1%} (1% expected). This is no guarantee of privacy.",
     "memorisation.share": "{value:.0%} in {space}",
     "memorisation.rule": "Some sign if an interval lies above what is expected; strong if also more than {many:.0%} "
     "are copies.",
-    "memorisation.missing": "There are no distances.",
-    "leakage": "{hits} of {attacks} membership inference attacks told members from non-members{found}{failed}",
+    "memorisation.missing": "No distances are available.",
+    "leakage": "{hits} of {attacks} membership inference attacks distinguished members from non-members{found}{failed}",
     "leakage.found": ": {names}.",
-    "leakage.nothing": "; that none did better than chance is no proof of privacy.",
+    "leakage.nothing": "; this is no proof of privacy.",
     "leakage.attack": "{attack} ({space})",
     "leakage.hit": "{attack} (AUC {value:.2f})",
     "leakage.also": "{name} ({value:.2f})",
-    "leakage.failed": " {count} attack(s) failed their control and say nothing.",
-    "leakage.rule": "Some sign if an interval leaves out what is expected (by chance one in twenty does); identified "
-    "if one of all attacks together does so with an error of one in twenty (Holm); a claim fails where members are "
-    "found more often than its ε and δ allow.",
-    "leakage.missing": "No membership inference attack could be made.{failed} Nothing is known of leakage.",
+    "leakage.failed": " {count} attack(s) failed their control and are not counted.",
+    "leakage.rule": "Some sign if an interval excludes the value expected by chance (one in twenty does so by chance); "
+    "identified if an attack does so after correction for the number of attacks (Holm, 5 %); a claim fails where "
+    "members are found more often than its ε and δ allow.",
+    "leakage.missing": "No membership inference attack could be made.{failed} Leakage is unknown.",
     "leakage.refuted": "the claim (ε = {epsilon:.3g}, δ = {delta:.2g}) does not hold against {attack}: it finds "
     "{tpr:.0%} of members at {fpr:.0%} false alarms, beyond chance above the ceiling",
     "utility": "A segmenter trained on synthetic slices alone reaches {ratio:.3f} of the Dice of one trained on real "
     "slices{added}{site}.",
-    "utility.added": "; adding synthetic to real slices changes Dice by {gain:+.3f} (the interval over patients "
-    "{where})",
-    "utility.above": "lies above 0",
-    "utility.below": "lies below 0",
-    "utility.around": "holds 0",
-    "utility.site": "; for a site with its own patients alone by {gain:+.3f}",
+    "utility.added": "; adding synthetic to real slices changes Dice by {gain:+.3f} (interval over patients {where})",
+    "utility.above": "above 0",
+    "utility.below": "below 0",
+    "utility.around": "contains 0",
+    "utility.site": "; for a single site with its own patients, by {gain:+.3f}",
     "utility.rule": "Good from {good}, fair from {fair}, else poor.",
-    "utility.missing": "No segmenter was trained, or the real one found nothing.",
-    "few-patients": "{name}: {count} patient(s); intervals over fewer than {fewest} patients are not to be trusted",
+    "utility.missing": "No segmenter was trained, or the one trained on real slices found nothing.",
+    "few-patients": "{name}: {count} patient(s); intervals over fewer than {fewest} patients are unreliable",
     "constant-images": "{count} of {total} synthetic images are constant",
-    "repeated-patients": "left out of the distances: hold-out patients also in training by their images: {patients}",
-    "identical-pairs": "{count} paired image(s) equal the real one exactly; PSNR leaves them out",
+    "repeated-patients": "excluded from the distances: hold-out patients whose images are also in training: {patients}",
+    "identical-pairs": "{count} paired image(s) equal the real one exactly; PSNR excludes them",
 }
 """What verdicts and warnings say; numbers are put in by name."""
 SWEEP = {

@@ -94,7 +94,7 @@ def test_utility(ratio, level):
     gain = metric("utility.dice-gain", 0.02, low=0.01, high=0.03, of={"arm": "both", "test": "holdout"})
     verdict = judged("utility", metric("utility.dice-ratio", ratio, of=RATIO), gain)
     assert verdict.level == level
-    assert "+0.020 (the interval over patients lies above 0)" in verdict.text
+    assert "+0.020 (interval over patients above 0)" in verdict.text
 
 
 def test_utility_is_judged_without_an_arm_of_both():

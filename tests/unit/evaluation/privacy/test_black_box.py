@@ -76,7 +76,9 @@ def test_copies_break_the_claim_and_the_verdict_says_so(of_copies):
     refuted = [warning.text for warning in of_copies.warnings if warning.code == "claim-refuted"]
     assert any("the claim (ε = 0.5, δ = 0.01) does not hold against" in text for text in refuted)
     assert judged(of_copies).level == "claim-refuted"
-    assert judged(of_copies).text.startswith("8 of 8 membership inference attacks told members from non-members: ")
+    assert judged(of_copies).text.startswith(
+        "8 of 8 membership inference attacks distinguished members from non-members: "
+    )
     (ceiling,) = of_copies.select_series("leakage.ceiling")
     assert ceiling.groups["tpr"][0] == pytest.approx(0.01)
 
