@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.config import Section, Seed
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.registry import builtins_only
 from cmrfed.core.strict_yaml import load, read_mapping
@@ -77,7 +78,7 @@ class Experiment(Section):
     seed: Seed = 0
     """Of who is held out, who is at which site, first weights, and all draws of training without privacy."""
     data: DataConfig
-    autoencoder: AutoencoderStage | None = Field(None, exclude_if=lambda value: value is None)
+    autoencoder: AutoencoderStage | None = None
     """None: the autoencoder of the images, if there is one, stays as the phantom taught it."""
     mask: StageConfig = StageConfig()
     """The stage that draws masks."""
@@ -204,10 +205,8 @@ class Experiment(Section):
 
         Synthesis and evaluation can be done again, with other settings, on the same weights.
         """
-        parts = {"name", "seed", "data", "mask", "image", "federation", "privacy"}
-        parts |= {"pretrain"} if self.pretrain else set()
-        parts |= {"autoencoder"} if self.autoencoder else set()
-        tree = self.model_dump(mode="json", include=parts)
+        without = {"synthesis", "evaluation", "compute"} | (set() if self.pretrain else {"pretrain"})
+        tree = digested(self, without)
         for place in ("cohorts", "external"):
             del tree["data"][place]
         return digest_json(tree)

@@ -23,7 +23,7 @@ class PartitionConfig(Section):
     """Number of sites over which patients are shared out."""
     alpha: float = Field(0.5, gt=0)
     """Concentration of ``dirichlet``: small is uneven, large is even."""
-    only: int | None = Field(None, ge=0, exclude_if=lambda value: value is None)
+    only: int | None = Field(None, ge=0)
     """Number of the one site that trains, from 0: what it reaches alone. Patients are shared out as without this."""
 
     @model_validator(mode="after")

@@ -64,7 +64,7 @@ class EvaluationConfig(Section):
     anatomy: AnatomyConfig = AnatomyConfig()
     memorisation: MemorisationConfig = MemorisationConfig()
     attacks: AttackConfig = AttackConfig()
-    installed_metrics: tuple[str, ...] = Field((), exclude_if=lambda value: not value)
+    installed_metrics: tuple[str, ...] = ()
     """Metrics of installed plugins to compute too ([plugins](docs/plugins.md))."""
     lpips_weights: str | None = None
     """Folder with torchvision's AlexNet under checkpoints/, for LPIPS."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cmrfed.core.artifacts import digest_json, digest_state
 from cmrfed.core.config import Digest, Section, Seed
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import FederationError, SiteRefused
 from cmrfed.federation.compression import Compression
 from cmrfed.generators.settings import GeneratorConfig
@@ -52,11 +53,11 @@ class StageJob(Section):
     """None: training without privacy, which the ledger of the site records as such."""
     model_digest: Digest
     """Digest of the weights that travel with the request."""
-    codec_digest: Digest | None = Field(None, exclude_if=lambda value: value is None)
+    codec_digest: Digest | None = None
     """Digest of the weights of the autoencoder, which travel too; None: the generator has none."""
-    compression: Compression = Field("none", exclude_if=lambda value: value == "none")
+    compression: Compression = "none"
     """What the reply carries: weights, or their change in fewer bits."""
-    secure_threshold: int | None = Field(None, ge=2, le=10_000, exclude_if=lambda value: value is None)
+    secure_threshold: int | None = Field(None, ge=2, le=10_000)
     """None: the server sees the reply. Otherwise it stays at the site until it is masked; so many sites can unmask."""
     threads: int = Field(1, ge=1, le=1024)
     """Threads of the computation: the last bits of a sum depend on it, so every site uses the same number."""
@@ -77,13 +78,13 @@ class StageJob(Section):
     @cached_property
     def config_digest(self) -> str:
         """Digest of what is trained and how, as this side understands it, defaults included."""
-        parts = {"generator", "training", "proximal_mu", "privacy", "codec_digest", "compression", "secure_threshold"}
-        return digest_json(self.model_dump(mode="json", include=parts))
+        others = {"run", "experiment", "seed", "stage", "round", "model_digest", "threads"}
+        return digest_json(digested(self, others))
 
     @cached_property
     def key(self) -> str:
         """Digest of all that decides the result up to rounding: the same key may be answered with the same reply."""
-        return digest_json(self.model_dump(mode="json", exclude={"threads"}))
+        return digest_json(digested(self, {"threads"}))
 
     @property
     def event(self) -> PrivacyEvent:

@@ -134,7 +134,7 @@ class GeneratorSettings(Section):
     """Share of items trained without any condition; needed for guidance."""
     mask_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of condition masks forgotten in training."""
-    autoencoder: AutoencoderConfig | None = Field(None, exclude_if=lambda value: value is None)
+    autoencoder: AutoencoderConfig | None = None
     """Of images alone: the process works on the latents of this autoencoder (arXiv 2112.10752); None: on pixels."""
 
 
@@ -143,7 +143,7 @@ class GeneratorConfig(GeneratorSettings):
 
     codec: CodecName
     size_px: int = Field(64, ge=16, le=1024)
-    finetuned_autoencoder: bool = Field(False, exclude_if=lambda value: not value)
+    finetuned_autoencoder: bool = False
     """Whether the autoencoder has learned from patients too; if not, it has seen a phantom alone."""
     condition_masks: int = Field(1, ge=0, le=8)
     """1 for the image stage (its own mask); 2 for the mask stage (basal neighbour, ED)."""

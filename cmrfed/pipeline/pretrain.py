@@ -8,6 +8,7 @@ import torch
 
 from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_json, digest_state, locked, new_folder, read_json, write_json
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError
 from cmrfed.core.rng import fold
 from cmrfed.data.cohort import Cohort
@@ -34,8 +35,8 @@ def origin(experiment: Experiment) -> dict[str, Any]:
     codec = {CODEC: codec_origin(experiment)} if experiment.image.generator.autoencoder else {}
     return {
         "schema_version": SCHEMA_VERSION,
-        "pretrain": _config(experiment).model_dump(mode="json"),
-        "generators": {s: _public(experiment, s).model_dump(mode="json", exclude={"sampler"}) for s in stages},
+        "pretrain": digested(_config(experiment)),
+        "generators": {s: digested(_public(experiment, s), {"sampler"}) for s in stages},
         "phantom_code": phantom_code(),
         **codec,
     }
@@ -46,8 +47,8 @@ def stage_origin(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     others = {name: None for name in ("mask", "image", CODEC) if name != stage}
     return {
         "schema_version": SCHEMA_VERSION,
-        "pretrain": _config(experiment).model_copy(update=others).model_dump(mode="json"),
-        "generator": _public(experiment, stage).model_dump(mode="json", exclude={"sampler"}),
+        "pretrain": digested(_config(experiment).model_copy(update=others)),
+        "generator": digested(_public(experiment, stage), {"sampler"}),
         "phantom_code": phantom_code(),
         CODEC: codec_origin(experiment) if experiment.generator(stage).autoencoder else None,
     }
@@ -65,8 +66,8 @@ def codec_origin(experiment: Experiment) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "patients": [config.patients, config.scanners, config.seed],
         "size_px": experiment.data.size_px,
-        "autoencoder": size.model_dump(mode="json") if size else None,
-        "training": config.autoencoder.model_dump(mode="json") if config.autoencoder else None,
+        "autoencoder": digested(size) if size else None,
+        "training": digested(config.autoencoder) if config.autoencoder else None,
         "phantom_code": phantom_code(),
     }
 

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from cmrfed.config.experiment import STAGES, Experiment, check_fits_sites
 from cmrfed.core.artifacts import digest_folder, digest_json, new_folder, read_json, write_json
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError
 from cmrfed.core.owner import owned
 from cmrfed.core.progress import say, track
@@ -155,7 +156,7 @@ def _pooled(cohorts: list[Cohort], run_dir: Path) -> Cohort:
 def _phantom_cohorts(config: PhantomConfig, size_px: int, folder: Path) -> list[Cohort]:
     """The phantom of each site, written as scans and read back by the importer that real scans go through."""
     scans, names = folder / "phantom", [f"site-{i}" for i in range(config.sites)]
-    made, origin = folder / "phantom.json", {"phantom": config.model_dump(mode="json"), "size_px": size_px}
+    made, origin = folder / "phantom.json", {"phantom": digested(config), "size_px": size_px}
     if not made.exists() or read_json(made) != origin:
         made.unlink(missing_ok=True)
         shutil.rmtree(scans, ignore_errors=True)
@@ -243,12 +244,12 @@ def _run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker]) -> 
     send = tracking_callback(run_dir, trackers)
     data, roots, record = begin(experiment, run_dir)
     train(experiment, run_dir, LocalGrid(roots), record, send)
-    drawn = digest_json([experiment.digest, experiment.synthesis.model_dump(mode="json")])
+    drawn = digest_json([experiment.digest, digested(experiment.synthesis)])
     if not record.done("synthesis", drawn):
         with record.timed("synthesis"):
             _synthesis_step(experiment, run_dir, data)
         record.mark("synthesis", drawn)
-    judged = digest_json([drawn, experiment.evaluation.model_dump(mode="json"), experiment.data.external])
+    judged = digest_json([drawn, digested(experiment.evaluation), experiment.data.external])
     if not record.done("evaluation", judged):
         with record.timed("evaluation"):
             _evaluation_step(experiment, run_dir, data)

@@ -111,7 +111,7 @@ class PrivacyConfig(Section):
     declared_patients: int | None = Field(None, ge=1, le=MOST_PATIENTS)
     """N: patients (or slices, where they are the unit) of each site as everyone may know it. It is the denominator of
     the update; it need not be exact, and it must not be looked up in the data."""
-    autoencoder: StagePlan = Field(StagePlan(), exclude_if=lambda value: value == StagePlan())
+    autoencoder: StagePlan = StagePlan()
     """Of the stage that trains the autoencoder at the sites, where a recipe has one."""
     mask: StagePlan = StagePlan()
     """How the mask stage is trained privately."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from cmrfed.config.experiment import STAGES
 from cmrfed.core.artifacts import digest_json
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError
 from cmrfed.pipeline.guarantee import plan_privacy
 from cmrfed.pipeline.pretrain import CODEC, codec_origin, stage_origin
@@ -94,8 +95,8 @@ def _segmenters(point: Point, seen: set[str]) -> int:
     site_arms = point.experiment.sites * config.site_seeds if point.experiment.sites > 1 else 0
     own = (1 + config.mixed_arm + len(config.mixed_shares)) * config.segmenter.seeds + site_arms
     real = config.segmenter.seeds + config.control_seeds + site_arms
-    data = point.experiment.data.model_dump(mode="json", exclude={"external"})
-    key = digest_json([data, point.experiment.seed, config.segmenter.model_dump(mode="json"), config.seed, "real"])
+    data = digested(point.experiment.data, {"external"})
+    key = digest_json([data, point.experiment.seed, digested(config.segmenter), config.seed, "real"])
     return (own + (real if _new(key, seen) else 0)) * config.segmenter.steps
 
 

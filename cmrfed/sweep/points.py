@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from cmrfed.config.experiment import INVALID_RECIPE, Experiment, override, put, read_recipe, resolve
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.config import Section
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError, ConfigError
 from cmrfed.core.strict_yaml import read_mapping
 
@@ -318,7 +319,7 @@ def _folder_name(labels: Mapping[str, str], experiment: Experiment) -> str:
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """All settings that decide a point's numbers; speed is not among them."""
-    return experiment.model_dump(mode="json", exclude={"compute"})
+    return digested(experiment, {"compute"})
 
 
 def _check_different(path: Path, points: list[Point]) -> None:

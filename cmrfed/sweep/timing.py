@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_json
+from cmrfed.core.digests import digested
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.labels import Label, Phase
 from cmrfed.evaluation.utility.segmenter import SegmenterConfig, build_segmenter
@@ -74,7 +75,7 @@ class Clock:
             dtype = arithmetic(precision, self.device)  # type: ignore[arg-type]
             return lambda: generator.sample(cond, range(DRAWN), precision=dtype)
 
-        return self._timed(["draw", config.model_dump(mode="json"), precision], make) / DRAWN
+        return self._timed(["draw", digested(config), precision], make) / DRAWN
 
     def autoencoder_step(self, config: AutoencoderConfig, size_px: int, batch: int) -> float:
         """One optimizer step of an autoencoder on ``batch`` images, in seconds."""
@@ -91,7 +92,7 @@ class Clock:
 
             return step
 
-        return self._timed(["autoencoder", config.model_dump(mode="json"), size_px, batch], make)
+        return self._timed(["autoencoder", digested(config), size_px, batch], make)
 
     def segmenter_step(self, config: SegmenterConfig, size_px: int) -> float:
         """One optimizer step of a segmenter, in seconds; segmenters are trained on the CPU."""
@@ -112,7 +113,7 @@ class Clock:
 
             return step
 
-        return self._timed(["segmenter", config.model_dump(mode="json"), size_px], make)
+        return self._timed(["segmenter", digested(config), size_px], make)
 
 
 def _seconds(step: Callable[[], object], device: str) -> float:
@@ -124,7 +125,7 @@ def _seconds(step: Callable[[], object], device: str) -> float:
 
 
 def _plain(config: GeneratorConfig) -> dict[str, object]:
-    return config.model_dump(mode="json", exclude={"sampler"})
+    return digested(config, {"sampler"})
 
 
 def _generator(config: GeneratorConfig) -> Generator:

@@ -26,6 +26,7 @@ import yaml
 
 from cmrfed.config.experiment import Experiment, read_recipe
 from cmrfed.core.artifacts import digest_json, read_json, write_json, write_text
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import ERROR_FILE, CmrfedError, ConfigError, DataError
 from cmrfed.core.progress import say
 from cmrfed.data.partition import PLACEMENT, placement_of
@@ -305,7 +306,7 @@ def _share(state: State, shared: Path) -> None:
     for name in ("segmenters", "features"):
         (shared / name).mkdir(parents=True, exist_ok=True)
         _link(state.folder / "evaluation" / name, shared / name)
-    made_from = {"cohorts": data.cohorts} if data.cohorts else {"phantom": data.model_dump(mode="json")["phantom"]}
+    made_from = {"cohorts": data.cohorts} if data.cohorts else {"phantom": digested(data)["phantom"]}
     place = shared / f"data-{digest_json(made_from | {'size_px': data.size_px})[:12]}"
     (place / "data").mkdir(parents=True, exist_ok=True)
     if len(data.cohorts) != 1:  # a single one is opened where it lies

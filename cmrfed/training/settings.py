@@ -49,9 +49,7 @@ class TrainingConfig(Section):
     """Norm to which the gradient of a batch is cut; without effect in private training, which has clip_norm."""
     ema_decay: float = Field(0.9, ge=0, lt=1)
     """Of the global weights, per round; the generator that is saved has the averaged weights."""
-    ema_others: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
-        (), max_length=20, exclude_if=lambda value: not value
-    )
+    ema_others: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((), max_length=20)
     """Further decays: a generator each beside the one above, to be compared; 0 is the last weights themselves."""
     precision: Precision = "bf16"
     """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""
@@ -112,7 +110,7 @@ class PretrainConfig(PublicPatients):
     mask: PublicTraining | None = PublicTraining()
     """None: the first round begins with random weights."""
     image: PublicTraining | None = PublicTraining(rounds=80)
-    autoencoder: AutoencoderTraining | None = Field(None, exclude_if=lambda value: value is None)
+    autoencoder: AutoencoderTraining | None = None
     """Of the image generator, where that has one."""
 
     def of(self, stage: Stage) -> PublicTraining | None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cmrfed.core.artifacts import digest_json, digest_state, load_state, locked, save_state
 from cmrfed.core.config import Section
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import DataError
 from cmrfed.core.progress import track
 from cmrfed.core.rng import torch_generator
@@ -197,7 +198,7 @@ def _standardised(model: PhantomCnn, images: Tensor) -> PhantomCnn:
 def origin(recipe: Recipe) -> str:
     """Digest of a recipe and of the code that draws and prepares its phantom and trains on it."""
     code = [phantom_code(), inspect.getsource(sys.modules[__name__])]
-    return digest_json([recipe.model_dump(mode="json"), code])
+    return digest_json([digested(recipe), code])
 
 
 def load_or_train(folder: Path | None = None, recipe: Recipe | None = None) -> PhantomCnn:

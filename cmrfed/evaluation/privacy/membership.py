@@ -38,7 +38,7 @@ class AttackConfig(Section):
     """White box: slices of each patient, spread evenly."""
     noises: int = Field(4, ge=1)
     """White box: draws of the noise at each of eight times."""
-    installed: tuple[str, ...] = Field((), exclude_if=lambda value: not value)
+    installed: tuple[str, ...] = ()
     """Attacks of installed plugins to try too ([plugins](docs/plugins.md))."""
 
 

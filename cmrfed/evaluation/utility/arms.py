@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from cmrfed.core.artifacts import digest_json, digest_state, load_state, locked, save_state
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import DataError
 from cmrfed.core.precision import granted
 from cmrfed.core.progress import track
@@ -112,9 +113,7 @@ class SegmenterBenchmark:
         first, second = sources
         data = [digest_state({"images": s.images, "masks": s.masks}) for s in (first, second) if s is not None]
         plain = {key for key in ("augment", "mixed_share") if getattr(self.config, key) == getattr(_USUAL, key)}
-        settings = self.config.model_dump(exclude={"seeds"} | plain) | {
-            "precision": granted(self.config.precision, "cpu")
-        }
+        settings = digested(self.config, {"seeds"} | plain) | {"precision": granted(self.config.precision, "cpu")}
         name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
         path = self.cache / f"segmenter-{name}.safetensors"
         model = build_segmenter(self.config, seed)

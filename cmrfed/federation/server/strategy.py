@@ -185,10 +185,10 @@ class FederationConfig(Section):
     """How often a site that did not answer is asked again when the quorum is missed."""
     weighting: Literal["patients", "equal"] = "patients"
     """What a site counts in the mean. Its number of patients becomes known to the server with "patients"."""
-    compression: Compression = Field("none", exclude_if=lambda value: value == "none")
+    compression: Compression = "none"
     """How replies travel: whole weights, or their change in halves (fp16) or bytes (int8). Requests stay whole."""
 
-    secure_aggregation: Literal[False] | SecureAggregation = Field(False, exclude_if=lambda value: value is False)
+    secure_aggregation: Literal[False] | SecureAggregation = False
     """false, or {threshold: N}: the server sees the sum of the updates alone."""
 
     @property

@@ -8,6 +8,7 @@ import torch
 
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.artifacts import digest_state, read_json, write_json
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError, SiteRefused
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.local_grid import LocalGrid
@@ -229,8 +230,8 @@ def test_what_cannot_be_is_refused(changes: list[str], message: str) -> None:
 def test_a_recipe_without_it_is_as_it_was() -> None:
     tree = {name: part for name, part in RECIPE.items() if name != "autoencoder"}
     experiment = resolve(tree)
-    assert "autoencoder" not in experiment.model_dump(mode="json")
+    assert "autoencoder" not in digested(experiment)
     assert [spec.name for spec in stage_specs(experiment)] == ["mask", "image"]
-    assert "finetuned_autoencoder" not in stage_specs(experiment)[1].generator.model_dump()
+    assert "finetuned_autoencoder" not in digested(stage_specs(experiment)[1].generator)
     with pytest.raises(ConfigError, match="does not train an autoencoder at the sites"):
         experiment.training("autoencoder")

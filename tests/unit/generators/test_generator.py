@@ -6,6 +6,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, FlowMatch
 from pydantic import ValidationError
 
 from cmrfed.core.artifacts import digest_folder
+from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import FlowConfig, GeneratorConfig, SamplerConfig
@@ -148,7 +149,7 @@ def test_a_generator_without_its_autoencoder_neither_learns_nor_draws_nor_is_sav
 
 
 def test_settings_without_an_autoencoder_are_written_as_they_were_before_there_was_one():
-    assert "autoencoder" not in tiny_config().model_dump(mode="json")
+    assert "autoencoder" not in digested(tiny_config())
     assert "autoencoder" in tiny_config("latent").model_dump(mode="json")
 
 

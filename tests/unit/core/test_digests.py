@@ -1,0 +1,217 @@
+"""A setting that is added changes no digest; a value that is changed changes it; nobody has to remember how."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import create_model
+
+from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core import digests
+from cmrfed.core.artifacts import digest_json
+from cmrfed.core.config import Section
+from cmrfed.core.digests import ALWAYS, RENAMED, SINCE, digested
+from cmrfed.evaluation.features.phantom_cnn import Recipe
+from cmrfed.federation.messages import StageJob
+from cmrfed.sweep.points import settings_of
+from cmrfed.training.settings import TrainingConfig
+from tests.federation_world import tiny_request
+
+RECIPES = Path(__file__).parents[3] / "configs" / "recipes"
+SHIPPED = {
+    "acdc-128.yaml": [
+        "eeb1e727ef24166b37d904d39a89d3bf5c10087be3df66f5db6de5afe34bb712",
+        "a4c2d62042cddebedca938e78ad37b0ed9cbb4ed134acc412f2c76131bb476ad",
+    ],
+    "acdc-256.yaml": [
+        "7c38f35f67483b1e8088811d91d26b37592be21e878c6723ab840fbadcc1e71d",
+        "777cdb511d2e5232496ba4f487bb31afc6fdccddaa66616f4fcecbaa42465dbc",
+    ],
+    "acdc-families/ddpm.yaml": [
+        "d5440aa079687556105ea2320cf20cd2999feee241caa8eece67e5b6313d5b14",
+        "97648bb0d2b6f4f08ee733885a35e0fe56a846034838045c32d87f3d5d407b59",
+    ],
+    "acdc-families/fm.yaml": [
+        "4f7b38277ed1a87addb7290c56936769ce85fcc973cd6fc7f2aa5ed54483a8dc",
+        "369ee15219552f84b9b1f48b410d1d9ce43ec66518ab9c87ab9d06751ad60065",
+    ],
+    "acdc-families/ldm.yaml": [
+        "2c0c0b063cb323d1a7332645a8ea319858245e7ed78ca04b9a0b42babaa975e9",
+        "d69b4881f1700e0c32945125ed44263db0d9438d66376d1f3dc02a2e215224f3",
+    ],
+    "acdc-private.yaml": [
+        "0c21e5dd7a8368ff95b94c9dfb71cb49135f1c11ca6a860d4f17b01b44267cf3",
+        "d505486ea1ea0d1debfb5d9c4b75bfd3b252f2e9f2fea4ef21b6e183f83e438d",
+    ],
+    "acdc.yaml": [
+        "57679f70d3d89fa58dee7e51654834412f44c6820c48d755541ad2cd42a95aa9",
+        "0284b3ef15c36c25a72a69c1cc6f8f78faf779155d8847cf98d2ff605c73eb47",
+    ],
+    "demo.yaml": [
+        "666602c1b9258d8c7daba6dfcf0aa49278b78c8e4276cf33989e9fea26dd5e30",
+        "af3d76053e21adebde7d0293ac343b85a5144e91377343306a291208b55f1185",
+    ],
+}
+"""Experiment.digest and the digest of all settings but speed. Runs and caches are named by them: they never change."""
+SMALL = {"name": "small", "data": {"phantom": {}}}
+WHOLE = [
+    "privacy={unit: patient, epsilon: 8, declared_patients: 30}",
+    "federation={weighting: equal, secure_aggregation: {threshold: 2}}",
+    "privacy.image.subspace={rank: 3}",
+    "pretrain={autoencoder: {}}",
+    "image.generator.autoencoder={}",
+    "autoencoder={training: {}}",
+]
+"""Assignments that make every optional section of a recipe present."""
+BESIDE = ("compute", "synthesis", "evaluation", "data.cohorts", "data.external")
+"""What the weights of a run do not depend on."""
+
+Keys = tuple[str, ...]
+
+
+def sections(section: Section, path: Keys = ()) -> Iterator[tuple[Keys, Section]]:
+    """A section and all that are in it, with their paths."""
+    yield path, section
+    for name in type(section).model_fields:
+        if isinstance(value := getattr(section, name), Section):
+            yield from sections(value, (*path, name))
+
+
+def put(root: Section, path: Keys, value: Any) -> Any:
+    """A tree with another value at a path; nothing is validated."""
+    if not path:
+        return value
+    name, *rest = path
+    return root.model_copy(update={name: put(getattr(root, name), tuple(rest), value)})
+
+
+def grown(section: Section, value: int) -> Section:
+    """The section as it would be with one setting more, whose default is 7."""
+    model = create_model(type(section).__name__, __base__=type(section), added=(int, 7))
+    return model.model_construct(**dict(section), added=value)
+
+
+def known_models() -> dict[str, type[Section]]:
+    """Every section that is in a digest, by name, found by following the types of settings."""
+    found: dict[str, type[Section]] = {}
+
+    def follow(annotation: Any) -> None:
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            assert found.setdefault(annotation.__name__, annotation) is annotation, "two sections of one name"
+            for field in annotation.model_fields.values():
+                follow_all(field.annotation)
+        for part in get_args(annotation):
+            follow(part)
+
+    def follow_all(annotation: Any) -> None:
+        if not (isinstance(annotation, type) and annotation.__name__ in found):
+            follow(annotation)
+
+    for root in (Experiment, StageJob, Recipe):
+        follow(root)
+    return found
+
+
+WHOLE_TREE = resolve(SMALL, WHOLE)
+EVERY = dict(sections(WHOLE_TREE))
+
+
+# --- what is named must stay named -------------------------------------------------------------------
+def test_every_shipped_recipe_has_its_digest():
+    found = {}
+    for path in sorted(RECIPES.rglob("*.yaml")):
+        experiment = resolve(path)
+        found[path.relative_to(RECIPES).as_posix()] = [experiment.digest, digest_json(settings_of(experiment))]
+    assert found == SHIPPED
+
+
+def test_a_request_has_its_digests():
+    job, _ = tiny_request()
+    job = job.model_copy(update={"model_digest": "0" * 64})
+    assert (job.key, job.config_digest) == (
+        "fe8dc653d7376711abd2c520eb6ae643ca3495048d7038a3568e73c2b35d5910",
+        "6080d366fec858a0d5d65787def600e8ee86102d1697277941ee61add9fafe0a",
+    )
+
+
+def test_the_record_has_every_setting():
+    missing = []
+    for name, model in known_models().items():
+        fields = {key: field for key, field in model.model_fields.items() if not field.exclude}
+        if name not in ALWAYS:
+            missing.append(f'ALWAYS: "{name}": "{" ".join(fields)}"  (under its old name, if the section was renamed)')
+            continue
+        for key in fields.keys() - ALWAYS[name]:
+            if f"{name}.{key}" not in SINCE:
+                value = model.model_construct().model_dump(mode="json", warnings=False).get(key)
+                missing.append(f'SINCE: "{name}.{key}": {value!r}')
+    assert not missing, "add to cmrfed/core/digests.py: " + "; ".join(missing)
+
+
+def test_the_record_has_no_other():
+    models = known_models()
+    recorded = [f"{name}.{key}" for name, keys in ALWAYS.items() for key in keys] + list(SINCE) + list(RENAMED)
+    assert [each for each in recorded if each.split(".")[0] not in models] == []
+    assert [each for each in recorded if each.split(".")[1] not in models[each.split(".")[0]].model_fields] == []
+    assert {each for each in SINCE if each.split(".")[1] in ALWAYS[each.split(".")[0]]} == set()
+
+
+# --- the rule ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", EVERY, ids=".".join)
+def test_a_setting_that_is_added_to_any_section_changes_no_digest_until_it_is_used(path):
+    added, used = (put(WHOLE_TREE, path, grown(EVERY[path], value)) for value in (7, 8))
+    assert digested(added) == digested(WHOLE_TREE)
+    assert digested(used) != digested(WHOLE_TREE)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")  # which sees that the other value has another type
+@pytest.mark.parametrize("path", EVERY, ids=".".join)
+def test_a_value_that_is_changed_changes_the_digest(path):
+    for name, field in type(EVERY[path]).model_fields.items():
+        if field.exclude or isinstance(getattr(EVERY[path], name), Section):
+            continue
+        changed, where = put(WHOLE_TREE, (*path, name), "another value"), ".".join((*path, name))
+        assert digested(changed) != digested(WHOLE_TREE), where
+        assert (changed.digest == WHOLE_TREE.digest) == where.startswith(BESIDE), where
+
+
+def test_a_default_that_is_changed_later_changes_the_digest(monkeypatch):
+    """Otherwise a recipe that leaves the setting out would have other weights under the same name."""
+    later = create_model("TrainingConfig", __base__=TrainingConfig, added=(int, 7))
+    monkeypatch.setitem(digests.SINCE, "TrainingConfig.added", 7)
+    assert "added" not in digested(later())
+    changed = create_model("TrainingConfig", __base__=TrainingConfig, added=(int, 9))
+    assert digested(changed())["added"] == 9
+    assert "added" not in digested(changed(added=7))
+
+
+def test_true_is_not_one_and_nothing_is_not_zero(monkeypatch):
+    later = create_model("TrainingConfig", __base__=TrainingConfig, added=(Any, None))
+    monkeypatch.setitem(digests.SINCE, "TrainingConfig.added", False)
+    assert "added" not in digested(later(added=False))
+    assert all("added" in digested(later(added=value)) for value in (0, None, "", True))
+
+
+def test_a_renamed_setting_is_known_by_its_old_name(monkeypatch):
+    kept = {name: (field.annotation, field) for name, field in TrainingConfig.model_fields.items() if name != "rounds"}
+    renamed = create_model("TrainingConfig", __base__=Section, times=(int, 10), **kept)
+    monkeypatch.setitem(digests.RENAMED, "TrainingConfig.times", "rounds")
+    monkeypatch.setitem(digests.ALWAYS, "TrainingConfig", digests.ALWAYS["TrainingConfig"] | {"times"})
+    assert digest_json(digested(renamed(times=3))) == digest_json(digested(TrainingConfig(rounds=3)))
+
+
+def test_a_section_that_the_record_does_not_know_is_digested_in_full():
+    plugin = create_model("PluginConfig", __base__=Section, size=(int, 3), deep=(TrainingConfig, TrainingConfig()))
+    assert digested(plugin()) == {"size": 3, "deep": digested(TrainingConfig())}
+
+
+def test_sections_in_lists_and_mappings_follow_the_rule_too():
+    holder = create_model(
+        "Holder", __base__=Section, many=(tuple[TrainingConfig, ...], ()), named=(dict[str, TrainingConfig], {})
+    )
+    one = TrainingConfig()
+    found = digested(holder(many=(one,), named={"a": one}))
+    assert found == {"many": [digested(one)], "named": {"a": digested(one)}}
+    assert "ema_others" not in json.dumps(found)
