@@ -92,6 +92,24 @@ SLOW: Modules = {
         "test_a_wheel_holds_one_package_with_recipes_and_templates": (2, "builds a wheel"),
     },
     # --- private training ----------------------------------------------------------------------------
+    "oracle/test_one_local_step_is_central.py": {
+        "test_one_patient_moves_the_mean_update_by_at_most_the_bound_over_the_sites": (
+            3,
+            "runs with and without each patient",
+        ),
+    },
+    "unit/pipeline/test_pretrain.py": {
+        "test_one_that_is_damaged_is_made_anew": (4, "trains again"),
+        "test_a_run_starts_from_it_and_goes_on_without_the_cache": (3, "a run from pre-trained weights"),
+        "test_a_latent_run_trains_draws_and_is_judged_and_needs_no_cache": (
+            3,
+            "a run of a latent generator, to its evaluation",
+        ),
+        "test_a_damaged_autoencoder_is_made_anew": (2, "trains again"),
+        "test_recipes_that_differ_in_the_family_share_it": (2, "two trainings"),
+        "test_one_that_was_killed_half_way_leaves_nothing_that_is_reused": (2, "two trainings"),
+        "test_an_autoencoder_alone_is_trained_without_any_generator": (2, "a training"),
+    },
     "unit/privacy/test_audit.py": {
         "test_a_planted_fault_is_caught[97 % of the noise]": (3, "a fault in: size of the noise"),
         "test_a_planted_fault_is_caught[90 % of the noise in one tensor]": (3, "a fault in: size of the noise"),
@@ -160,11 +178,11 @@ SLOW: Modules = {
         "test_public_patients_are_drawn_once_and_again_when_damaged": (4, "draws phantoms"),
     },
     "unit/federation/test_finetuning.py": {
+        "": (10, "runs of three stages, whole and killed"),
         "test_its_share_of_the_budget_is_planned_paid_audited_and_claimed": (
             36,
             "a private run of three stages with the audit of each",
         ),
-        "test_a_run_whose_autoencoder_stage_had_no_privacy_is_never_claimed": (16, "a private run of three stages"),
         "test_more_noise_in_the_autoencoder_leaves_more_for_the_others": (
             5,
             "two searches for the noise of three stages",
@@ -178,6 +196,8 @@ SLOW: Modules = {
         "test_the_claim_is_the_largest_loss_in_any_ledger_and_within_the_target": (6, "a private run of both stages"),
     },
     "contract/test_requests_tell_nothing.py": {
+        "test_one_patient_more_changes_nothing_but_the_weights": (10, "each fault of a patient, in both stages"),
+        "test_a_patient_who_cannot_be_computed_changes_nothing_but_the_weights": (7, "each error at each place"),
         "test_an_empty_sample_and_a_full_one_look_the_same": (
             14,
             "requests over the whole range of what a coordinator may ask",
@@ -187,7 +207,27 @@ SLOW: Modules = {
         "test_a_network_with_batchnorm_is_refused_with_the_reason": (5, "one audit"),
     },
     # --- federation ----------------------------------------------------------------------------------
+    "unit/federation/test_latent.py": {
+        "test_a_run_that_is_killed_goes_on_to_the_same_bits_with_the_same_autoencoder": (3, "three runs"),
+    },
+    "unit/pipeline/test_tracking.py": {
+        "test_a_run_is_tracked_after_every_round_and_at_the_end": (2, "a run, with TensorBoard"),
+        "test_two_runs_of_one_folder_name_have_places_of_their_own": (2, "TensorBoard reads what was written"),
+        "test_an_unmarked_place_is_kept_if_its_numbers_are_this_runs": (2, "TensorBoard reads what was written"),
+    },
+    "unit/federation/secagg/test_server.py": {
+        "test_whoever_leaves_at_any_step_the_sum_is_that_of_those_who_sent_theirs": (
+            6,
+            "five sites, of whom some leave at each step",
+        ),
+        "test_after_too_few_the_same_command_goes_on_and_nobody_trains_twice": (3, "two runs for each step"),
+        "test_the_other_means_get_the_same_mean": (3, "two runs of each strategy"),
+        "test_of_three_sites_one_may_leave_at_any_step": (2, "a run for each step"),
+        "test_below_the_threshold_the_round_fails_and_says_why": (2, "a run for each step"),
+    },
     "unit/federation/server/test_run.py": {
+        "test_a_bad_reply_is_left_out_with_a_reason_and_the_run_goes_on": (6, "a run for each way to spoil a reply"),
+        "test_after_a_missed_quorum_the_same_command_goes_on_to_the_same_weights": (3, "three runs"),
         "test_stopped_after_any_round_it_resumes_to_the_same_bits": (25, "each strategy, with all sites and with some"),
         "test_the_server_holds_the_arrays_of_one_reply_at_a_time": (3, "large weights"),
     },
@@ -195,6 +235,12 @@ SLOW: Modules = {
         "test_the_mean_is_that_of_whole_replies_up_to_rounding_and_repeats": (6, "two runs of each compression"),
     },
     # --- data ----------------------------------------------------------------------------------------
+    "unit/data/sources/test_fuzz.py": {
+        "test_a_small_file_that_claims_much_takes_no_memory": (4, "each field in a process of little memory"),
+    },
+    "unit/data/preparation/test_checks.py": {
+        "test_each_damage_is_found_and_costs_one_patient": (8, "thirty-five damages"),
+    },
     "unit/data/preparation/test_prepare.py": {
         "test_real_data_is_prepared": (26, "real scans of two data sets"),
         "test_motion_on_real_patients": (3, "real scans"),
@@ -204,6 +250,7 @@ SLOW: Modules = {
         "test_real_scans_with_the_cavity_alone_pass": (12, "real scans"),
     },
     "unit/data/geometry/test_orientation.py": {
+        "test_the_right_ventricle_comes_to_the_left": (7, "a phantom in each arrangement of axes"),
         "test_signs_on_real_patients": (7, "real scans"),
     },
     "unit/data/test_nnunet_export.py": {
@@ -214,7 +261,13 @@ SLOW: Modules = {
         "test_written_phantom_is_read_back_by_the_importer": (4, "writes and prepares"),
     },
     # --- evaluation ----------------------------------------------------------------------------------
+    "unit/evaluation/anatomy/test_shapes.py": {
+        "test_masks_are_judged_as_drawn_too_where_they_were_post_processed": (3, "two comparisons of shapes"),
+        "test_real_hearts_lie_nearer_than_distorted_ones": (2, "two comparisons of shapes"),
+    },
     "unit/evaluation/test_evaluate.py": {
+        "test_one_synthetic_patient_is_judged_with_a_warning": (2, "a whole evaluation"),
+        "test_constant_images_are_judged_with_a_warning": (2, "a whole evaluation"),
         "test_what_an_autoencoder_loses_is_measured_by_itself": (8, "a whole evaluation"),
         "test_the_same_inputs_give_the_same_report": (5, "two whole evaluations"),
         "test_real_patients_stay_out_of_the_pictures_on_request": (4, "a whole evaluation"),
@@ -248,8 +301,17 @@ SLOW: Modules = {
         ),
     },
     # --- sweeps, figures, study ----------------------------------------------------------------------
+    "unit/sweep/test_timing.py": {
+        "test_a_private_step_is_one_gradient_for_each_patient_who_is_expected_in_it": (3, "times private steps"),
+    },
+    "unit/sweep/test_estimate.py": {
+        "test_points_steps_and_the_epsilon_of_all": (4, "searches for the noise of all points"),
+    },
+    "unit/sweep/test_paid.py": {
+        "": (16, "sweeps with the ledgers of all points"),
+    },
     "unit/sweep/test_work.py": {
-        "test_the_command_line_leaves_its_error_for_the_sweep": (28, "points as real commands"),
+        "test_the_command_line_leaves_its_error_for_the_sweep": (10, "a point as a real command"),
         "test_killed_in_the_middle_and_resumed_the_table_is_the_same": (17, "processes killed"),
         "test_a_killed_parent_whose_points_go_on_keeps_the_folder": (8, "processes killed"),
         "test_the_phantom_is_drawn_once_and_points_find_it": (5, "draws a phantom"),
@@ -262,10 +324,12 @@ SLOW: Modules = {
         "": (15, "searches for the noise of many sites"),
     },
     "unit/sweep/test_headline.py": {
-        "": (11, "sweeps with the ledgers of all points"),
+        "": (5, "sweeps with the ledgers of all points"),
     },
     "unit/sweep/test_summary.py": {
-        "": (10, "sweeps with the ledgers of all points"),
+        "test_the_table_reads_back_the_same_from_csv_and_parquet": (2, "a sweep with the ledgers of all points"),
+        "test_curves_by_family_with_intervals_over_seeds": (1, "shares that sweep"),
+        "test_the_page_is_one_file_and_names_figures_and_knees": (1, "shares that sweep"),
     },
     "unit/sweep/test_study_page.py": {
         "test_what_the_patients_paid_is_all_private_points_composed": (
@@ -338,7 +402,30 @@ FAST: Modules = {
         "test_a_fault_in_the_trainer_is_caught[HalfTheNoise]": (2, "one audit in every tier"),
     },
     "unit/federation/server/test_run.py": {
+        "test_a_bad_reply_is_left_out_with_a_reason_and_the_run_goes_on[_nan-set aside-holds NaN or infinity]": (
+            1,
+            "one bad reply in every tier",
+        ),
         "test_stopped_after_any_round_it_resumes_to_the_same_bits[0.5-fedadam]": (3, "one audit or run in every tier"),
+    },
+    "unit/federation/secagg/test_server.py": {
+        "test_whoever_leaves_at_any_step_the_sum_is_that_of_those_who_sent_theirs[train.masked-lost1]": (
+            1,
+            "one run in every tier",
+        ),
+    },
+    "contract/test_requests_tell_nothing.py": {
+        "test_one_patient_more_changes_nothing_but_the_weights[nan-image]": (1, "one fault in every tier"),
+        "test_a_patient_who_cannot_be_computed_changes_nothing_but_the_weights[free-gather-MemoryError]": (
+            1,
+            "one error in every tier",
+        ),
+    },
+    "unit/data/geometry/test_orientation.py": {
+        "test_the_right_ventricle_comes_to_the_left[arrangement1]": (1, "one arrangement in every tier"),
+    },
+    "unit/data/preparation/test_checks.py": {
+        "test_each_damage_is_found_and_costs_one_patient[mask mirrored]": (1, "one damage in every tier"),
     },
 }
 """Cases that stay fast of tests that are listed above."""
