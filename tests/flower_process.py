@@ -83,7 +83,7 @@ def _end_all(variable: str) -> None:
             time.sleep(0.2)
 
 
-def flwr_run(sites: int, config: dict[str, str], *, timeout_s: float = 400, app: Path = REPOSITORY) -> str:
+def flwr_run(sites: int, config: dict[str, str], *, timeout_s: float = 1000, app: Path = REPOSITORY) -> str:
     """Run the app under Flower's simulation and return what it printed."""
     pairs = " ".join(f"{key}='{value}'" for key, value in config.items())
     federation = f"num-supernodes={sites} client-resources-num-cpus=1 init-args-num-cpus=2"

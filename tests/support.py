@@ -47,3 +47,18 @@ def other_owner(folder: Path) -> Iterator[int]:
 def content(folder: Path) -> dict[Path, tuple[bytes, int]]:
     """Bytes and time of every file of a folder: to see that nothing was touched."""
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and has not ended, be it waited for or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that a process started, and those that they started."""
+    lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = [int(child) for each in lists for child in each]
+    return children + [one for child in children for one in descendants(child)]

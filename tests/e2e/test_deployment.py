@@ -23,7 +23,7 @@ from tests.deployment_world import Deployment, deployment, needs_nginx, write_re
 pytestmark = [
     needs_nginx,
     pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes through /proc"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(3600),
 ]
 
 

@@ -37,7 +37,7 @@ compute: {threads: 1}
 """
 
 
-def cmrfed(*words: object, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+def cmrfed(*words: object, timeout: float = 1100) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cmrfed", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | {"COLUMNS": "200"})
 

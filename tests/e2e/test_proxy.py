@@ -64,7 +64,7 @@ def coordinator(kits: Path, federation: Federation) -> Iterator[list[str]]:
         yield seen
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         server.shutdown()
         server.server_close()
 
@@ -72,7 +72,7 @@ def coordinator(kits: Path, federation: Federation) -> Iterator[list[str]]:
 def _wait_for_port(port: int) -> None:
     import socket
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with socket.socket() as one:
             if one.connect_ex(("127.0.0.1", port)) == 0:
@@ -86,7 +86,7 @@ def call(federation: Federation, kits: Path, path: str, tls: Path | None, *, aut
     context = ssl.create_default_context(cafile=str(authority or kits / "authority" / "ca.crt"))
     if tls:
         context.load_cert_chain(tls / "client.crt", tls / "client.key")
-    line = http.client.HTTPSConnection("localhost", federation.coordinator.port, timeout=10, context=context)
+    line = http.client.HTTPSConnection("localhost", federation.coordinator.port, timeout=60, context=context)
     try:
         line.request("POST", path, body=b"x")
         return line.getresponse().status

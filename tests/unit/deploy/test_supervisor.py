@@ -4,21 +4,46 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cmrfed.deploy import supervisor
 from cmrfed.deploy.supervisor import Supervisor, Worker
+from tests.support import descendants, is_running
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 
 
-def run_for(seconds: float, *workers: Worker, folder: Path) -> Supervisor:
+PATIENCE_S = 120
+"""Longest wait for what takes a moment on an idle machine."""
+
+
+def run_until(done: Callable[[], bool], *workers: Worker, folder: Path) -> None:
+    """Supervise until something has happened."""
     made = Supervisor(workers, folder, dict(os.environ))
-    threading.Timer(seconds, lambda: setattr(made, "_ending", True)).start()
+
+    def end() -> None:
+        wait_for(done)
+        made._ending = True
+
+    thread = threading.Thread(target=end)
+    thread.start()
     made.run()
-    return made
+    thread.join()
+    assert done()
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def has_passed(seconds: float) -> Callable[[], bool]:
+    start = time.monotonic()
+    return lambda: time.monotonic() > start + seconds
 
 
 def test_a_process_that_ends_is_started_again_and_its_reason_told(
@@ -28,8 +53,8 @@ def test_a_process_that_ends_is_started_again_and_its_reason_told(
     command = [sys.executable, "-S", "-c", "print('port is taken', flush=True); raise SystemExit(3)"]
     worker = Worker("gate", command, lambda said: "free the port" if "port is taken" in said else None)
     worker.pause = 0.05
-    run_for(2.0, worker, folder=tmp_path)
-    assert (tmp_path / "gate.log").read_text().count("port is taken") >= 2
+    log = tmp_path / "gate.log"
+    run_until(lambda: log.exists() and log.read_text().count("port is taken") >= 3, worker, folder=tmp_path)
     told = "".join(capsys.readouterr())
     assert "gate ended (exit status 3) and is started again: free the port" in " ".join(told.split())
     assert told.count("free the port") == 1  # the same reason is told once
@@ -39,19 +64,25 @@ def test_pauses_grow_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.4)
     worker = Worker("w", [sys.executable, "-S", "-c", "raise SystemExit(1)"])
     worker.pause = 0.1
-    run_for(2.5, worker, folder=tmp_path)
-    assert worker.pause == 0.4
+    paused: list[float] = []
+
+    def has_grown() -> bool:
+        paused.append(worker.pause)
+        return worker.pause == 0.4
+
+    run_until(has_grown, worker, folder=tmp_path)
+    assert paused == sorted(paused)
 
 
 def test_what_is_not_ready_is_not_started(tmp_path: Path) -> None:
     worker = Worker("w", SLEEPER, ready=lambda: False)
-    run_for(0.6, worker, folder=tmp_path)
+    run_until(has_passed(0.6), worker, folder=tmp_path)
     assert worker.process is None
 
 
 def test_all_end_with_their_supervisor(tmp_path: Path) -> None:
     worker = Worker("w", SLEEPER)
-    run_for(0.8, worker, folder=tmp_path)
+    run_until(lambda: worker.process is not None, worker, folder=tmp_path)
     assert worker.process is not None
     assert worker.process.poll() is not None
 
@@ -63,15 +94,11 @@ def test_workers_do_not_outlive_a_supervisor_that_is_killed(tmp_path: Path) -> N
         f"Supervisor([Worker('w', {SLEEPER!r})], Path({str(tmp_path)!r}), dict(os.environ)).run()"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "w.log").exists() or "up" not in (tmp_path / "w.log").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    log = tmp_path / "w.log"
+    wait_for(lambda: log.exists() and "up" in log.read_text())
+    children = descendants(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.05)
     assert children
-    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    wait_for(lambda: not any(map(is_running, children)))
+    assert not any(map(is_running, children))
