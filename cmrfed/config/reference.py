@@ -32,13 +32,6 @@ FILES: dict[str, tuple[type[Section], str]] = {
 }
 _PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything"}
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}"}
-_PHANTOM = {
-    "patients": "Simulated patients in all.",
-    "sites": "Simulated scanners, over which they are shared out.",
-    "seed": "Same seed, same patients.",
-}
-"""Of `PhantomConfig`, whose own source names what is kept in caches: a docstring there would throw these away."""
-
 
 _ABOUT = """\
 `cmrfed settings` made this page from the code itself: what is wrong here is corrected in the docstrings there.
@@ -118,8 +111,6 @@ def _sections(annotation: Any) -> list[type[Section]]:
 # --- in words -------------------------------------------------------------------------------------
 def _meaning(section: type[Section], name: str) -> str:
     """The docstring of a field, of the nearest class that has one."""
-    if section.__name__ == "PhantomConfig":
-        return _PHANTOM[name]
     found = (_field_docs(c).get(name) for c in section.__mro__ if issubclass(c, Section) and c is not Section)
     return _tidy(next((text for text in found if text), ""))
 

@@ -12,7 +12,7 @@ from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError
 from cmrfed.core.rng import fold
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.public import cache_folder, phantom_code, public_patients
+from cmrfed.data.public import PUBLIC_VERSION, cache_folder, public_patients
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig
@@ -21,12 +21,12 @@ from cmrfed.training.public import train_publicly
 from cmrfed.training.settings import PretrainConfig, Stage
 
 SCHEMA_VERSION = 4
-"""To be raised when networks or training change so that the same settings give other weights."""
+"""To be raised when networks or training change so that the same settings give other weights; tests hold it to them."""
 ABOUT, CODEC = "pretrained.json", "autoencoder"
 
 
 def origin(experiment: Experiment) -> dict[str, Any]:
-    """What decides the weights: settings, and the code that draws and prepares the phantom; no cohort, no sampler.
+    """What decides the weights: settings, and the versions of code; no cohort, no sampler.
 
     Raises:
         ConfigError: The recipe has no pre-training.
@@ -37,7 +37,7 @@ def origin(experiment: Experiment) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "pretrain": digested(_config(experiment)),
         "generators": {s: digested(_public(experiment, s), {"sampler"}) for s in stages},
-        "phantom_code": phantom_code(),
+        "public_version": PUBLIC_VERSION,
         **codec,
     }
 
@@ -49,7 +49,7 @@ def stage_origin(experiment: Experiment, stage: Stage) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "pretrain": digested(_config(experiment).model_copy(update=others)),
         "generator": digested(_public(experiment, stage), {"sampler"}),
-        "phantom_code": phantom_code(),
+        "public_version": PUBLIC_VERSION,
         CODEC: codec_origin(experiment) if experiment.generator(stage).autoencoder else None,
     }
 
@@ -68,7 +68,7 @@ def codec_origin(experiment: Experiment) -> dict[str, Any]:
         "size_px": experiment.data.size_px,
         "autoencoder": digested(size) if size else None,
         "training": digested(config.autoencoder) if config.autoencoder else None,
-        "phantom_code": phantom_code(),
+        "public_version": PUBLIC_VERSION,
     }
 
 

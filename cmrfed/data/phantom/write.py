@@ -26,8 +26,11 @@ class PhantomConfig(Section):
     """How many phantom patients to make, at how many sites, from which seed."""
 
     patients: int = Field(24, ge=1)
+    """Simulated patients in all."""
     sites: int = Field(3, ge=1)
+    """Simulated scanners, over which they are shared out."""
     seed: int = 0
+    """Same seed, same patients."""
 
 
 @dataclass(frozen=True)

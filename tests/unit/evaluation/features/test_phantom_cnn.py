@@ -4,6 +4,7 @@ import torch
 
 from cmrfed.data.phantom import PhantomConfig
 from cmrfed.data.public import cache_folder
+from cmrfed.evaluation.features import phantom_cnn
 from cmrfed.evaluation.features.extractors import FeatureConfig, PhantomFeatures, open_extractor
 from cmrfed.evaluation.features.phantom_cnn import Recipe, _spoilt, load_or_train
 
@@ -63,8 +64,12 @@ def test_the_real_recipe_sees_blur_noise_and_another_contrast():
     assert all(value > 10 * abs(floor) for value in worse)
 
 
-def test_an_extractor_that_other_code_trained_is_not_used(tmp_path, monkeypatch):
+@pytest.mark.parametrize("version", ["PUBLIC_VERSION", "TRAINING_VERSION"])
+def test_an_extractor_of_another_version_is_not_used(tmp_path, monkeypatch, version):
+    monkeypatch.setattr(phantom_cnn, "train", lambda recipe: phantom_cnn.PhantomCnn(recipe.phantom.sites))
     load_or_train(tmp_path, SHORT)
-    monkeypatch.setattr("cmrfed.evaluation.features.phantom_cnn.inspect.getsource", lambda module: "other code")
+    load_or_train(tmp_path, SHORT)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    monkeypatch.setattr(phantom_cnn, version, 0)
     load_or_train(tmp_path, SHORT)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
