@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from cmrfed.config.experiment import Experiment
+from cmrfed.core.choices import OrInstalled, OrInstalledName
 from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError
 from cmrfed.deploy.kit import Federation
@@ -65,9 +66,9 @@ def _of_section(section: type[Section], prefix: str, given: Section | None) -> I
 
 def _of_field(section: type[Section], name: str, key: str, given: Any) -> Iterator[Setting]:
     field = section.model_fields[name]
-    inner, default = _sections(field.annotation), field.get_default(call_default_factory=True)
+    inner, default = _variants(field), field.get_default(call_default_factory=True)
     meaning = _meaning(section, name) or (_first_paragraph(inner[0]) if len(inner) == 1 else "")
-    takes = f"{_takes(field.annotation)}{_within(field.metadata)}"
+    takes = f"{_takes(field.annotation)}{_installed_names(field)}{_within(field.metadata)}"
     if not inner:
         yield Setting(key, takes, _default(field, given), meaning)
         return
@@ -75,8 +76,8 @@ def _of_field(section: type[Section], name: str, key: str, given: Any) -> Iterat
     yield Setting(key, takes, needed, meaning)
     start = given if isinstance(given, Section) else default if isinstance(default, Section) else None
     prefix = f"{key}[]." if get_origin(field.annotation) is tuple else f"{key}."
-    if field.discriminator:
-        yield from _of_variants(inner, prefix, str(field.discriminator), start)
+    if len(inner) > 1:
+        yield from _of_variants(inner, prefix, _discriminator(field), start)
     else:
         yield from _of_section(inner[0], prefix, start)
 
@@ -96,6 +97,23 @@ def _of_variants(variants: list[type[Section]], prefix: str, tag: str, start: Se
     for setting, owners in found.items():
         meaning = f"With {' or '.join(f'`{owner}`' for owner in owners)}. {setting.meaning}"
         yield Setting(setting.key, setting.takes, setting.default, meaning)
+
+
+def _variants(field: FieldInfo) -> list[type[Section]]:
+    """The sections that may stand there, those of installed plugins too."""
+    own, registries = _sections(field.annotation), [m.registry for m in field.metadata if isinstance(m, OrInstalled)]
+    return own + [registry.get(plugin.name) for registry in registries for plugin in registry.plugins]
+
+
+def _discriminator(field: FieldInfo) -> str:
+    marks = [mark.tag for mark in field.metadata if isinstance(mark, OrInstalled)]
+    return str(field.discriminator or marks[0])
+
+
+def _installed_names(field: FieldInfo) -> str:
+    """Names of installed plugins that may stand there."""
+    registries = [mark.registry for mark in field.metadata if isinstance(mark, OrInstalledName)]
+    return "".join(f" or `{plugin.name}`" for registry in registries for plugin in registry.plugins)
 
 
 def _tag(variant: type[Section], tag: str) -> str:

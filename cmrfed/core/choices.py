@@ -11,6 +11,7 @@ from cmrfed.core.errors import ConfigError
 from cmrfed.core.registry import NOT_APPROVED, Registry
 
 S = TypeVar("S", bound=Section)
+T = TypeVar("T")
 
 
 def settings_registry(group: str, noun: str, tag: str, base: type[S], own: Sequence[type[S]]) -> Registry[type[S]]:
@@ -71,10 +72,39 @@ class OrInstalled:
     def _chosen(self, given: Any) -> type[Section] | None:
         """The class that a value names; None where it names none, which the union refuses in its own words."""
         name = given.get(self.tag) if isinstance(given, Mapping) else getattr(given, self.tag, None)
-        if not isinstance(name, str):
-            return None
-        try:
-            return self.registry.get(name)
-        except ConfigError as error:
-            kind = "not_approved" if error.code == NOT_APPROVED else "unknown_kind"
-            raise PydanticCustomError(kind, "{problem}", {"problem": str(error)}) from None
+        return _get(self.registry, name) if isinstance(name, str) else None
+
+
+class OrInstalledName:
+    """Mark of a Literal of names: it takes the name of an installed plugin too.
+
+    Example: ``Annotated[Literal["euler", "heun"], OrInstalledName(SAMPLERS)]``.
+
+    Args:
+        registry: The parts by name; those in the Literal are its own.
+    """
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The Literal's own schema, behind a look at the name."""
+
+        def validate(given: Any, own: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if not isinstance(given, str) or given in get_args(source):
+                return own(given)
+            _get(self.registry, given)
+            return given
+
+        schema = core_schema.no_info_wrap_validator_function(validate, handler(source))
+        schema["serialization"] = core_schema.simple_ser_schema("str")
+        return schema
+
+
+def _get(registry: Registry[T], name: str) -> T:
+    """A part by name; where there is none, an error of pydantic's that says so in the registry's words."""
+    try:
+        return registry.get(name)
+    except ConfigError as error:
+        kind = "not_approved" if error.code == NOT_APPROVED else "unknown_kind"
+        raise PydanticCustomError(kind, "{problem}", {"problem": str(error)}) from None

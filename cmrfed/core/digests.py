@@ -84,6 +84,7 @@ ALWAYS: dict[str, frozenset[str]] = {
 
 SINCE: dict[str, Any] = {
     "AttackConfig.installed": [],
+    "BackboneConfig.kind": "unet",
     "EvaluationConfig.installed_metrics": [],
     "Experiment.autoencoder": None,
     "FederationConfig.compression": "none",

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from cmrfed.figures.study import FAMILIES, Run, family_of, footer
+from cmrfed.figures.study import Run, family_of, footer
 from cmrfed.report.figure import ALARM, COLOURS, INK, SOFT, STYLE, write_figure
 from cmrfed.report.methods import STRATEGIES
 
@@ -158,7 +158,7 @@ def _sites(ax: Any, facts: Facts) -> list[float]:
 def _stages(ax: Any, runs: Sequence[Run]) -> None:
     """Which families the image stage has."""
     families = dict.fromkeys(family_of(run.recipe, run.folder) for run in runs)
-    words = ", ".join(f"{FAMILIES[label]} ({label})" for label in families)
+    words = ", ".join(f"{name} ({label})" for label, name in families)
     ax.text(1, 2.9, f"image stage: {words}", fontsize=7, color=COLOURS[1], va="center")
 
 

@@ -10,21 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from cmrfed.core.artifacts import read_json
-from cmrfed.core.errors import DataError
+from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import Case, SyntheticDataset
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.settings import PROCESSES
 from cmrfed.synthesis.two_stage import SynthesisConfig
-
-FAMILIES = {
-    "DDPM": "denoising diffusion",
-    "FM": "flow matching",
-    "LDM": "latent diffusion",
-    "LFM": "latent flow matching",
-}
-"""Label of a family → its name."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +86,24 @@ class Run:
         return whole.select(split["holdout"])
 
 
-def family_of(recipe: dict[str, Any], folder: Path) -> str:
-    """The label of the image stage's family: a key of `FAMILIES`."""
+def family_of(recipe: dict[str, Any], folder: Path) -> tuple[str, str]:
+    """The family of the image stage: its label, such as LDM, and its name, such as latent diffusion.
+
+    Raises:
+        DataError: The recipe names none, or one that is not installed.
+    """
     try:
         generator = recipe["image"]["generator"]
         kind, latent = generator["process"]["kind"], bool(generator.get("autoencoder"))
-        return {("ddpm", False): "DDPM", ("flow", False): "FM", ("ddpm", True): "LDM", ("flow", True): "LFM"}[
-            kind, latent
-        ]
-    except (KeyError, TypeError) as error:
+        family = PROCESSES.get(kind).family
+    except (KeyError, TypeError, ConfigError) as error:
         raise DataError(
             f"{folder}/run.json does not say which family its images are of",
-            got=f"no {error}",
-            expected="image.generator.process.kind, ddpm or flow",
+            got=error if isinstance(error, ConfigError) else f"no {error}",
+            expected=f"image.generator.process.kind, {' or '.join(PROCESSES.names)}",
             do="make the run again with this version",
         ) from None
+    return (family.latent_label, family.latent_name) if latent else (family.label, family.name)
 
 
 def read_run(folder: Path) -> Run:
@@ -139,7 +135,7 @@ def read_run(folder: Path) -> Run:
             expected="a finished run",
             do="finish it: the same `cmrfed run` command resumes it",
         )
-    return Run(folder, record, family_of(record["experiment"], folder), read_evaluation(path))
+    return Run(folder, record, family_of(record["experiment"], folder)[0], read_evaluation(path))
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

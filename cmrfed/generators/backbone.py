@@ -1,7 +1,13 @@
-"""The network: diffusers' UNet2DModel behind a pixel-unshuffle, with every condition as input planes."""
+"""Networks: what every one offers, and the U-Net (diffusers' UNet2DModel) with every condition as input planes."""
+
+import errno
+from abc import ABC, abstractmethod
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -9,8 +15,51 @@ from cmrfed.generators.condition import CLASSES, Condition, global_planes
 from cmrfed.generators.settings import BackboneConfig
 
 
-class Backbone(nn.Module):
-    """ε, v or velocity of a perturbed array, given its time and condition.
+class Backbone(nn.Module, ABC):
+    """Predicts from a perturbed array, its time and condition; one item must not see another.
+
+    Args:
+        size: Height and width of the array.
+        channels: Channels of the array.
+        masks: Masks of a condition (M).
+        styles: Number of known styles.
+        shrink: Side of a mask over the side of the array.
+    """
+
+    @abstractmethod
+    def condition_planes(self, cond: Condition) -> Tensor:
+        """A condition as `forward` takes it, (B, …): made once, used at every step."""
+
+    @abstractmethod
+    def zero_site_conditioning(self) -> None:
+        """Put the weights of the style to zero, so that all styles are drawn alike."""
+
+    @abstractmethod
+    def forward(self, noisy: Tensor, time: Tensor, planes: Tensor) -> Tensor:
+        """Noisy (B, C, H, W), time (B,) in [0, 1000] and planes => prediction (B, C, H, W), float32."""
+
+    # --- files ----------------------------------------------------------------------------------
+    folder = "network"
+    """Where `save` writes, within the folder of a generator."""
+    index: dict[str, list[str]] = {}
+    """Entries of ``model_index.json`` by which diffusers opens what `save` wrote."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into the folder of a generator."""
+        (folder / self.folder).mkdir()
+        save_file(self.state_dict(), folder / self.folder / "weights.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read the weights that `save` wrote.
+
+        Raises:
+            OSError, RuntimeError, ValueError: A file is missing, or its weights do not fit.
+        """
+        self.load_state_dict(load_file(folder / self.folder / "weights.safetensors"))
+
+
+class UNet(Backbone):
+    """A U-Net behind a pixel-unshuffle; masks, phase, position and style are further input planes.
 
     Args:
         config: Size of the network.
@@ -20,6 +69,9 @@ class Backbone(nn.Module):
         styles: Number of known styles.
         shrink: Side of a mask over the side of the array.
     """
+
+    folder = "unet"
+    index = {"unet": ["diffusers", "UNet2DModel"]}
 
     def __init__(
         self, config: BackboneConfig, *, size: int, channels: int, masks: int, styles: int, shrink: int = 1
@@ -47,7 +99,7 @@ class Backbone(nn.Module):
         return torch.cat([spatial, values.expand(-1, -1, *spatial.shape[2:])], 1)
 
     @torch.no_grad()
-    def silence_styles(self) -> None:
+    def zero_site_conditioning(self) -> None:
         """Put the weights of the style planes, which are the last ones, to zero: all styles are drawn alike."""
         self.unet.conv_in.weight[:, -self.styles :] = 0
 
@@ -56,3 +108,15 @@ class Backbone(nn.Module):
         inputs = torch.cat([functional.pixel_unshuffle(noisy, self.patch_px), planes], 1)
         out = self.unet(inputs, time, return_dict=False)[0]
         return functional.pixel_shuffle(out.float(), self.patch_px)
+
+    def save(self, folder: Path) -> None:
+        """Write ``unet/``, which diffusers opens."""
+        try:
+            self.unet.save_pretrained(folder / self.folder, safe_serialization=True)
+        except SafetensorError as error:  # how safetensors tells of a full disk
+            raise OSError(errno.EIO, str(error), str(folder)) from error
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        unet = UNet2DModel.from_pretrained(folder / self.folder, use_safetensors=True, low_cpu_mem_usage=False)
+        self.unet.load_state_dict(unet.state_dict())

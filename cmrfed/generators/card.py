@@ -1,21 +1,22 @@
 """The model card beside a saved generator: what it is, what goes in, and how plain diffusers draws from it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cmrfed.data.labels import Label
+from cmrfed.generators.backbone import UNet
 from cmrfed.generators.condition import CLASSES, global_planes
 
 if TYPE_CHECKING:
     from cmrfed.generators.generator import Generator
 
-_CARD = """---
-library_name: diffusers
+_HEAD = """---
+library_name: {library}
 tags: [medical-imaging, cardiac-mri, {family}]
 ---
 
 # Generator of short-axis cardiac MRI: {what}
 
-{family_words}. The network is a `UNet2DModel` of {parameters:,} parameters behind a pixel-unshuffle by {patch};
+{family_words}. The network is a {network_words};
 `scheduler/` holds the schedule that it was trained with. `generator.json` holds every setting.{latent_words}
 
 **Intended use**: research on synthetic data. Not for diagnosis, treatment or any other clinical use.
@@ -25,7 +26,9 @@ without such a statement, treat the weights as you would treat the patients' sca
 ## What goes in and what comes out
 
 Arrays are {size} x {size}. {array_words}
+"""
 
+_UNET = """
 | input channels, in this order | how many |
 | --- | --- |
 | the noisy array, pixel-unshuffled | {noisy} |
@@ -85,18 +88,18 @@ _ARRAYS = {
     "latent": "They are latents, of mean 0 and standard deviation 1 on the phantom; images are grey, in [-1, 1].",
 }
 
-_FAMILIES = {
-    "ddpm": ("diffusion", "Denoising diffusion (DDPM, arXiv 2006.11239)"),
-    "flow": ("flow-matching", "Flow matching (arXiv 2210.02747)"),
-}
+_WITHOUT_DIFFUSERS = """
+`cmrfed.generators.generator.Generator.load` opens this folder and draws from it, where the plugins are installed whose
+parts `generator.json` names.
+"""
 
 _LABELS = ", ".join(f"{int(label)} {label.name}" for label in Label)
 
 
-def example(generator: "Generator") -> str:
+def example(generator: "Generator", network: UNet) -> str:
     """Python that draws one sample with diffusers alone, by the sampler of the configuration, without guidance."""
     config, masked = generator.config, generator.config.codec == "mask"
-    sampler = generator.sampler()
+    sampler: Any = generator.sampler()
     spacing = getattr(sampler.config, "timestep_spacing", None)
     latent = ["AutoencoderKL"] if config.autoencoder else []
     return _EXAMPLE.format(
@@ -113,36 +116,50 @@ def example(generator: "Generator") -> str:
         classes=CLASSES,
         styles=config.styles,
         others=config.styles - 1,
-        patch=config.backbone.patch_px,
-        mask_patch=generator.network.mask_patch_px,
+        patch=network.patch_px,
+        mask_patch=network.mask_patch_px,
         channels=generator.codec.channels,
         decode=_DECODE[config.codec],
     )
 
 
 def model_card(generator: "Generator") -> str:
-    """The card of a generator, in Markdown."""
-    config, masked = generator.config, generator.config.codec == "mask"
-    family, words = _FAMILIES[config.process.kind]
-    area, latent = config.backbone.patch_px**2, ""
+    """The card of a generator, in Markdown: with code for diffusers alone, where diffusers has its parts."""
+    network, own = generator.network, type(generator.sampler()).__module__.partition(".")[0] == "diffusers"
+    parameters = sum(p.numel() for p in network.parameters())
+    if isinstance(network, UNet) and own:
+        words = f"`UNet2DModel` of {parameters:,} parameters behind a pixel-unshuffle by {network.patch_px}"
+        return _head(generator, "diffusers", words) + _unet(generator, network)
+    words = f"`{type(network).__name__}` of {parameters:,} parameters"
+    return _head(generator, "cmrfed", words) + _WITHOUT_DIFFUSERS
+
+
+def _head(generator: "Generator", library: str, network_words: str) -> str:
+    config, latent = generator.config, ""
     if config.autoencoder:
         origin = _FINETUNED if config.finetuned_autoencoder else _PUBLIC
         latent = _LATENT_WORDS.format(channels=generator.codec.channels, shrink=generator.codec.shrink, origin=origin)
-    return _CARD.format(
-        family=family,
-        what="masks" if masked else "images for masks",
-        family_words=words,
+    return _HEAD.format(
+        library=library,
+        family=config.process.family.tag,
+        what="masks" if config.codec == "mask" else "images for masks",
+        family_words=config.process.family.card,
         latent_words=latent,
-        parameters=sum(p.numel() for p in generator.network.parameters()),
-        patch=config.backbone.patch_px,
+        network_words=network_words,
         size=generator.size,
         array_words=_ARRAYS[config.codec],
-        noisy=generator.codec.channels * area,
-        masks_words=_masks_words(masked),
+    )
+
+
+def _unet(generator: "Generator", network: UNet) -> str:
+    config = generator.config
+    return _UNET.format(
+        noisy=generator.codec.channels * network.patch_px**2,
+        masks_words=_masks_words(config.codec == "mask"),
         labels=_LABELS,
-        mask_planes=config.condition_masks * CLASSES * generator.network.mask_patch_px**2,
+        mask_planes=config.condition_masks * CLASSES * network.mask_patch_px**2,
         styles=global_planes(config.styles) - global_planes(0),
-        example=example(generator),
+        example=example(generator, network),
     )
 
 

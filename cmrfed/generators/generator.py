@@ -1,11 +1,9 @@
 """The generator: backbone × process × codec. Both stages and all families are this one class."""
 
-import errno
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import SchedulerMixin, UNet2DModel
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -14,13 +12,12 @@ from cmrfed.core.artifacts import new_folder, read_json, write_json
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.precision import autocast, full_precision
 from cmrfed.generators.autoencoder import LatentCodec, load_autoencoder
-from cmrfed.generators.backbone import Backbone
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.process import make_process
-from cmrfed.generators.samplers import make_sampler
-from cmrfed.generators.settings import DDPMConfig, GeneratorConfig, SamplerConfig
+from cmrfed.generators.samplers import Scheduler, make_sampler
+from cmrfed.generators.settings import GeneratorConfig, SamplerConfig
 
 
 class Generator(nn.Module):
@@ -41,8 +38,7 @@ class Generator(nn.Module):
         self.size = config.size_px // self.codec.shrink
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = Backbone(
-                config.backbone,
+            self.network = config.backbone.build(
                 size=self.size,
                 channels=self.codec.channels,
                 masks=config.condition_masks,
@@ -64,9 +60,9 @@ class Generator(nn.Module):
             rng: Source of times, noise and forgotten conditions; a CPU generator.
         """
         cond = cond.drop_masks(self.config.mask_dropout, rng).drop(self.config.condition_dropout, rng)
-        noisy, time, target = self.process.perturb(self.codec.encode(raw), rng)
-        prediction = self.network(noisy, time, self.network.condition_planes(cond))
-        return self.process.weight(time) * (prediction - target).square().flatten(1).mean(1)
+        made = self.process.perturb(self.codec.encode(raw), rng)
+        prediction = self.network(made.noisy, made.time, self.network.condition_planes(cond))
+        return self.process.weight(made.time) * (prediction - made.target).square().flatten(1).mean(1)
 
     @torch.no_grad()
     def sample(
@@ -149,10 +145,9 @@ class Generator(nn.Module):
         # a stream of its own for the noise that ancestral sampling adds, apart from the initial noise
         streams = [torch.Generator().manual_seed(seed ^ 0x5DEECE66D) for seed in seeds]
         array = noise
-        first = 1 if isinstance(self.config.process, DDPMConfig) else 0  # its time 0 already has a little noise
         for time in scheduler.timesteps:
             if on_state:
-                on_state(float(time) + first, self._shown(array))
+                on_state(self.process.time_left(float(time)), self._shown(array))
             times = time.expand(len(array)).to(array.device)
             out = self.network(array, times, planes)
             if null is not None:
@@ -168,7 +163,7 @@ class Generator(nn.Module):
         with full_precision(self.device.type):
             return self.codec.decode(array).cpu()
 
-    def sampler(self, config: SamplerConfig | None = None) -> SchedulerMixin:
+    def sampler(self, config: SamplerConfig | None = None) -> Scheduler:
         """The configured sampler, or another one, with its timesteps set."""
         return make_sampler(config or self.config.sampler, self.process)
 
@@ -176,17 +171,14 @@ class Generator(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a folder that diffusers opens, with a card (README.md) that says how; generator.json is for `load`."""
         with new_folder(folder) as part:
-            try:
-                self.network.unet.save_pretrained(part / "unet", safe_serialization=True)
-            except SafetensorError as error:  # how safetensors tells of a full disk
-                raise OSError(errno.EIO, str(error), str(folder)) from error
+            self.network.save(part)
             if isinstance(self.codec, LatentCodec):
                 self.codec.save(part / "vae")
             self.process.scheduler.save_pretrained(part / "scheduler")
             scheduler = type(self.process.scheduler).__name__
             index = {
                 "_class_name": "DDPMPipeline",
-                "unet": ["diffusers", "UNet2DModel"],
+                **self.network.index,
                 "scheduler": ["diffusers", scheduler],
             }
             if self.config.autoencoder:
@@ -210,10 +202,11 @@ class Generator(nn.Module):
             ) from None
         generator = cls(config, autoencoder=load_autoencoder(folder / "vae") if config.autoencoder else None)
         try:
-            unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, low_cpu_mem_usage=False)
-            generator.network.unet.load_state_dict(unet.state_dict())
-        except (OSError, RuntimeError, ValueError) as error:
+            generator.network.load(folder)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise DataError(
-                f"the weights in {folder}/unet cannot be used", got=error, do="save the generator again"
+                f"the weights in {folder}/{generator.network.folder} cannot be used",
+                got=error,
+                do="save the generator again",
             ) from None
         return generator.eval()

@@ -1,7 +1,10 @@
-"""Samplers by name: diffusers' schedulers, set up from the one that a process trains with."""
+"""Samplers: diffusers' schedulers, set up from the one that a process trains with."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -10,36 +13,61 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     SchedulerMixin,
 )
+from torch import Tensor
 
-from cmrfed.core.errors import ConfigError
 from cmrfed.generators.process import Process
-from cmrfed.generators.settings import SamplerConfig
-
-_FAMILIES: dict[Any, dict[str, Any]] = {
-    DDPMScheduler: {"ancestral": DDPMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler},
-    FlowMatchEulerDiscreteScheduler: {
-        "euler": FlowMatchEulerDiscreteScheduler,
-        "heun": FlowMatchHeunDiscreteScheduler,
-    },
-}
+from cmrfed.generators.settings import SAMPLERS, SamplerConfig, check_sampler
 
 
-def make_sampler(config: SamplerConfig, process: Process) -> SchedulerMixin:
-    """The scheduler that draws samples of the process, its timesteps set.
+class Scheduler(Protocol):
+    """What takes an array from noise to a sample; each of diffusers' schedulers is one."""
+
+    timesteps: Tensor
+    """Times at which the network is asked, from noise on; as the network is given them."""
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        *,
+        generator: Sequence[torch.Generator],
+        return_dict: bool,
+    ) -> tuple[Tensor, ...]:
+        """The array at the next time, first in a tuple, from the prediction at this one; a stream for each item."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to draw samples, as `cmrfed.generators.settings.SAMPLERS` has them."""
+
+    make: Callable[[Process, int], Scheduler]
+    """Process and number of steps => what draws, its timesteps set."""
+    families: tuple[str, ...] = ()
+    """Kinds of processes that it draws from, beside those that name it."""
+
+
+def _diffusers(scheduler: type[SchedulerMixin], **options: Any) -> Sampler:
+    def make(process: Process, steps: int) -> Scheduler:
+        made = scheduler.from_config(process.scheduler.config, **options)
+        made.set_timesteps(steps)
+        return made
+
+    return Sampler(make)
+
+
+ANCESTRAL = _diffusers(DDPMScheduler)
+DDIM = _diffusers(DDIMScheduler, timestep_spacing="trailing")
+DPM_PLUS_PLUS = _diffusers(DPMSolverMultistepScheduler, timestep_spacing="trailing")
+EULER = _diffusers(FlowMatchEulerDiscreteScheduler)
+HEUN = _diffusers(FlowMatchHeunDiscreteScheduler)
+
+
+def make_sampler(config: SamplerConfig, process: Process) -> Scheduler:
+    """What draws samples of the process, its timesteps set.
 
     Raises:
         ConfigError: The sampler belongs to another family.
     """
-    choices = _FAMILIES[type(process.scheduler)]
-    if config.name not in choices:
-        raise ConfigError(
-            f"sampler {config.name} does not fit this process",
-            got=config.name,
-            expected=" or ".join(choices),
-            do="set sampler.name in the recipe",
-        )
-    kind = choices[config.name]
-    options = {"timestep_spacing": "trailing"} if kind in (DDIMScheduler, DPMSolverMultistepScheduler) else {}
-    scheduler = kind.from_config(process.scheduler.config, **options)
-    scheduler.set_timesteps(config.steps)
-    return scheduler
+    check_sampler(config.name, type(process.settings))
+    return SAMPLERS.get(config.name).make(process, config.steps)

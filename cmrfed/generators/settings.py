@@ -1,23 +1,107 @@
-"""The settings of a generator: its process, network, sampler and autoencoder. Loads no torch."""
+"""The settings of a generator: its process, network, sampler and autoencoder. Loads no torch.
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+Families of processes, networks and samplers are registered here by name; other distributions offer more of them through
+entry points ([plugins](docs/plugins.md)).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cmrfed.core.choices import OrInstalled, OrInstalledName, settings_registry
 from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError
+from cmrfed.core.registry import Registry
+
+if TYPE_CHECKING:
+    from cmrfed.generators.backbone import Backbone
+    from cmrfed.generators.process import Process
+    from cmrfed.generators.samplers import Sampler
 
 TimeLaw = Literal["logit_normal", "uniform"]
 """Of times in training: t = sigmoid(N(0, 1)), with most steps in middle noise (arXiv 2403.03206), or uniform."""
 Channels = Annotated[int, Field(ge=1, le=4096)]
 """Channels of one level of a network."""
-SamplerName = Literal["ancestral", "ddim", "dpm++", "euler", "heun"]
 CodecName = Literal["pixel", "mask", "latent"]
 
 
-class DDPMConfig(Section):
+# --- samplers -----------------------------------------------------------------------------------
+SAMPLERS: Registry["Sampler"] = Registry(
+    "cmrfed.samplers",
+    "sampler",
+    {
+        "ancestral": "cmrfed.generators.samplers:ANCESTRAL",
+        "ddim": "cmrfed.generators.samplers:DDIM",
+        "dpm++": "cmrfed.generators.samplers:DPM_PLUS_PLUS",
+        "euler": "cmrfed.generators.samplers:EULER",
+        "heun": "cmrfed.generators.samplers:HEUN",
+    },
+    fault=lambda name, part: None if hasattr(part, "families") else f"{part!r}, which is not a Sampler",
+)
+"""What draws samples, by name: a `cmrfed.generators.samplers.Sampler` each."""
+SamplerName = Annotated[Literal["ancestral", "ddim", "dpm++", "euler", "heun"], OrInstalledName(SAMPLERS)]
+
+
+class SamplerConfig(Section):
+    """How samples are drawn. Heun evaluates the network twice a step, but for the last."""
+
+    name: SamplerName = "euler"
+    """ancestral, ddim and dpm++ draw from a process of kind ddpm; euler and heun from one of kind flow."""
+    steps: int = Field(20, ge=1, le=1000)
+    """Steps of a draw, from noise to an array."""
+    guidance_scale: float = Field(1.0, ge=0, le=100)
+    """Classifier-free guidance (arXiv 2207.12598); 1 is none and costs nothing."""
+
+
+# --- families of processes ------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Family:
+    """What a family of generators is called, on pixels and on the latents of an autoencoder."""
+
+    label: str
+    """In figures, such as DDPM."""
+    latent_label: str
+    name: str
+    """Written out, such as denoising diffusion."""
+    latent_name: str
+    card: str
+    """On a model card, with its paper."""
+    tag: str
+    """In the metadata of a model card, such as diffusion."""
+    text: str
+    """In the methods of a report: "Masks are drawn by …"."""
+    source: str
+    """The paper, as a bibliography has it."""
+
+
+class ProcessSettings(Section):
+    """Base of the settings of every family; a subclass is named by its ``kind: Literal["name"] = "name"``."""
+
+    kind: str = Field(max_length=100)
+    family: ClassVar[Family]
+    samplers: ClassVar[tuple[str, ...]]
+    """Names of the samplers that draw from it; a sampler may name further families itself."""
+
+    def build(self, *, bounded: bool) -> "Process":
+        """The process; where arrays are ``bounded`` to [-1, 1], its samplers may clip to that. A subclass has it."""
+        raise NotImplementedError
+
+
+class DDPMConfig(ProcessSettings):
     """Variance-preserving diffusion (Ho et al., arXiv 2006.11239), cosine schedule (arXiv 2102.09672)."""
+
+    family = Family(
+        label="DDPM",
+        latent_label="LDM",
+        name="denoising diffusion",
+        latent_name="latent diffusion",
+        card="Denoising diffusion (DDPM, arXiv 2006.11239)",
+        tag="diffusion",
+        text="a denoising diffusion probabilistic model",
+        source="Ho J, Jain A, Abbeel P. Denoising diffusion probabilistic models. NeurIPS 2020. arXiv 2006.11239.",
+    )
+    samplers = ("ancestral", "ddim", "dpm++")
 
     kind: Literal["ddpm"] = "ddpm"
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
@@ -35,21 +119,103 @@ class DDPMConfig(Section):
             raise ValueError(f"weighting velocity belongs to prediction sample, not to {self.prediction}")
         return self
 
+    def build(self, *, bounded: bool) -> "Process":
+        """Its process."""
+        from cmrfed.generators.processes.ddpm import DDPM
 
-class FlowConfig(Section):
+        return DDPM(self, bounded=bounded)
+
+
+class FlowConfig(ProcessSettings):
     """Flow matching on straight paths (Lipman et al., arXiv 2210.02747)."""
+
+    family = Family(
+        label="FM",
+        latent_label="LFM",
+        name="flow matching",
+        latent_name="latent flow matching",
+        card="Flow matching (arXiv 2210.02747)",
+        tag="flow-matching",
+        text="flow matching on straight paths",
+        source="Lipman Y, Chen RTQ, Ben-Hamu H, Nickel M, Le M. Flow matching for generative modeling. ICLR 2023. "
+        "arXiv 2210.02747.",
+    )
+    samplers = ("euler", "heun")
 
     kind: Literal["flow"] = "flow"
     time_law: TimeLaw = "logit_normal"
     """Times in training: all alike, or mostly those of middle noise."""
 
+    def build(self, *, bounded: bool) -> "Process":
+        """Its process."""
+        from cmrfed.generators.processes.flow import Flow
 
-ProcessConfig = Annotated[DDPMConfig | FlowConfig, Field(discriminator="kind")]
+        return Flow(self)
 
 
-class BackboneConfig(Section):
+PROCESSES: Registry[type[ProcessSettings]] = settings_registry(
+    "cmrfed.process_families", "process family", "kind", ProcessSettings, (DDPMConfig, FlowConfig)
+)
+ProcessConfig = Annotated[DDPMConfig | FlowConfig, Field(discriminator="kind"), OrInstalled(PROCESSES, "kind")]
+
+
+def samplers_of(process: type[ProcessSettings]) -> tuple[str, ...]:
+    """Names of the samplers that draw from a family: those that it names, then those of plugins that name it."""
+    return tuple(dict.fromkeys((*process.samplers, *(name for name in SAMPLERS.names if draws(name, process)))))
+
+
+def draws(sampler: str, process: type[ProcessSettings]) -> bool:
+    """Whether a sampler draws from a family.
+
+    Raises:
+        ConfigError: There is no such sampler, or its plugin cannot be loaded.
+    """
+    if sampler in process.samplers or sampler in SAMPLERS.builtin_names:
+        return sampler in process.samplers
+    return process.model_fields["kind"].default in SAMPLERS.get(sampler).families
+
+
+def check_sampler(name: str, process: type[ProcessSettings]) -> None:
+    """Refuse a sampler that does not draw from a family.
+
+    Raises:
+        ConfigError: It belongs to another family.
+    """
+    if not draws(name, process):
+        raise ConfigError(
+            f"sampler {name} does not fit this process",
+            got=name,
+            expected=" or ".join(samplers_of(process)),
+            do="set sampler.name in the recipe",
+        )
+
+
+# --- networks -----------------------------------------------------------------------------------
+class BackboneSettings(Section):
+    """Base of the settings of every network; a subclass is named by its ``kind: Literal["name"] = "name"``."""
+
+    kind: str = Field(max_length=100)
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels of which the height and the width of an array must be a multiple; 1 unless a subclass says more."""
+        return 1
+
+    size_words: ClassVar[str] = "of the backbone"
+    """Where `size_multiple` comes from, for a message."""
+
+    def build(self, *, size: int, channels: int, masks: int, styles: int, shrink: int) -> "Backbone":
+        """The network with random weights; arguments as in `cmrfed.generators.backbone.Backbone`. A subclass has it."""
+        raise NotImplementedError
+
+
+class BackboneConfig(BackboneSettings):
     """Size of the U-Net."""
 
+    size_words = "patch_px × 2^(levels - 1)"
+
+    kind: Literal["unet"] = "unet"
+    """Architecture of the network."""
     channels: tuple[Channels, ...] = Field((32, 64, 96), min_length=1, max_length=8)
     """Of each level, multiples of norm_groups; every level but the last halves the array."""
     layers_per_block: int = Field(1, ge=1, le=16)
@@ -61,18 +227,24 @@ class BackboneConfig(Section):
     norm_groups: int = Field(8, ge=1, le=4096)
     """Groups of each group normalisation."""
 
+    @property
+    def size_multiple(self) -> int:
+        """One pixel of the deepest level."""
+        return int(self.patch_px * 2 ** (len(self.channels) - 1))
 
-class SamplerConfig(Section):
-    """How samples are drawn. Heun evaluates the network twice a step, but for the last."""
+    def build(self, *, size: int, channels: int, masks: int, styles: int, shrink: int) -> "Backbone":
+        """Its network."""
+        from cmrfed.generators.backbone import UNet
 
-    name: SamplerName = "euler"
-    """ancestral, ddim and dpm++ draw from a process of kind ddpm; euler and heun from one of kind flow."""
-    steps: int = Field(20, ge=1, le=1000)
-    """Steps of a draw, from noise to an array."""
-    guidance_scale: float = Field(1.0, ge=0, le=100)
-    """Classifier-free guidance (arXiv 2207.12598); 1 is none and costs nothing."""
+        return UNet(self, size=size, channels=channels, masks=masks, styles=styles, shrink=shrink)
 
 
+BACKBONES: Registry[type[BackboneSettings]] = settings_registry(
+    "cmrfed.backbones", "backbone", "kind", BackboneSettings, (BackboneConfig,)
+)
+
+
+# --- the autoencoder and the whole ------------------------------------------------------------------
 class AutoencoderConfig(Section):
     """Size of the autoencoder."""
 
@@ -104,31 +276,12 @@ class AutoencoderConfig(Section):
         return int(2 ** (len(self.channels) - 1))
 
 
-SAMPLERS: Mapping[str, tuple[SamplerName, ...]] = {"ddpm": ("ancestral", "ddim", "dpm++"), "flow": ("euler", "heun")}
-"""Samplers of each kind of process."""
-
-
-def check_sampler(name: SamplerName, kind: str) -> None:
-    """Refuse a sampler that does not draw from a kind of process.
-
-    Raises:
-        ConfigError: It belongs to another family.
-    """
-    if name not in SAMPLERS[kind]:
-        raise ConfigError(
-            f"sampler {name} does not fit this process",
-            got=name,
-            expected=" or ".join(SAMPLERS[kind]),
-            do="set sampler.name in the recipe",
-        )
-
-
 class GeneratorSettings(Section):
     """A generator as a recipe states it, without what follows from the data."""
 
     process: ProcessConfig = FlowConfig()
     """How arrays are perturbed, and what the network learns to predict."""
-    backbone: BackboneConfig = BackboneConfig()
+    backbone: Annotated[BackboneConfig, OrInstalled(BACKBONES, "kind")] = BackboneConfig()
     sampler: SamplerConfig = SamplerConfig()
     condition_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of items trained without any condition; needed for guidance."""
@@ -153,12 +306,14 @@ class GeneratorConfig(GeneratorSettings):
     def _fits(self) -> "GeneratorConfig":
         if (self.codec == "latent") != (self.autoencoder is not None):
             raise ValueError(f"codec {self.codec}: an autoencoder belongs to latent images, and to nothing else")
-        step, shrink = self.backbone.patch_px * 2 ** (len(self.backbone.channels) - 1), ""
+        step, shrink = self.backbone.size_multiple, ""
         if self.autoencoder:
             step, shrink = step * self.autoencoder.shrink, " × shrink of the autoencoder"
         if self.size_px % step:
-            raise ValueError(f"size_px {self.size_px} must be a multiple of {step} (patch_px × 2^(levels - 1){shrink})")
+            raise ValueError(
+                f"size_px {self.size_px} must be a multiple of {step} ({self.backbone.size_words}{shrink})"
+            )
         if self.sampler.guidance_scale != 1 and not self.condition_dropout:
             raise ValueError("guidance_scale other than 1 needs condition_dropout > 0 in training")
-        check_sampler(self.sampler.name, self.process.kind)  # a misfit shows before training, not after
+        check_sampler(self.sampler.name, type(self.process))  # a misfit shows before training, not after
         return self

@@ -6,11 +6,9 @@ from typing import Any
 
 from cmrfed.evaluation.results.catalogue import word
 from cmrfed.evaluation.results.result import Metric
+from cmrfed.generators.settings import PROCESSES
 
 SOURCES = {
-    "ddpm": "Ho J, Jain A, Abbeel P. Denoising diffusion probabilistic models. NeurIPS 2020. arXiv 2006.11239.",
-    "flow": "Lipman Y, Chen RTQ, Ben-Hamu H, Nickel M, Le M. Flow matching for generative modeling. "
-    "ICLR 2023. arXiv 2210.02747.",
     "latent": "Rombach R, Blattmann A, Lorenz D, Esser P, Ommer B. High-resolution image synthesis with latent "
     "diffusion models. CVPR 2022. arXiv 2112.10752.",
     "ddim": "Song J, Meng C, Ermon S. Denoising diffusion implicit models. ICLR 2021. arXiv 2010.02502.",
@@ -77,10 +75,6 @@ SOURCES = {
     "bootstrap": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall 1993.",
 }
 
-_FAMILIES = {
-    "ddpm": "a denoising diffusion probabilistic model",
-    "flow": "flow matching on straight paths",
-}
 _POST_PROCESSING = {
     "largest_component": "Of each structure on a slice the largest piece alone was kept.",
 }
@@ -136,7 +130,8 @@ def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
     what = "Masks are drawn by" if stage == "mask" else "Images are drawn for each mask by"
     guided = sampler.get("guidance_scale", 1) != 1
     latent = bool(settings.get("autoencoder"))
-    family = _FAMILIES.get(kind, kind) + (_LATENT if latent else "")
+    family = PROCESSES.get(kind).family.text if kind in PROCESSES else kind
+    family += _LATENT if latent else ""
     text = (
         f"{what} {family}, sampled with {sampler['name']} in {sampler['steps']} steps"
         + (f" and classifier-free guidance of {sampler['guidance_scale']}" if guided else "")
@@ -146,7 +141,7 @@ def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
     if stage == "mask" and done != "none":
         text += f" {_POST_PROCESSING.get(done, f'They were post-processed: {done}.')}"
     extra = [_SAMPLER_SOURCES[sampler["name"]]] if sampler["name"] in _SAMPLER_SOURCES else []
-    marks = [*([kind] if kind in SOURCES else []), *(["latent"] if latent else []), *extra]
+    marks = [*([kind] if kind in PROCESSES else []), *(["latent"] if latent else []), *extra]
     return Paragraph(text, (*marks, *(["guidance"] if guided else [])))
 
 
@@ -253,4 +248,4 @@ def bibliography(used: Iterable[Paragraph]) -> tuple[dict[str, int], list[str]]:
     for paragraph in used:
         for key in paragraph.sources:
             numbers.setdefault(key, len(numbers) + 1)
-    return numbers, [SOURCES[key] for key in numbers]
+    return numbers, [SOURCES.get(key) or PROCESSES.get(key).family.source for key in numbers]

@@ -167,7 +167,7 @@ def trained_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 def _small(config: GeneratorConfig) -> GeneratorConfig:
     """The same network on the smallest images that it takes."""
-    step = config.backbone.patch_px * 2 ** (len(config.backbone.channels) - 1)
+    step = config.backbone.size_multiple
     step *= config.autoencoder.shrink if config.autoencoder else 1
     size = min(config.size_px, step * math.ceil(16 / step))
     return GeneratorConfig.model_validate(config.model_dump() | {"size_px": size})

@@ -22,7 +22,7 @@ def train_publicly(generator: Generator, cohort: Cohort, stage: Stage, config: P
         seed: Of all draws.
     """
     network = generator.network
-    network.silence_styles()
+    network.zero_site_conditioning()
     trainer = LocalTrainer(generator, cohort, stage, UNKNOWN, config, seed)
     average = {name: weights.clone() for name, weights in network.state_dict().items()}
     with track(f"Pre-training the {stage} generator", config.rounds * config.local_steps) as progress:

@@ -1,9 +1,8 @@
 """White-box membership inference: does a saved generator tell training patients from others?
 
-All families are asked for the noise in an array x = a x_0 + s ε: DDPM at time t has a = √ᾱ_t and s = √(1 - ᾱ_t); flow
-matching has a = 1 - σ and s = σ, with σ chosen for the same ratio s / a as the cosine schedule has at t. The network's
-answer becomes noise by ε = a v + s x (velocity of diffusion), (x - a x_0) / s (clean array), x + (1 - σ) v (flow).
-A latent generator is attacked in its latent space.
+All families are asked for the noise in an array x = α x_0 + σ ε, at times that `Process.time_of_step` gives: the step
+itself in diffusion, and the time with the noise σ / α of the cosine schedule in other families. A latent generator is
+attacked in its latent space.
 
 Attackers are told masks, phase and position, but not the site: slice by slice and draw by draw the styles take turns.
 """
@@ -39,8 +38,6 @@ from cmrfed.evaluation.results.result import Findings
 from cmrfed.evaluation.slices import slices_of_cohort
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.generators.process import make_process
-from cmrfed.generators.settings import DDPMConfig, FlowConfig
 from cmrfed.training.loop import stage_inputs
 
 TIMES = (25, 50, 75, 100, 125, 150, 175, 200)
@@ -65,7 +62,7 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Slices:
-    """Encoded slices (B, …) and what the generator is told of each."""
+    """Encoded slices (B, …) and the conditions of each."""
 
     clean: Tensor
     cond: Condition
@@ -77,36 +74,28 @@ class Probe:
     """Asks a generator for the noise in an array, whatever it predicts."""
 
     def __init__(self, generator: Generator) -> None:
-        self.generator, config = generator, generator.config.process
-        self.kind = "flow" if isinstance(config, FlowConfig) else config.prediction
+        self.generator, self.process = generator, generator.process
         self.styles = generator.config.styles
-        process = make_process(DDPMConfig() if self.kind == "flow" else config)
-        self._alpha = process.scheduler.alphas_cumprod.double()
 
-    def level(self, time: int) -> tuple[float, float, float]:
-        """a, s and the time that the network is told, for time 0 … 999 of the diffusion."""
-        a, s = float(self._alpha[time].sqrt()), float((1 - self._alpha[time]).sqrt())
-        if self.kind != "flow":
-            return a, s, float(time)
-        sigma = s / (a + s)
-        return 1 - sigma, sigma, 1000 * sigma
+    def _time(self, step: int) -> Tensor:
+        return torch.tensor(self.process.time_of_step(step), dtype=torch.float64)
 
-    def noise(self, array: Tensor, time: int, slices: Slices, draw: int = 0) -> Tensor:
-        """The noise that the generator sees in an array (B, …)."""
-        a, s, told = self.level(time)
-        style = (slices.number + draw) % self.styles
-        told_of = Condition(slices.cond.masks, slices.cond.phase, slices.cond.position, style)
-        planes = self.generator.network.condition_planes(told_of)
-        out = self.generator.network(array, torch.full((len(array),), told), planes)
-        if self.kind == "flow":
-            return array + a * out
-        if self.kind == "v_prediction":
-            return a * out + s * array
-        return out if self.kind == "epsilon" else (array - a * out) / s
+    def level(self, step: int) -> tuple[float, float]:
+        """α and σ at a step 0 … 999 of diffusion."""
+        alpha, sigma = self.process.alpha_sigma(self._time(step))
+        return float(alpha), float(sigma)
+
+    def noise(self, array: Tensor, step: int, slices: Slices, draw: int = 0) -> Tensor:
+        """The noise that the generator predicts in an array (B, …)."""
+        time, style = self._time(step), (slices.number + draw) % self.styles
+        cond = Condition(slices.cond.masks, slices.cond.phase, slices.cond.position, style)
+        planes = self.generator.network.condition_planes(cond)
+        out = self.generator.network(array, torch.full((len(array),), float(time)), planes)
+        return self.process.to_noise(out, array, time)
 
     def moved(self, array: Tensor, noise: Tensor, start: int, end: int) -> Tensor:
-        """A deterministic step (DDIM, arXiv 2010.02502) from one time to another, either way."""
-        (a, s, _), (b, r, _) = self.level(start), self.level(end)
+        """A deterministic step (DDIM, arXiv 2010.02502) from one step of diffusion to another, either way."""
+        (a, s), (b, r) = self.level(start), self.level(end)
         return b * (array - s * noise) / a + r * noise
 
 
@@ -118,7 +107,7 @@ def loss_score(probe: Probe, slices: Slices, noises: int, seed: int) -> Tensor:
     """Minus the mean squared error of the predicted noise over all `TIMES` and draws, (B,)."""
     total = torch.zeros(len(slices.clean))
     for time in TIMES:
-        a, s, _ = probe.level(time)
+        a, s = probe.level(time)
         for draw in range(noises):
             shape = slices.clean.shape[1:]
             noise = torch.randn(shape, generator=torch_generator(seed, "attack", time, draw))[None]
@@ -133,7 +122,7 @@ def sima_score(probe: Probe, slices: Slices) -> Tensor:
 
 def pia_score(probe: Probe, slices: Slices) -> Tensor:
     """Minus the 4-norm between the noise seen at time 0 and that seen after adding it, (B,)."""
-    first, (a, s, _) = probe.noise(slices.clean, 0, slices), probe.level(NEAR)
+    first, (a, s) = probe.noise(slices.clean, 0, slices), probe.level(NEAR)
     again = probe.noise(a * slices.clean + s * first, NEAR, slices)
     return -(first - again).flatten(1).norm(p=4, dim=1)
 

@@ -47,7 +47,8 @@ def test_the_code_on_the_card_draws_what_the_generator_draws(codec, process, sam
 def test_the_example_in_the_readme_is_that_of_the_recipe() -> None:
     root = Path(__file__).parents[3]
     experiment = resolve(root / "configs" / "recipes" / "acdc.yaml")
-    assert example(Generator(experiment.generator("image"))) in (root / "README.md").read_text()
+    generator = Generator(experiment.generator("image"))
+    assert example(generator, generator.network) in (root / "README.md").read_text()
 
 
 @pytest.mark.parametrize("codec", ["pixel", "latent"])

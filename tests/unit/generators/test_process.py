@@ -6,7 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cmrfed.generators.process import VELOCITY_CAP, make_process
+from cmrfed.generators.process import make_process
+from cmrfed.generators.processes.ddpm import VELOCITY_CAP
 from cmrfed.generators.settings import DDPMConfig, FlowConfig
 
 

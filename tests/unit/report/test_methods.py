@@ -4,7 +4,7 @@ import pytest
 
 from cmrfed.evaluation.results.catalogue import MEASURES, metric
 from cmrfed.federation.server.strategy import FederationConfig
-from cmrfed.generators.settings import SamplerName
+from cmrfed.generators.settings import SAMPLERS
 from cmrfed.report.methods import _MEASURES, SOURCES, bibliography, paragraphs
 from cmrfed.synthesis.post_processing import PostProcessing
 
@@ -94,7 +94,7 @@ def test_every_strategy_has_words_and_a_source(strategy):
     assert set(words.sources) <= set(SOURCES)
 
 
-@pytest.mark.parametrize("sampler", get_args(SamplerName))
+@pytest.mark.parametrize("sampler", SAMPLERS.builtin_names)
 def test_every_sampler_is_named(sampler):
     assert f"sampled with {sampler} in 20 steps" in paragraphs(run_of(sampler=sampler), ())[0].text
 

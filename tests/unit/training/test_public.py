@@ -28,7 +28,7 @@ def test_it_ends_with_the_running_average_of_plain_training_without_style(cohort
     generator, slow = fresh(stage), fresh(stage)
     train_publicly(generator, cohort, stage, TRAINING, seed=7)
 
-    slow.network.silence_styles()
+    slow.network.zero_site_conditioning()
     trainer = LocalTrainer(slow, cohort, stage, UNKNOWN, TRAINING, 7)
     average = {name: weights.clone() for name, weights in slow.network.state_dict().items()}
     for number, decay in ((1, 2 / 11), (2, 3 / 12), (3, 4 / 13)):

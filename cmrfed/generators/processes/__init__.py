@@ -1,0 +1,1 @@
+"""Families of processes, a file each: the path, and what the network predicts on it."""
