@@ -18,6 +18,7 @@ import typer
 import yaml
 
 from cmrfed.cli.deploy import add_to
+from cmrfed.cli.doctor import doctor
 from cmrfed.config.recipes import find_recipe, find_sweep
 from cmrfed.core.errors import CmrfedError, ConfigError, PrivacyError, SweepError, leave_error
 from cmrfed.core.progress import console, say
@@ -35,6 +36,7 @@ export_app = typer.Typer(
 )
 app.add_typer(export_app, name="export")
 add_to(app)
+app.command(epilog="Example: cmrfed doctor --recipe demo")(doctor)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from cmrfed.config.experiment import STAGES
+from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError
@@ -58,9 +58,20 @@ def _cells(point: Point, seen: set[str], clock: Clock) -> tuple[list[str], float
     cells = [epsilon, sigma, rate, str(steps), str(public), str(segmenters), f"≈ {drawn}"]
     if problem:
         return [*cells, "–"], 0.0, problem
-    seconds = public_s + training_seconds(experiment, clock) + drawing_seconds(experiment, clock)
-    seconds += segmenter_seconds(experiment, segmenters, clock)
+    seconds = public_s + _own_seconds(experiment, segmenters, clock)
     return [*cells, duration(seconds)], seconds, ""
+
+
+def run_seconds(experiment: Experiment, clock: Clock) -> float:
+    """What one run would take on this machine, as `COVERS` says, its public pre-training included."""
+    stages = [*STAGES, CODEC] if experiment.pretrain and experiment.pretrain.autoencoder else STAGES
+    public = sum(public_seconds(experiment, stage, clock) for stage in stages)
+    return public + _own_seconds(experiment, _segmenter_steps(experiment, real=True), clock)
+
+
+def _own_seconds(experiment: Experiment, segmenters: int, clock: Clock) -> float:
+    seconds = training_seconds(experiment, clock) + drawing_seconds(experiment, clock)
+    return seconds + segmenter_seconds(experiment, segmenters, clock)
 
 
 def _new(key: str, seen: set[str]) -> bool:
@@ -90,14 +101,21 @@ def _public(point: Point, seen: set[str], clock: Clock) -> tuple[int, float]:
 def _segmenters(point: Point, seen: set[str]) -> int:
     """Steps of all segmenters of a point; those on real slices alone are shared by points with the same patients."""
     config = point.experiment.evaluation
-    if not config.utility:
-        return 0
-    site_arms = point.experiment.sites * config.site_seeds if point.experiment.sites > 1 else 0
-    own = (1 + config.mixed_arm + len(config.mixed_shares)) * config.segmenter.seeds + site_arms
-    real = config.segmenter.seeds + config.control_seeds + site_arms
     data = digested(point.experiment.data, {"external"})
     key = digest_json([data, point.experiment.seed, digested(config.segmenter), config.seed, "real"])
-    return (own + (real if _new(key, seen) else 0)) * config.segmenter.steps
+    return _segmenter_steps(point.experiment, real=config.utility and _new(key, seen))
+
+
+def _segmenter_steps(experiment: Experiment, *, real: bool) -> int:
+    """Steps of all segmenters of a run, with those on real slices alone if ``real``."""
+    config = experiment.evaluation
+    if not config.utility:
+        return 0
+    site_arms = experiment.sites * config.site_seeds if experiment.sites > 1 else 0
+    arms = (1 + config.mixed_arm + len(config.mixed_shares)) * config.segmenter.seeds + site_arms
+    if real:
+        arms += config.segmenter.seeds + config.control_seeds + site_arms
+    return arms * config.segmenter.steps
 
 
 def _paid(sweep: Sweep) -> list[str]:

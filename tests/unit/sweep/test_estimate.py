@@ -2,10 +2,13 @@ import re
 
 import pytest
 
+from cmrfed.config.experiment import resolve
+from cmrfed.pipeline.run import stage_specs
 from cmrfed.report.results import duration
-from cmrfed.sweep.estimate import dry_run
+from cmrfed.sweep.estimate import dry_run, run_seconds
 from cmrfed.sweep.timing import DRAWN, Clock
 from cmrfed.sweep.work import states
+from tests.support import ROOT
 from tests.sweep_world import BASE, make_sweep
 
 TINY = "{rounds: 2, local_steps: 5}"
@@ -49,3 +52,25 @@ def test_families_share_the_public_masks(tmp_path):
     text = "name: s\nrecipe: base.yaml\ngrid: {image.generator.mask_dropout: [0.1, 0.2]}"
     rows = cells(dry_run(make_sweep(tmp_path, text, base), []), "image")
     assert [row[6] for row in rows] == ["20", "10"]
+
+
+def test_a_run_takes_the_time_of_all_its_parts(monkeypatch):
+    """A clock of whole numbers against a sum by hand."""
+    experiment = resolve(ROOT / "configs/recipes/demo.yaml", [])
+
+    class Fixed:
+        def training_step(self, *_):
+            return 1.0
+
+        def drawing(self, *_):
+            return 1000.0
+
+        def segmenter_step(self, *_):
+            return 1e6
+
+    trained = sum(experiment.sites * s.training.rounds * s.training.local_steps for s in stage_specs(experiment))
+    config = experiment.evaluation
+    arms = (2 + config.mixed_arm + len(config.mixed_shares)) * config.segmenter.seeds + config.control_seeds
+    arms += 2 * experiment.sites * config.site_seeds
+    drawn = experiment.synthesis.patients * sum(experiment.synthesis.slices)
+    assert run_seconds(experiment, Fixed()) == trained + 2000.0 * drawn + 1e6 * arms * config.segmenter.steps
