@@ -22,7 +22,9 @@ with owned(Path(sys.argv[1]), "the run folder"):
     print("held", flush=True)
     time.sleep(60)
 """
-FORK = "import os; child = os.fork(); child or time.sleep(60); print(child, flush=True)"
+FORK = "import os; r, w = os.pipe(); child = os.fork(); child or (os.write(w, b'.'), time.sleep(60)); os.read(r, 1)"
+FORK += "; print(child, flush=True)"
+"""The fork is at work, and has let go of the lock, before its pid is told."""
 SPAWN = "import subprocess; child = subprocess.Popen(['sleep', '60']); print(child.pid, flush=True)"
 
 
