@@ -24,7 +24,8 @@ from cmrfed.data.draws import gather
 from cmrfed.data.public import public_patients
 from cmrfed.data.settings import PublicPatients
 from cmrfed.evaluation.fidelity.distances import paired_values
-from cmrfed.evaluation.utility.segmenter import SegmenterConfig, labelled_slices, train_segmenter
+from cmrfed.evaluation.settings import SegmenterConfig
+from cmrfed.evaluation.utility.segmenter import labelled_slices, train_segmenter
 from cmrfed.generators.settings import AutoencoderConfig
 from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.settings import AutoencoderTraining

@@ -25,9 +25,10 @@ from cmrfed.core.precision import arithmetic
 from cmrfed.core.progress import say, track
 from cmrfed.data.draws import gather
 from cmrfed.data.labels import STRUCTURES
-from cmrfed.evaluation.features.extractors import Extractor, FeatureConfig, open_extractor
+from cmrfed.evaluation.features.extractors import Extractor, open_extractor
 from cmrfed.evaluation.fidelity.distances import kid
-from cmrfed.evaluation.utility.segmenter import SegmenterConfig, labelled_slices, segment, train_segmenter, volume_dice
+from cmrfed.evaluation.settings import FeatureConfig, SegmenterConfig
+from cmrfed.evaluation.utility.segmenter import labelled_slices, segment, train_segmenter, volume_dice
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.training.loop import stage_inputs

@@ -33,7 +33,8 @@ from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.config import Precision
 from cmrfed.core.precision import SWITCH, has_bf16
 from cmrfed.data.cohort import Cohort
-from cmrfed.evaluation.utility.segmenter import SegmenterConfig, labelled_slices, train_segmenter
+from cmrfed.evaluation.settings import SegmenterConfig
+from cmrfed.evaluation.utility.segmenter import labelled_slices, train_segmenter
 from cmrfed.generators.generator import Generator
 from cmrfed.training.loop import LocalTrainer
 

@@ -22,8 +22,9 @@ from benchmarks.sampling import SUBSETS, from_run
 from cmrfed.core.precision import arithmetic
 from cmrfed.core.progress import say
 from cmrfed.data.draws import gather
-from cmrfed.evaluation.features.extractors import Extractor, FeatureConfig, open_extractor
+from cmrfed.evaluation.features.extractors import Extractor, open_extractor
 from cmrfed.evaluation.fidelity.distances import kid
+from cmrfed.evaluation.settings import FeatureConfig
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import FlowConfig, SamplerConfig
 from cmrfed.training.loop import stage_inputs

@@ -36,10 +36,11 @@ from cmrfed.core.precision import arithmetic
 from cmrfed.core.progress import say
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
-from cmrfed.data.phantom import PhantomConfig
-from cmrfed.evaluation.features.extractors import Extractor, FeatureConfig, PhantomFeatures, open_extractor
+from cmrfed.data.settings import PhantomConfig
+from cmrfed.evaluation.features.extractors import Extractor, PhantomFeatures, open_extractor
 from cmrfed.evaluation.features.phantom_cnn import Recipe, load_or_train
 from cmrfed.evaluation.fidelity.distances import kid
+from cmrfed.evaluation.settings import FeatureConfig
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import DDPMConfig, SamplerConfig

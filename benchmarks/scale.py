@@ -34,7 +34,7 @@ from cmrfed.core.artifacts import read_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.run import FederatedRun, StageSpec
-from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import BackboneConfig, GeneratorConfig

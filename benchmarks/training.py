@@ -39,12 +39,12 @@ from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.partition import partition
-from cmrfed.data.phantom import PhantomConfig, write_phantom
+from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
-from cmrfed.data.settings import PartitionConfig
+from cmrfed.data.settings import PartitionConfig, PhantomConfig
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.run import FederatedRun, StageSpec
-from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.policy import SitePolicy

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from cmrfed.config.experiment import Experiment as Experiment
     from cmrfed.core.errors import CmrfedError as CmrfedError
     from cmrfed.data.cohort import Cohort as Cohort
-    from cmrfed.data.phantom import PhantomConfig as PhantomConfig
     from cmrfed.data.phantom import write_phantom as write_phantom
     from cmrfed.data.preparation.prepare import PrepareConfig as PrepareConfig
     from cmrfed.data.preparation.prepare import prepare as prepare
     from cmrfed.data.preparation.verify import verify as verify
+    from cmrfed.data.settings import PhantomConfig as PhantomConfig
     from cmrfed.data.synthetic import SyntheticDataset as SyntheticDataset
-    from cmrfed.evaluation.evaluate import EvaluationConfig as EvaluationConfig
     from cmrfed.evaluation.evaluate import evaluate as evaluate
     from cmrfed.evaluation.results.reading import read_evaluation as read_evaluation
     from cmrfed.evaluation.results.result import EvaluationReport as EvaluationReport
     from cmrfed.evaluation.results.result import Metric as Metric
+    from cmrfed.evaluation.settings import EvaluationConfig as EvaluationConfig
     from cmrfed.generators.condition import Condition as Condition
     from cmrfed.generators.generator import Generator as Generator
     from cmrfed.generators.settings import GeneratorSettings as GeneratorSettings
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cmrfed.privacy.ledger.ledger import PrivacyLedger as PrivacyLedger
     from cmrfed.privacy.ledger.statement import LedgerStatement as LedgerStatement
     from cmrfed.privacy.ledger.statement import read_statement as read_statement
-    from cmrfed.synthesis.two_stage import SynthesisConfig as SynthesisConfig
+    from cmrfed.synthesis.settings import SynthesisConfig as SynthesisConfig
     from cmrfed.training.settings import TrainingConfig as TrainingConfig
 
 __version__ = "0.1.0"

@@ -9,13 +9,15 @@ from cmrfed.config.recipes import find_recipe
 from cmrfed.core.artifacts import digest_state
 from cmrfed.core.errors import ConfigError
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.phantom import PhantomConfig, write_phantom
+from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
+from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.synthetic import NOT_PRIVATE, Manifest, PostProcessed, SyntheticDataset
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig, GeneratorSettings
 from cmrfed.pipeline.record import versions
-from cmrfed.synthesis.two_stage import SynthesisConfig, synthesize
+from cmrfed.synthesis.settings import SynthesisConfig
+from cmrfed.synthesis.two_stage import synthesize
 from cmrfed.synthesis.write import write_dataset
 from cmrfed.training.loop import LocalTrainer
 from cmrfed.training.settings import TrainingConfig

@@ -9,9 +9,10 @@ import torch
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.draws import gather
 from cmrfed.data.labels import Phase
-from cmrfed.evaluation.privacy.membership import AttackConfig, Scores, auc
+from cmrfed.evaluation.privacy.membership import Scores, auc
 from cmrfed.evaluation.privacy.white_box import patient_scores
 from cmrfed.evaluation.results.result import Estimate
+from cmrfed.evaluation.settings import AttackConfig
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import BackboneConfig
 from cmrfed.training.loop import stage_inputs

@@ -16,7 +16,7 @@ from cmrfed.data.labels import Phase
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.messages import Spent, StageJob
 from cmrfed.federation.server.run import FederatedRun, StageSpec
-from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.autoencoder import LatentCodec
 from cmrfed.generators.generator import Generator

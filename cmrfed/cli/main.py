@@ -79,7 +79,8 @@ def phantom(
     force: Force = False,
 ) -> None:
     """Make scans of a simulated beating heart, with known volumes."""
-    from cmrfed.data.phantom import PhantomConfig, write_phantom
+    from cmrfed.data.phantom import write_phantom
+    from cmrfed.data.settings import PhantomConfig
 
     _free(out, force)
     write_phantom(out, PhantomConfig(patients=patients, sites=sites, seed=seed))

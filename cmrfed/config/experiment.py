@@ -14,13 +14,12 @@ from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.registry import builtins_only
 from cmrfed.core.strict_yaml import load, read_mapping
-from cmrfed.data.phantom import PhantomConfig
-from cmrfed.data.settings import PartitionConfig
-from cmrfed.evaluation.evaluate import EvaluationConfig
-from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.data.settings import PartitionConfig, PhantomConfig
+from cmrfed.evaluation.settings import EvaluationConfig
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.generators.settings import GeneratorConfig, GeneratorSettings
 from cmrfed.privacy.settings import PrivacyConfig
-from cmrfed.synthesis.two_stage import SynthesisConfig
+from cmrfed.synthesis.settings import SynthesisConfig
 from cmrfed.training.settings import PretrainConfig, Stage, TrainingConfig
 
 STAGES: tuple[Stage, ...] = ("mask", "image")

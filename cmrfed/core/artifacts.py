@@ -10,14 +10,15 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from cmrfed.core.errors import DataError
 from cmrfed.core.text import parse_json, read_text
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _fsync_dir(folder: Path) -> None:
@@ -133,8 +134,10 @@ def digest_json(value: Any) -> str:
     return digest_bytes(canonical_json(value).encode())
 
 
-def digest_state(state: Mapping[str, torch.Tensor]) -> str:
+def digest_state(state: "Mapping[str, torch.Tensor]") -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in order of name."""
+    import torch  # who reads settings alone does not wait for it
+
     total = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -155,11 +158,13 @@ def digest_folder(folder: Path) -> str:
 
 def save_state(
     path: Path,
-    state: Mapping[str, torch.Tensor],
+    state: "Mapping[str, torch.Tensor]",
     metadata: Mapping[str, str] | None = None,
     permissions: int | None = None,
 ) -> Path:
     """Write tensors as safetensors, atomically."""
+    from safetensors.torch import save_file  # which imports torch
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with _new_file(path, permissions) as part:
         part.touch()
@@ -172,7 +177,7 @@ def save_state(
     return path
 
 
-def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def load_state(path: Path) -> "tuple[dict[str, torch.Tensor], dict[str, str]]":
     """Read tensors and metadata of a safetensors file, or say what is wrong with it."""
     try:
         with safe_open(path, framework="pt") as handle:

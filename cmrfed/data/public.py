@@ -7,9 +7,9 @@ from pathlib import Path
 from cmrfed.core.artifacts import digest_json, locked, new_folder
 from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.phantom import PhantomConfig, write_phantom
+from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
-from cmrfed.data.settings import PublicPatients
+from cmrfed.data.settings import PhantomConfig, PublicPatients
 
 PUBLIC_VERSION = 1
 """Names all that is cached of public patients. To be raised when the same settings give other arrays, since the phantom

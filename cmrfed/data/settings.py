@@ -38,6 +38,17 @@ class PartitionConfig(Section):
         return tuple(range(self.sites)) if self.only is None else (self.only,)
 
 
+class PhantomConfig(Section):
+    """How many phantom patients to make, at how many sites, from which seed."""
+
+    patients: int = Field(24, ge=1)
+    """Simulated patients in all."""
+    sites: int = Field(3, ge=1)
+    """Simulated scanners, over which they are shared out."""
+    seed: int = 0
+    """Same seed, same patients."""
+
+
 class PublicPatients(Section):
     """How many, and of how many scanners. None of them is one of ``data.phantom``, whatever the seeds."""
 

@@ -5,32 +5,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 
 from cmrfed.core.artifacts import digest_folder, write_text
-from cmrfed.core.config import Section
 from cmrfed.core.errors import EvaluationError
 from cmrfed.core.progress import track
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import NOTICE, SyntheticDataset
-from cmrfed.evaluation.anatomy.shapes import AnatomyConfig, anatomy
-from cmrfed.evaluation.features.extractors import Extractor, FeatureConfig, KeptFeatures, open_extractor
+from cmrfed.evaluation.anatomy.shapes import anatomy
+from cmrfed.evaluation.features.extractors import Extractor, KeptFeatures, open_extractor
 from cmrfed.evaluation.features.radiomics import frd_metrics
-from cmrfed.evaluation.fidelity.distances import FidelityConfig, distribution_metrics, paired_metrics
+from cmrfed.evaluation.fidelity.distances import distribution_metrics, paired_metrics
 from cmrfed.evaluation.fidelity.precision_recall import manifold_metrics
 from cmrfed.evaluation.fidelity.reconstruction import reconstruction_fidelity, reconstruction_utility
 from cmrfed.evaluation.inputs import EvaluatedSet, layout_of, read_dataset
 from cmrfed.evaluation.installed import Sets, check_installed, installed_attacks, installed_metrics
 from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.privacy.black_box import leakage
-from cmrfed.evaluation.privacy.membership import AttackConfig, Claim
-from cmrfed.evaluation.privacy.memorisation import MemorisationConfig, memorisation
+from cmrfed.evaluation.privacy.membership import Claim
+from cmrfed.evaluation.privacy.memorisation import memorisation
 from cmrfed.evaluation.results.catalogue import say
 from cmrfed.evaluation.results.result import EvaluationReport, Findings, Notice, slug
+from cmrfed.evaluation.settings import (
+    EvaluationConfig,
+)
 from cmrfed.evaluation.slices import SliceSet, slices_of_cohort
 from cmrfed.evaluation.utility.arms import HOLDOUT, RECONSTRUCTION, SegmenterBenchmark, site_utility, utility
-from cmrfed.evaluation.utility.nnunet import NnunetConfig, nnunet_utility
-from cmrfed.evaluation.utility.segmenter import SegmenterConfig
+from cmrfed.evaluation.utility.nnunet import nnunet_utility
 from cmrfed.evaluation.verdict import verdicts
 
 FEW_PATIENTS = 10
@@ -39,37 +39,6 @@ NOT_FOR_RELEASE = (
     "NOT FOR RELEASE\n\nNumbers, series, features and segmenters were computed from real patients without noise, and "
     "pictures may show some of them. No privacy claim of the synthetic data set covers this folder.\n"
 )
-
-
-class EvaluationConfig(Section):
-    """What is measured and how."""
-
-    seed: int = 0
-    """Of segmenters, and of what is drawn for comparisons."""
-    utility: bool = True
-    """Train segmenters; by far the longest part."""
-    segmenter: SegmenterConfig = SegmenterConfig()
-    nnunet: NnunetConfig | None = None
-    """Beside the reference segmenter train nnU-Net v2 on the same arms; None: do not."""
-    site_seeds: int = Field(1, ge=0)
-    """Segmenters of each site's own patients, without the synthetic set and with it; 0 leaves the sites out."""
-    mixed_arm: bool = True
-    """Train a segmenter on real and synthetic slices together too: what does the set add to all real slices?"""
-    control_seeds: int = Field(1, ge=0)
-    """Segmenters of real slices alone without augmentation, the control; 0 leaves them out."""
-    mixed_shares: tuple[float, ...] = ()
-    """Further parts of a batch that are synthetic, beside real slices; the main arm has 0.5."""
-    features: FeatureConfig = FeatureConfig()
-    fidelity: FidelityConfig = FidelityConfig()
-    anatomy: AnatomyConfig = AnatomyConfig()
-    memorisation: MemorisationConfig = MemorisationConfig()
-    attacks: AttackConfig = AttackConfig()
-    installed_metrics: tuple[str, ...] = ()
-    """Metrics of installed plugins to compute too ([plugins](docs/plugins.md))."""
-    lpips_weights: str | None = None
-    """Folder with torchvision's AlexNet under checkpoints/, for LPIPS."""
-    show_real: bool = True
-    """Put hold-out patients into the pictures; leave it off for a report that leaves the hospital."""
 
 
 def evaluate(

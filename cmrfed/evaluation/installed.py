@@ -12,9 +12,9 @@ import numpy as np
 
 from cmrfed.core.errors import ConfigError, EvaluationError
 from cmrfed.core.registry import Registry
-from cmrfed.evaluation.privacy.membership import AttackConfig
 from cmrfed.evaluation.results.catalogue import Measure, register
 from cmrfed.evaluation.results.result import Findings
+from cmrfed.evaluation.settings import AttackConfig
 from cmrfed.evaluation.slices import SliceSet
 
 Access = Literal["black-box", "white-box"]

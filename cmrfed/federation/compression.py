@@ -1,13 +1,9 @@
 """Updates in fewer bits: halves, or bytes with stochastic rounding that is right on average."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Compression = Literal["none", "fp16", "int8"]
-"""none: a reply carries weights, float32. Otherwise their change, one number of fewer bits for each weight."""
 
 SCALES = "/scales"
 """Name of the tensor (number of weights,) float32 by whose elements, in order of name, the others are multiplied."""

@@ -15,7 +15,7 @@ from cmrfed.core.artifacts import digest_json, digest_state
 from cmrfed.core.config import Digest, Section, Seed
 from cmrfed.core.digests import digested
 from cmrfed.core.errors import FederationError, SiteRefused
-from cmrfed.federation.compression import Compression
+from cmrfed.federation.settings import Compression
 from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger.statement import Loss

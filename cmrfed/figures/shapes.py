@@ -19,7 +19,8 @@ from scipy.stats import ks_2samp, wasserstein_distance
 from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
-from cmrfed.evaluation.anatomy.shapes import SHAPES, AnatomyConfig, patient_shapes
+from cmrfed.evaluation.anatomy.shapes import SHAPES, patient_shapes
+from cmrfed.evaluation.settings import AnatomyConfig
 from cmrfed.evaluation.slices import slices_of_cohort, slices_of_synthetic
 from cmrfed.figures.study import Run, footer
 from cmrfed.report.figure import COLOURS, RULE, SOFT, STYLE, write_figure

@@ -17,7 +17,7 @@ from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import PROCESSES
-from cmrfed.synthesis.two_stage import SynthesisConfig
+from cmrfed.synthesis.settings import SynthesisConfig
 
 
 @dataclass(frozen=True)

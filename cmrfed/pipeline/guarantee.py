@@ -16,7 +16,7 @@ from cmrfed.federation.server.statements import FILE as STATEMENTS
 from cmrfed.federation.server.statements import read_statements
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.accountant import epsilon
-from cmrfed.privacy.budget import Plan, noise_to_signal
+from cmrfed.privacy.budget import Plan, calibrate_privacy, noise_to_signal
 from cmrfed.privacy.event import ADJACENCY, PrivacyEvent
 from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import PrivateTraining
@@ -56,7 +56,7 @@ def plan_privacy(experiment: Experiment) -> Plan | None:
     Raises:
         PrivacyError: The target cannot be met; the message names the nearest settings that can.
     """
-    return experiment.privacy.plan(experiment.steps()) if experiment.privacy.private else None
+    return calibrate_privacy(experiment.privacy, experiment.steps()) if experiment.privacy.private else None
 
 
 def requests(experiment: Experiment) -> dict[Stage, PrivateTraining | None]:

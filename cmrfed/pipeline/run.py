@@ -21,11 +21,11 @@ from cmrfed.core.owner import owned
 from cmrfed.core.progress import say, track
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.partition import PLACEMENT, partition, placement_of, refuse_lone_values
-from cmrfed.data.phantom import PhantomConfig, write_phantom
+from cmrfed.data.phantom import write_phantom
 from cmrfed.data.pool import pool
 from cmrfed.data.preparation.account import facts
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
-from cmrfed.data.settings import PartitionConfig
+from cmrfed.data.settings import PartitionConfig, PhantomConfig
 from cmrfed.data.synthetic import PAIRED, RECONSTRUCTED, Case, Manifest, PostProcessed, SyntheticDataset
 from cmrfed.evaluation.evaluate import check_test_names, claim_of, evaluate
 from cmrfed.evaluation.installed import check_installed

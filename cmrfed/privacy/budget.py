@@ -1,7 +1,7 @@
 """From a target ε for a whole data set to the noise of every private stage, or to what could be had instead."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -11,6 +11,7 @@ from cmrfed.core.config import Section
 from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
 from cmrfed.privacy.event import PrivacyEvent, Unit
+from cmrfed.privacy.settings import PrivacyConfig
 
 TOLERANCE = 2e-3
 """Relative precision of the calibrated noise multiplier; the error is always towards more noise."""
@@ -93,6 +94,29 @@ def calibrate(
         for s in stages
     )
     return Plan(planned, before, epsilon([*spent, *(s.event(sigma) for s in stages)], delta))
+
+
+def calibrate_privacy(config: PrivacyConfig, steps: Mapping[str, int]) -> Plan:
+    """Calibrate the noise of all stages of a recipe together.
+
+    Args:
+        config: The recipe's privacy.
+        steps: Steps of one site by stage, over all rounds.
+
+    Raises:
+        PrivacyError: The target cannot be met; the message names the nearest settings that can.
+    """
+    costs = [
+        StageCost(
+            stage=name,
+            sampling_rate=config.stage(name).sampling_rate,
+            steps=count,
+            noise_ratio=config.stage(name).noise_ratio,
+            unit=config.unit,
+        )
+        for name, count in steps.items()
+    ]
+    return calibrate(costs, config.epsilon or 0.0, config.target_delta)
 
 
 def noise_to_signal(

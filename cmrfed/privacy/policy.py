@@ -1,7 +1,7 @@
 """What a site allows: its own file, which beats every request of a server."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -12,8 +12,10 @@ from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.core.strict_yaml import read_mapping
 from cmrfed.privacy.event import PrivacyEvent, Unit
-from cmrfed.privacy.ledger.ledger import History
 from cmrfed.privacy.settings import MOST_DRAWS
+
+if TYPE_CHECKING:
+    from cmrfed.privacy.ledger.ledger import History
 
 ROOM_FOR_RETRIES = 1.25
 """Cap of a simulated site over the recipe's target: a round that a crash cut short is paid twice."""
@@ -164,7 +166,7 @@ class SitePolicy(Section):
             found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise PrivacyError(f"{path} cannot be followed", got=found, do="correct it") from None
 
-    def check(self, event: PrivacyEvent, history: History, patients: int) -> None:
+    def check(self, event: PrivacyEvent, history: "History", patients: int) -> None:
         """Refuse what the site does not allow, before anything is trained or spent.
 
         Args:
@@ -222,7 +224,7 @@ class SitePolicy(Section):
                 do=f"set federation.secure_aggregation to {{threshold: {self.secure_threshold}}}",
             )
 
-    def _check_budget(self, event: PrivacyEvent, history: History) -> None:
+    def _check_budget(self, event: PrivacyEvent, history: "History") -> None:
         if self.epsilon_cap is None:
             return
         after = history.epsilon(self.delta, extra=[event]).prv

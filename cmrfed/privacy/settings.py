@@ -1,12 +1,10 @@
 """What a recipe asks for in privacy, and what of it a request to a site says."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
 from cmrfed.core.config import Section, Seed
-from cmrfed.privacy.budget import Plan, StageCost, calibrate
 from cmrfed.privacy.event import Unit
 
 STRICT_DELTA = 1e-3
@@ -154,27 +152,6 @@ class PrivacyConfig(Section):
     def stage(self, name: str) -> StagePlan:
         """Settings of a stage, by name."""
         return {"autoencoder": self.autoencoder, "mask": self.mask, "image": self.image}[name]
-
-    def plan(self, steps: Mapping[str, int]) -> Plan:
-        """Calibrate the noise of all stages together.
-
-        Args:
-            steps: Steps of one site by stage, over all rounds.
-
-        Raises:
-            PrivacyError: The target cannot be met; the message names the nearest settings that can.
-        """
-        costs = [
-            StageCost(
-                stage=name,
-                sampling_rate=self.stage(name).sampling_rate,
-                steps=count,
-                noise_ratio=self.stage(name).noise_ratio,
-                unit=self.unit,
-            )
-            for name, count in steps.items()
-        ]
-        return calibrate(costs, self.epsilon or 0.0, self.target_delta)
 
     def request(self, name: str, noise_multiplier: float) -> PrivateTraining:
         """What a request for this stage says."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from cmrfed.config.experiment import Experiment, override, put, read_recipe, resolve
 from cmrfed.core.errors import ConfigError, PrivacyError
-from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.pipeline.guarantee import plan_privacy, plan_rows
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.sweep.summary import MEASURES, Curve, Level, curves, epsilon_text

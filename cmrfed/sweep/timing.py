@@ -12,7 +12,8 @@ from cmrfed.core.artifacts import digest_json
 from cmrfed.core.digests import digested
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.labels import Label, Phase
-from cmrfed.evaluation.utility.segmenter import SegmenterConfig, build_segmenter
+from cmrfed.evaluation.settings import SegmenterConfig
+from cmrfed.evaluation.utility.segmenter import build_segmenter
 from cmrfed.federation.server.run import StageSpec
 from cmrfed.generators.autoencoder import autoencoder_loss, build_autoencoder
 from cmrfed.generators.condition import Condition

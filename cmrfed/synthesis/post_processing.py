@@ -1,14 +1,12 @@
 """Post-processing of drawn masks: by name, never by default, and counted by whoever writes the data set."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 from skimage.measure import label
 
 from cmrfed.data.labels import STRUCTURES
-
-PostProcessing = Literal["none", "largest_component"]
+from cmrfed.synthesis.settings import PostProcessing
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:

@@ -42,7 +42,8 @@ from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.synthesis.two_stage import SynthesisConfig, synthesize
+from cmrfed.synthesis.settings import SynthesisConfig
+from cmrfed.synthesis.two_stage import synthesize
 from cmrfed.training.private import PrivateTrainer
 from cmrfed.training.settings import TrainingConfig
 from tests.federation_world import FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort, tiny_stage

@@ -20,7 +20,8 @@ from cmrfed.core.rng import fold
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.federation.server.run import StageSpec
-from cmrfed.federation.server.strategy import Aggregator, FedAvgConfig
+from cmrfed.federation.server.strategy import Aggregator
+from cmrfed.federation.settings import FedAvgConfig
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.policy import SitePolicy

@@ -21,9 +21,11 @@ from cmrfed.deploy.coordinator import submit
 from cmrfed.deploy.inner import nginx_command
 from cmrfed.deploy.kit import read_site_kit
 from cmrfed.deploy.provision import provision
-from cmrfed.evaluation.evaluate import EvaluationConfig, evaluate
+from cmrfed.evaluation.evaluate import evaluate
+from cmrfed.evaluation.settings import EvaluationConfig
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.pipeline import run as pipeline
+from cmrfed.privacy.budget import calibrate_privacy
 from cmrfed.privacy.ledger.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivacyConfig
@@ -180,7 +182,7 @@ def nginx_is_nowhere(folder: Path) -> None:
 
 
 def unmet(folder: Path) -> None:
-    PrivacyConfig(**PRIVATE | {"epsilon": 1e-6, "delta": 1e-6}).plan({"image": 10})
+    calibrate_privacy(PrivacyConfig(**PRIVATE | {"epsilon": 1e-6, "delta": 1e-6}), {"image": 10})
 
 
 PROVOCATIONS: dict[str, Callable[[Path], object]] = {

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from pydantic import Field
 
 from cmrfed.core.artifacts import new_folder, write_json, write_text
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.progress import track
 from cmrfed.core.rng import numpy_generator
@@ -16,21 +14,11 @@ from cmrfed.data.labels import Phase
 from cmrfed.data.phantom.anatomy import GROUPS, draw_heart
 from cmrfed.data.phantom.render import render
 from cmrfed.data.phantom.signal import ScannerStyle, site_style
+from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.synthetic import affine_of
 
 SPECIALTY = 3.0
 """How much more often a site sees the two groups that it is known for."""
-
-
-class PhantomConfig(Section):
-    """How many phantom patients to make, at how many sites, from which seed."""
-
-    patients: int = Field(24, ge=1)
-    """Simulated patients in all."""
-    sites: int = Field(3, ge=1)
-    """Simulated scanners, over which they are shared out."""
-    seed: int = 0
-    """Same seed, same patients."""
 
 
 @dataclass(frozen=True)

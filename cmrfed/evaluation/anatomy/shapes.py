@@ -4,32 +4,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from pydantic import Field
 from scipy.ndimage import binary_dilation, binary_fill_holes
 from scipy.stats import wasserstein_distance
 from skimage.measure import euler_number, label, perimeter_crofton, regionprops
 
-from cmrfed.core.config import Section
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.evaluation.anatomy.clinical import UNITS, patient_quantities
 from cmrfed.evaluation.anatomy.comparison import Samples, differing_metric
 from cmrfed.evaluation.results.catalogue import metric, series, unavailable, unit_words
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, mean_interval
+from cmrfed.evaluation.settings import AnatomyConfig
 from cmrfed.evaluation.slices import SliceSet
 
 SHAPES = ("area", "eccentricity", "roundness", "solidity")
 _UNITS = {"area": "pixels", "eccentricity": "fraction", "roundness": "fraction", "solidity": "fraction"}
-
-
-class AnatomyConfig(Section):
-    """What counts as a shape."""
-
-    minimum_area_px: int = Field(20, ge=1)
-    """Smaller structures have no measurable shape on the pixel grid."""
-    bootstrap_draws: int = Field(500, ge=10)
-    """Resamplings of patients behind an interval."""
-    permutations: int = Field(999, ge=99)
-    """Exchanges of patients between two sets, behind a p-value."""
 
 
 # --- shapes of a slice --------------------------------------------------------------------------

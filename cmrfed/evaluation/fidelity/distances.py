@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from torchmetrics.functional.image import (
     learned_perceptual_image_patch_similarity,
     multiscale_structural_similarity_index_measure,
@@ -13,12 +12,12 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import EvaluationError
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.evaluation.features.extractors import Extractor
 from cmrfed.evaluation.results.catalogue import metric, say, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, Notice, mean_interval
+from cmrfed.evaluation.settings import FidelityConfig
 from cmrfed.evaluation.slices import SliceSet, slices_of_synthetic
 
 DATA_RANGE = 2.0
@@ -26,17 +25,6 @@ MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales (Wang et al. 2003)."""
 _GAUSSIAN_SIDE = 11
 """Side of SSIM's Gaussian window in pixels."""
-
-
-class FidelityConfig(Section):
-    """How the distributions of features are compared."""
-
-    subsets: int = 100
-    """Number of subsets that KID is averaged over, and of half-samples behind an interval of KID."""
-    fid_halves: int = 20
-    """Number of half-samples behind an interval of FID, and of FRD."""
-    frd_slices: int = Field(300, ge=0)
-    """Most slices of each set for FRD, at 0.1 s each; 0 leaves it out."""
 
 
 # --- KID and FID --------------------------------------------------------------------------------

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
 from scipy.stats import beta, mannwhitneyu
 
-from cmrfed.core.config import Section
 from cmrfed.data.cohort import PatientRecord
 from cmrfed.evaluation.results.catalogue import attack_words, metric, say, series, unavailable
 from cmrfed.evaluation.results.result import CLAIM_REFUTED, CONTROL_FAILED, Estimate, Findings, Metric, Notice
@@ -25,21 +23,6 @@ ERROR = 0.05
 """Error rate of all intervals, and of calling a claim broken although it holds."""
 CONTROL_ERROR = 0.01
 """Error rate of calling a control failed although it is not: a failed control hides a value."""
-
-
-class AttackConfig(Section):
-    """Which membership attacks are tried, and how hard."""
-
-    black_box: bool = True
-    """Distances to the synthetic images; seconds."""
-    white_box: bool = False
-    """In a run: attack its image generator too. 94 passes of the network per slice: minutes at 64 px."""
-    slices: int = Field(6, ge=1)
-    """White box: slices of each patient, spread evenly."""
-    noises: int = Field(4, ge=1)
-    """White box: draws of the noise at each of eight times."""
-    installed: tuple[str, ...] = ()
-    """Attacks of installed plugins to try too ([plugins](docs/plugins.md))."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ Distances alone prove no privacy. They can show copies; that they show none is n
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import EvaluationError
 from cmrfed.evaluation.privacy.nearest import Neighbours, neighbours
 from cmrfed.evaluation.results.catalogue import metric, say, series, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, Notice, bootstrap, mean_interval
+from cmrfed.evaluation.settings import MemorisationConfig
 from cmrfed.evaluation.slices import SliceSet
 
 COPY_SHARE = 0.01
@@ -23,13 +22,6 @@ SAME_SCAN = 0.25
 """A patient nearer than this share of the usual distance is the same patient again."""
 IDENTICAL = 1e-3
 """Root-mean-square difference, on a range of 2, that rounding alone can leave."""
-
-
-class MemorisationConfig(Section):
-    """How neighbours are counted."""
-
-    draws: int = Field(20, ge=1)
-    """Random choices of equally many training and hold-out patients."""
 
 
 def _to_some(found: Neighbours, count: int, rng: np.random.Generator) -> np.ndarray:

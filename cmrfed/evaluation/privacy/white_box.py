@@ -24,7 +24,6 @@ from cmrfed.evaluation.installed import Access, attack_scores, installed_attacks
 from cmrfed.evaluation.privacy.membership import (
     FEWEST,
     Attack,
-    AttackConfig,
     Claim,
     Scores,
     attack_findings,
@@ -35,6 +34,7 @@ from cmrfed.evaluation.privacy.membership import (
 from cmrfed.evaluation.privacy.memorisation import repeated_patients
 from cmrfed.evaluation.results.catalogue import unavailable
 from cmrfed.evaluation.results.result import Findings
+from cmrfed.evaluation.settings import AttackConfig
 from cmrfed.evaluation.slices import slices_of_cohort
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator

@@ -19,22 +19,20 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from pydantic import Field
 
 from cmrfed.core.artifacts import digest_bytes, digest_json, read_json, write_json, write_text
-from cmrfed.core.config import Section
 from cmrfed.core.errors import EvaluationError
 from cmrfed.core.progress import track
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Label
 from cmrfed.evaluation.results.catalogue import unavailable, word
 from cmrfed.evaluation.results.result import Findings
+from cmrfed.evaluation.settings import NNUNET, NnunetConfig
 from cmrfed.evaluation.slices import SliceSet
 from cmrfed.evaluation.utility.arms import ARMS, HOLDOUT, Runs, arms_findings
 from cmrfed.evaluation.utility.contours import Scored
 from cmrfed.evaluation.utility.segmenter import Patients, score_volumes
 
-NAME = "nnU-Net v2, 2d"
 INSTALL = (
     "pip install 'cmrfed[nnunet]', or, to keep this build of torch, pip install --no-deps -r requirements-nnunet.txt"
 )
@@ -45,25 +43,6 @@ _IMPORTS = "import nnunetv2.run.run_training, nnunetv2.inference.predict_from_ra
 
 Case = tuple[np.ndarray, np.ndarray]
 """Image float32 (Z, H, W) and mask uint8 (Z, H, W) of one volume."""
-
-
-class NnunetConfig(Section):
-    """How long nnU-Net trains; all else it plans itself. Its own default of 250,000 steps takes days on a CPU."""
-
-    epochs: int = Field(1000, ge=1)
-    """Epochs of each training."""
-    iterations: int = Field(250, ge=1)
-    """Steps of each epoch."""
-
-    @property
-    def key(self) -> str:
-        """Goes into the id of every number."""
-        return f"nnunet-2d-{self.epochs}x{self.iterations}"
-
-    @property
-    def title(self) -> str:
-        """Goes into the name of every number."""
-        return f"{NAME}, {self.epochs} epochs of {self.iterations} steps"
 
 
 def missing() -> str | None:
@@ -277,7 +256,7 @@ def nnunet_utility(
     images = [np.asarray(v.image, np.float32) for p in tests.values() for v in p.iter_volumes() if v.mask is not None]
     scores: dict[str, dict[str, Runs]] = {test: {} for test in tests}
     try:
-        with track(f"utility, {NAME}", len(ARMS)) as bar:
+        with track(f"utility, {NNUNET}", len(ARMS)) as bar:
             for arm in ARMS:
                 found = iter(_found(arms[arm], images, real.labels, settings, out))
                 for test, patients in tests.items():

@@ -9,39 +9,15 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
-from pydantic import Field
 from torch import Tensor, nn
 
-from cmrfed.core.config import Precision, Section
 from cmrfed.core.errors import EvaluationError
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.rng import torch_generator
 from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import STRUCTURES, Label, Phase
+from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.surface_distance import PIXELS, Spacing, SurfaceDistance, surface_distance
-
-
-class SegmenterConfig(Section):
-    """How the reference segmenter is trained; every arm of a comparison gets the same."""
-
-    channels: tuple[int, ...] = (16, 32, 64, 144)
-    """Channels of each level of the U-Net; each level halves the image."""
-    steps: int = Field(1000, ge=1)
-    """Optimizer steps of each segmenter."""
-    batch_size: int = Field(32, ge=2)
-    """Slices of a step."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """Peak of a one-cycle schedule (Smith and Topin 2019)."""
-    weight_decay: float = Field(1e-4, ge=0)
-    """Of AdamW (arXiv 1711.05101)."""
-    seeds: int = Field(3, ge=1)
-    """Number of segmenters of each arm."""
-    precision: Precision = "bf16"
-    """Of the network's arithmetic: bf16 where the processor computes in it, fp32 everywhere else."""
-    augment: bool = True
-    """Vary the slices as :func:`augment` does."""
-    mixed_share: float = Field(0.5, gt=0, lt=1)
-    """Part of every batch that comes from the set that is mixed in."""
 
 
 def build_segmenter(config: SegmenterConfig, seed: int) -> nn.Module:

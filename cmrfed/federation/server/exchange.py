@@ -26,7 +26,8 @@ from cmrfed.federation.messages import (
     to_array_record,
 )
 from cmrfed.federation.server.statements import Statements
-from cmrfed.federation.server.strategy import FederationConfig, put_aside
+from cmrfed.federation.server.strategy import put_aside
+from cmrfed.federation.settings import FederationConfig
 
 _METRICS = ("loss", "first_loss", "last_loss", "items", "seconds")
 _POLL_S = 1.0

@@ -21,7 +21,8 @@ from cmrfed.federation.server.checkpoint import RoundStore, ServerState
 from cmrfed.federation.server.exchange import Outcome, Roster, ask
 from cmrfed.federation.server.statements import FILE as STATEMENTS
 from cmrfed.federation.server.statements import Statements
-from cmrfed.federation.server.strategy import Aggregator, FederationConfig, choose
+from cmrfed.federation.server.strategy import Aggregator, choose
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig

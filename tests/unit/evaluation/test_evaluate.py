@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from cmrfed.core.errors import EvaluationError
-from cmrfed.data.phantom import PhantomConfig
-from cmrfed.evaluation.evaluate import EvaluationConfig, evaluate
+from cmrfed.data.settings import PhantomConfig
+from cmrfed.evaluation.evaluate import evaluate
 from cmrfed.evaluation.features import extractors as features_module
 from cmrfed.evaluation.features.phantom_cnn import Recipe, load_or_train
 from cmrfed.evaluation.results.result import AXES, EvaluationReport
-from cmrfed.evaluation.utility.segmenter import SegmenterConfig
+from cmrfed.evaluation.settings import EvaluationConfig, SegmenterConfig
 from tests.evaluation_world import cohort, synthetic
 
 SHORT = Recipe(phantom=PhantomConfig(patients=2, sites=2, seed=3), steps=2, batch_size=4, size_px=32, crop_px=24)

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError, EvaluationError
-from cmrfed.evaluation.evaluate import EvaluationConfig
 from cmrfed.evaluation.installed import (
     InstalledAttack,
     Sets,
@@ -17,8 +16,8 @@ from cmrfed.evaluation.installed import (
     installed_metrics,
 )
 from cmrfed.evaluation.privacy.black_box import Cloud, contest
-from cmrfed.evaluation.privacy.membership import AttackConfig
 from cmrfed.evaluation.results.catalogue import MEASURES
+from cmrfed.evaluation.settings import AttackConfig, EvaluationConfig
 from tests.evaluation_world import sliced
 from tests.plugin_world import install
 

@@ -12,7 +12,7 @@ from cmrfed.core.artifacts import digest_json, digest_state, load_state, read_js
 from cmrfed.core.digests import digested
 from cmrfed.federation.compression import SCALES, compress, expand
 from cmrfed.federation.messages import to_array_record, to_state
-from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord, answer_train
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining

@@ -10,7 +10,8 @@ from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest
 from cmrfed.evaluation.results.catalogue import metric, unavailable
 from cmrfed.evaluation.results.result import Estimate, EvaluationReport, Metric
 from cmrfed.generators.settings import FlowConfig, SamplerConfig
-from cmrfed.synthesis.two_stage import SynthesisConfig, draw_images, image_seed
+from cmrfed.synthesis.settings import SynthesisConfig
+from cmrfed.synthesis.two_stage import draw_images, image_seed
 from cmrfed.synthesis.write import write_dataset
 from tests.generator_world import SIZE_PX, blob_cohort, ddpm, heart, tiny_generator
 

@@ -13,7 +13,7 @@ from cmrfed.core.errors import ConfigError
 from cmrfed.data import public
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Phase
-from cmrfed.data.phantom import PhantomConfig
+from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.checkpoint import RoundStore

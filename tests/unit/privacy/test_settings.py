@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from cmrfed.core.errors import PrivacyError
 from cmrfed.privacy.accountant import epsilon
+from cmrfed.privacy.budget import calibrate_privacy
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import MOST_PATIENTS, STRICT_DELTA, PrivacyConfig, PrivateTraining, strict_delta
 
@@ -57,7 +58,7 @@ def test_the_rule_for_delta_keeps_below_one_over_the_patients(declared: int) -> 
 
 def test_both_stages_share_one_budget() -> None:
     made = config(mask={"sampling_rate": 0.5, "noise_ratio": 2.0}, image={"sampling_rate": 0.25})
-    plan = made.plan({"mask": 40, "image": 100})
+    plan = calibrate_privacy(made, {"mask": 40, "image": 100})
     assert 7.8 < plan.total.prv <= 8.0
     mask, image = plan.stages
     assert mask.noise_multiplier == pytest.approx(2 * image.noise_multiplier)
@@ -78,7 +79,7 @@ def test_both_stages_share_one_budget() -> None:
 
 def test_a_target_out_of_reach_names_what_could_be_had() -> None:
     with pytest.raises(PrivacyError, match=r"cannot be met.*Expected: a target of at least ε = 0.83"):
-        config(epsilon=0.05, delta=1e-5).plan({"mask": 4000, "image": 4000})
+        calibrate_privacy(config(epsilon=0.05, delta=1e-5), {"mask": 4000, "image": 4000})
 
 
 def test_a_request_holds_what_a_site_needs_and_no_share_of_a_budget() -> None:

@@ -3,10 +3,10 @@ from typing import get_args
 import pytest
 
 from cmrfed.evaluation.results.catalogue import MEASURES, metric
-from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.generators.settings import SAMPLERS
 from cmrfed.report.methods import _MEASURES, SOURCES, bibliography, paragraphs
-from cmrfed.synthesis.post_processing import PostProcessing
+from cmrfed.synthesis.settings import PostProcessing
 
 
 def run_of(kind="flow", sampler="euler", guidance=1.0, strategy="fedavg"):

@@ -9,16 +9,8 @@ from cmrfed.core.errors import DataError
 from cmrfed.data.labels import Phase
 from cmrfed.generators.condition import Condition
 from cmrfed.synthesis.post_processing import largest_component
-from cmrfed.synthesis.two_stage import (
-    Plan,
-    SynthesisConfig,
-    draw_images,
-    draw_masks,
-    image_seed,
-    pair_with,
-    plan_patients,
-    synthesize,
-)
+from cmrfed.synthesis.settings import SynthesisConfig
+from cmrfed.synthesis.two_stage import Plan, draw_images, draw_masks, image_seed, pair_with, plan_patients, synthesize
 from tests.generator_world import SIZE_PX, SPACING_MM, blob_cohort, ddpm, tiny_config, tiny_generator
 
 CONFIG = SynthesisConfig(slices=(2, 4), precision="fp32", batch_size=8)

@@ -8,8 +8,8 @@ import pytest
 from cmrfed.data.geometry.affine import Frame
 from cmrfed.data.geometry.orientation import lies_otherwise, orient, signs_of_mirroring, ventricle_angle
 from cmrfed.data.labels import Label
-from cmrfed.data.phantom import PhantomConfig
 from cmrfed.data.phantom.write import phantom_patient
+from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.sources import RawArrays, read
 from tests.support import real_data
 

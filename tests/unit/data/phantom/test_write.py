@@ -7,8 +7,9 @@ import pytest
 
 from cmrfed.core.errors import ConfigError
 from cmrfed.data.labels import Label, Phase
-from cmrfed.data.phantom import PhantomConfig, phantom_patient, style_of, write_phantom
+from cmrfed.data.phantom import phantom_patient, style_of, write_phantom
 from cmrfed.data.preparation.verify import verify
+from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.sources import read
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.data.labels import Label
-from cmrfed.data.phantom import PhantomConfig, write_phantom
+from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.preparation.verify import check_volume, detect, verify, verify_many
+from cmrfed.data.settings import PhantomConfig
 from tests.support import real_data
 
 EVERY = (Label.RV, Label.MYO, Label.LV)

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 
 from cmrfed.data.labels import Label
-from cmrfed.evaluation.anatomy.shapes import (
-    AnatomyConfig,
-    anatomy,
-    outline_of,
-    ring_closed,
-    shape_of,
-    shapes_of_slice,
-    valid_slice,
-)
+from cmrfed.evaluation.anatomy.shapes import anatomy, outline_of, ring_closed, shape_of, shapes_of_slice, valid_slice
+from cmrfed.evaluation.settings import AnatomyConfig
 from tests.evaluation_world import sliced
 
 

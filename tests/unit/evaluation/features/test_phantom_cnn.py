@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from cmrfed.data.phantom import PhantomConfig
 from cmrfed.data.public import cache_folder
 from cmrfed.evaluation.features import phantom_cnn
-from cmrfed.evaluation.features.extractors import FeatureConfig, PhantomFeatures, open_extractor
+from cmrfed.evaluation.features.extractors import PhantomFeatures, open_extractor
 from cmrfed.evaluation.features.phantom_cnn import Recipe, _spoilt, load_or_train
+from cmrfed.evaluation.settings import FeatureConfig
 
 SHORT = Recipe(phantom=PhantomConfig(patients=2, sites=2, seed=3), steps=2, batch_size=4, size_px=32, crop_px=24)
 

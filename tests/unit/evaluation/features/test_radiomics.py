@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmrfed.evaluation.features.radiomics import RadiomicFeatures, frd_metrics, frd_of
-from cmrfed.evaluation.fidelity.distances import FidelityConfig
+from cmrfed.evaluation.settings import FidelityConfig
 from tests.evaluation_world import sliced
 
 

@@ -6,16 +6,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from cmrfed.core.errors import EvaluationError
-from cmrfed.evaluation.features.extractors import FeatureConfig, find_inception, open_extractor
+from cmrfed.evaluation.features.extractors import find_inception, open_extractor
 from cmrfed.evaluation.fidelity.distances import (
     PAIRED_BATCH,
-    FidelityConfig,
     distribution_metrics,
     lpips_metric,
     ms_ssim_betas,
     paired_metrics,
     paired_values,
 )
+from cmrfed.evaluation.settings import FeatureConfig, FidelityConfig
 from cmrfed.evaluation.slices import slices_of_cohort
 from cmrfed.synthesis.write import write_dataset
 from tests.evaluation_world import cohort, sliced, synthetic

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from cmrfed.data.phantom import PhantomConfig
+from cmrfed.data.settings import PhantomConfig
 from cmrfed.evaluation.features.extractors import PhantomFeatures
 from cmrfed.evaluation.features.phantom_cnn import Recipe, load_or_train
 from cmrfed.evaluation.fidelity.distances import kid_of

@@ -2,14 +2,8 @@ import numpy as np
 import pytest
 
 from cmrfed.core.errors import EvaluationError
-from cmrfed.evaluation.privacy.memorisation import (
-    MemorisationConfig,
-    Neighbours,
-    closer_share,
-    memorisation,
-    neighbours,
-    repeated_patients,
-)
+from cmrfed.evaluation.privacy.memorisation import Neighbours, closer_share, memorisation, neighbours, repeated_patients
+from cmrfed.evaluation.settings import MemorisationConfig
 from tests.evaluation_world import sliced
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from cmrfed.data.labels import Label
+from cmrfed.evaluation.settings import NnunetConfig
 from cmrfed.evaluation.slices import slices_of_cohort
 from cmrfed.evaluation.utility import nnunet as module
-from cmrfed.evaluation.utility.nnunet import NnunetConfig, cases_of_cohort, cases_of_slices, missing, nnunet_utility
+from cmrfed.evaluation.utility.nnunet import cases_of_cohort, cases_of_slices, missing, nnunet_utility
 from tests.evaluation_world import cohort
 from tests.support import descendants, is_running
 

@@ -5,9 +5,9 @@ from torch import nn
 
 from cmrfed.core.errors import EvaluationError
 from cmrfed.data.labels import Label, Phase
+from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import (
     LabelledSlices,
-    SegmenterConfig,
     _batch,
     augment,
     build_segmenter,

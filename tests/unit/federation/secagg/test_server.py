@@ -18,7 +18,7 @@ from cmrfed.federation.messages import PublicKeys, decode_reply, encode_job, to_
 from cmrfed.federation.secagg.arithmetic import encode, join, new_secret, public_key
 from cmrfed.federation.secagg.client import MaskStep, ShareStep, SiteMasking, UnmaskStep
 from cmrfed.federation.secagg.server import SecureRound
-from cmrfed.federation.server.strategy import FederationConfig
+from cmrfed.federation.settings import FederationConfig
 from cmrfed.federation.site.site import Site, answer_step, answer_train
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.training.loop import LocalResult, LocalTrainer

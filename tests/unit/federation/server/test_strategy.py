@@ -10,15 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cmrfed.core.errors import FederationError
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.federation.server.strategy import (
-    Aggregator,
-    FederationConfig,
-    StrategyConfig,
-    _flat,
-    _message,
-    choose,
-    put_aside,
-)
+from cmrfed.federation.server.strategy import Aggregator, _flat, _message, choose, put_aside
+from cmrfed.federation.settings import FederationConfig, StrategyConfig
 from tests.federation_world import random_state
 
 STRATEGIES = ["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "trimmed-mean", "krum"]

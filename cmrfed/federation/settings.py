@@ -1,0 +1,172 @@
+"""The settings of the federation: strategies, quorum, compression, secure aggregation. Loads no torch."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cmrfed.core.config import Section
+
+Compression = Literal["none", "fp16", "int8"]
+"""none: a reply carries weights, float32. Otherwise their change, one number of fewer bits for each weight."""
+
+
+class FedAvgConfig(Section):
+    """Weighted mean of the sites' weights (McMahan et al., arXiv 1602.05629)."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+class FedProxConfig(Section):
+    """FedAvg, and a term μ/2 ‖w - global‖² in every site's loss (Li et al., arXiv 1812.06127)."""
+
+    name: Literal["fedprox"]
+    proximal_mu: float = Field(0.01, gt=0)
+    """μ, the weight of the term."""
+
+
+class FedAvgMConfig(Section):
+    """SGD with momentum on the server, the mean change being the gradient (Hsu et al., arXiv 1909.06335)."""
+
+    name: Literal["fedavgm"]
+    server_learning_rate: float = Field(1.0, gt=0)
+    """Factor of the mean change; 1 takes it over as it is."""
+    server_momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last change that is kept in the next."""
+
+
+class FedOptConfig(Section):
+    """What the adaptive strategies share (Reddi et al., arXiv 2003.00295)."""
+
+    server_learning_rate: float = Field(0.01, gt=0)
+    """Step of the server, about the change of each weight in a round."""
+    beta_1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the running mean of the changes."""
+    beta_2: float = Field(0.99, ge=0, lt=1)
+    """Decay of the running mean of their squares."""
+    tau: float = Field(1e-3, gt=0)
+    """Floor of the denominator: small values adapt strongly."""
+
+
+class FedAdamConfig(FedOptConfig):
+    """Adam on the server (Reddi et al., arXiv 2003.00295)."""
+
+    name: Literal["fedadam"]
+
+
+class FedYogiConfig(FedOptConfig):
+    """Yogi on the server (Reddi et al., arXiv 2003.00295)."""
+
+    name: Literal["fedyogi"]
+
+
+class TrimmedMeanConfig(Section):
+    """Mean per weight without the extremes (Yin et al., arXiv 1803.01498); every site counts the same."""
+
+    name: Literal["trimmed-mean"]
+    trim_fraction: float = Field(0.34, gt=0, lt=0.5)
+    """Share of the replies cut off at each end; rounded down to whole replies."""
+
+
+class KrumConfig(Section):
+    """The one reply that lies closest to its neighbours (Blanchard et al., NeurIPS 2017)."""
+
+    name: Literal["krum"]
+    malicious_sites: int = Field(0, ge=0)
+    """Sites that may send anything; needs at least 2 × this + 3 replies."""
+
+
+StrategyConfig = Annotated[
+    FedAvgConfig | FedProxConfig | FedAvgMConfig | FedAdamConfig | FedYogiConfig | TrimmedMeanConfig | KrumConfig,
+    Field(discriminator="name"),
+]
+
+
+MEANS = (FedAvgConfig, FedProxConfig, FedAvgMConfig, FedOptConfig)
+"""Strategies that need the weighted mean of the replies, and nothing else of them."""
+
+
+class SecureAggregation(Section):
+    """The server sees the sum of the updates and no single one ([secure aggregation](docs/secure-aggregation.md))."""
+
+    threshold: int = Field(ge=2)
+    """So many sites together can take masks out; with fewer, a round fails and reveals nothing."""
+
+
+class FederationConfig(Section):
+    """Who takes part, how long to wait, and how replies are aggregated."""
+
+    sites: int = Field(3, ge=1)
+    """Leave it out: data.partition sets it."""
+    strategy: StrategyConfig = FedAvgConfig()
+    """How replies become the next global weights."""
+    fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the sites that is asked in a round, but never fewer than ``min_sites``."""
+    min_sites: int = Field(2, ge=1)
+    """Quorum: the fewest usable replies that make a round."""
+    round_timeout_s: float = Field(3600.0, gt=0)
+    """Seconds that a round waits for replies."""
+    connect_timeout_s: float = Field(60.0, gt=0)
+    """Seconds to wait for all sites before starting with those that are there."""
+    retries: int = Field(2, ge=0)
+    """How often a site that did not answer is asked again when the quorum is missed."""
+    weighting: Literal["patients", "equal"] = "patients"
+    """What a site counts in the mean. Its number of patients becomes known to the server with "patients"."""
+    compression: Compression = "none"
+    """How replies travel: whole weights, or their change in halves (fp16) or bytes (int8). Requests stay whole."""
+
+    secure_aggregation: Literal[False] | SecureAggregation = False
+    """false, or {threshold: N}: the server sees the sum of the updates alone."""
+
+    @property
+    def secure_threshold(self) -> int | None:
+        """Sites that can take masks out together; None: there are none."""
+        return self.secure_aggregation.threshold if self.secure_aggregation else None
+
+    @property
+    def asked(self) -> int:
+        """Sites asked in a round when all are there."""
+        return max(self.min_sites, math.ceil(self.fraction * self.sites))
+
+    @property
+    def proximal_mu(self) -> float:
+        """Weight of FedProx's term at the sites."""
+        return self.strategy.proximal_mu if isinstance(self.strategy, FedProxConfig) else 0.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "FederationConfig":
+        if self.min_sites > self.sites:
+            raise ValueError(f"min_sites is {self.min_sites}, but there are only {self.sites} site(s)")
+        strategy = self.strategy
+        if isinstance(strategy, TrimmedMeanConfig) and int(strategy.trim_fraction * self.min_sites) < 1:
+            least = math.ceil(1 / strategy.trim_fraction)
+            raise ValueError(
+                f"trim_fraction {strategy.trim_fraction} cuts nothing off: set min_sites to {least} or more"
+            )
+        if isinstance(strategy, KrumConfig) and self.min_sites < 2 * strategy.malicious_sites + 3:
+            raise ValueError(
+                f"krum against {strategy.malicious_sites} malicious site(s) needs min_sites of "
+                f"{2 * strategy.malicious_sites + 3} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_summed(self) -> "FederationConfig":
+        if not self.secure_aggregation:
+            return self
+        threshold = self.secure_aggregation.threshold
+        if not isinstance(self.strategy, MEANS):
+            raise ValueError(
+                f"secure_aggregation shows the server the sum alone, and {self.strategy.name} needs each reply: take "
+                "fedavg, fedprox, fedavgm, fedadam or fedyogi, or set secure_aggregation to false"
+            )
+        if self.compression != "none":
+            raise ValueError("secure_aggregation sends masked 64-bit numbers: set compression to none")
+        if not self.asked < 2 * threshold:
+            raise ValueError(
+                f"secure_aggregation.threshold {threshold} is no majority of the {self.asked} sites of a round: set it "
+                f"to {self.asked // 2 + 1} or more"
+            )
+        if self.min_sites < threshold:
+            raise ValueError(f"min_sites is {self.min_sites}: set it to secure_aggregation.threshold, {threshold}")
+        return self
