@@ -25,6 +25,7 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.public import PUBLIC_VERSION, cache_folder
+from cmrfed.data.settings import PhantomConfig
 
 NAME = "phantom-cnn-v1"
 TRAINING_VERSION = 1

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from cmrfed.data.public import cache_folder
+from cmrfed.data.settings import PhantomConfig
 from cmrfed.evaluation.features import phantom_cnn
 from cmrfed.evaluation.features.extractors import PhantomFeatures, open_extractor
 from cmrfed.evaluation.features.phantom_cnn import Recipe, _spoilt, load_or_train
