@@ -236,7 +236,7 @@ SLOW: Modules = {
     },
     # --- data ----------------------------------------------------------------------------------------
     "unit/data/sources/test_fuzz.py": {
-        "test_a_small_file_that_claims_much_takes_no_memory": (4, "each field in a process of little memory"),
+        "test_a_small_file_that_claims_much_takes_no_memory": (4, "headers that claim what no memory holds"),
     },
     "unit/data/preparation/test_checks.py": {
         "test_each_damage_is_found_and_costs_one_patient": (8, "thirty-five damages"),
@@ -276,7 +276,6 @@ SLOW: Modules = {
         "test_it_is_the_number_of_the_package_itself": (1, "the package of FRD"),
     },
     "unit/evaluation/features/test_phantom_cnn.py": {
-        "test_an_extractor_that_other_code_trained_is_not_used": (3, "trains the extractor twice"),
         "test_the_real_recipe_sees_blur_noise_and_another_contrast": (
             51,
             "trains the extractor of all fidelity numbers, as users get it",

@@ -55,7 +55,7 @@ def test_the_real_recipe_sees_blur_noise_and_another_contrast():
     from cmrfed.evaluation.features.phantom_cnn import _phantom_slices
     from cmrfed.evaluation.fidelity.distances import kid_of
 
-    extractor = open_extractor(FeatureConfig())  # trained in these tests or by this code before
+    extractor = open_extractor(FeatureConfig())  # the cached one, which tests/golden/test_caches.py holds to its code
     fresh = Recipe(phantom=PhantomConfig(patients=8, sites=2, seed=99))
     images = _phantom_slices(fresh)[0]
     a, b = images[::2], images[1::2]
