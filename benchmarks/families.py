@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from benchmarks import run_benchmark
-from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import read_json
 from cmrfed.core.precision import arithmetic
 from cmrfed.core.progress import say
@@ -26,6 +25,7 @@ from cmrfed.data.draws import gather
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport, Metric
 from cmrfed.generators.generator import Generator
+from cmrfed.pipeline.record import read_run
 from cmrfed.training.loop import LocalTrainer, stage_inputs
 
 QUALITY = {
@@ -47,8 +47,7 @@ class Family:
     draw_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        record = read_json(self.run_dir / "run.json")
-        self.experiment = Experiment.model_validate(record["experiment"])
+        self.experiment = read_run(self.run_dir).experiment
         self.report = read_evaluation(self.run_dir / "evaluation" / "evaluation.json")
         site = read_json(self.run_dir / "sites" / "00" / "site.json")
         self.cohort = Cohort.open(site["cohort"]).select(site["patients"])

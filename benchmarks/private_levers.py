@@ -33,9 +33,10 @@ from cmrfed.federation.server.run import FederatedRun
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig
-from cmrfed.pipeline.guarantee import plan_rows
+from cmrfed.pipeline.data import Data, open_data, write_sites
+from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.pipeline.pretrain import pretrained
-from cmrfed.pipeline.run import Data, open_data, stage_specs, write_sites
+from cmrfed.pipeline.training import stage_specs
 from cmrfed.training.loop import stage_inputs
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc-private.yaml"
@@ -104,7 +105,7 @@ def holdout_loss(made: Generator, usual: GeneratorConfig, cohort: Cohort, draws:
 def train(experiment: Experiment, data: Data, start: Path, folder: Path) -> Generator:
     """Train the image stage over simulated sites."""
     roots = write_sites(data, folder, experiment)
-    spec = next(spec for spec in stage_specs(experiment, start) if spec.name == "image")
+    spec = next(spec for spec in stage_specs(PrivacyPlan(experiment), start) if spec.name == "image")
     result = FederatedRun(
         LocalGrid(roots), folder, run_id="levers", seed=experiment.seed, digest=experiment.digest,
         federation=experiment.federation, stages=[spec], threads=experiment.compute.threads,
@@ -120,9 +121,9 @@ def measure(
     for number in range(args.repeats if experiment.privacy.private else 1):
         generator = train(experiment, data, start, folder / str(number))
         losses.append(holdout_loss(generator, usual, data.holdout, args.draws))
-    row = next((row for row in plan_rows(experiment) if row["stage"] == "image"), {})
-    released = str(row.get("released_numbers", "")) if experiment.privacy.private else ""
-    return Result(losses, released, row.get("noise_multiplier"), (time.monotonic() - begin) / len(losses))
+    row = next((row for row in PrivacyPlan(experiment).rows if row.stage == "image"), None)
+    released, noise = (str(row.released_numbers), row.noise_multiplier) if row else ("", None)
+    return Result(losses, released, noise, (time.monotonic() - begin) / len(losses))
 
 
 def show(name: str, result: Result) -> None:

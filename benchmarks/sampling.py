@@ -36,6 +36,7 @@ from cmrfed.core.precision import arithmetic
 from cmrfed.core.progress import say
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
+from cmrfed.data.partition import read_split
 from cmrfed.data.settings import PhantomConfig
 from cmrfed.evaluation.features.extractors import Extractor, PhantomFeatures, open_extractor
 from cmrfed.evaluation.features.phantom_cnn import Recipe, load_or_train
@@ -44,6 +45,7 @@ from cmrfed.evaluation.settings import FeatureConfig
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import DDPMConfig, SamplerConfig
+from cmrfed.pipeline.record import read_run
 from cmrfed.training.loop import LocalTrainer, stage_inputs
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc.yaml"
@@ -106,13 +108,12 @@ class Material:
 
 def from_run(run_dir: Path, steps: int | None) -> Material:
     """The recipe, patients and image generator of a finished run."""
-    experiment = Experiment.model_validate(read_json(run_dir / "run.json")["experiment"])
-    split = read_json(run_dir / "split.json")
+    experiment, split = read_run(run_dir).experiment, read_split(run_dir)
     whole = Cohort.open(read_json(run_dir / "sites" / "00" / "site.json")["cohort"])
     training = experiment.image.training
     total = steps or experiment.sites * training.rounds * training.local_steps
     fast = Generator.load(run_dir / "generators" / "image")
-    return Material(experiment, whole.select(split["train"]), whole.select(split["holdout"]), fast, total)
+    return Material(experiment, whole.select(split.train), whole.select(split.holdout), fast, total)
 
 
 def from_phantom(recipe: Path, folder: Path, patients: int, steps: int, overrides: list[str]) -> Material:

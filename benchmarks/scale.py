@@ -30,9 +30,9 @@ import torch
 
 from benchmarks import run_benchmark
 from benchmarks.training import phantom_cohort
-from cmrfed.core.artifacts import read_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.local_grid import LocalGrid
+from cmrfed.federation.server.metrics import read_round_metrics
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.settings import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
@@ -78,13 +78,13 @@ def point(sites: int, way: str, channels: tuple[int, ...], cohort: Cohort, folde
     before, start = _cpu_s(), time.monotonic()
     run.start_or_resume()
     seconds, cpu = time.monotonic() - start, _cpu_s() - before
-    told = read_json(folder / "image" / "round-0001" / "metrics.json")
+    told = read_round_metrics(folder / "image" / "round-0001" / "metrics.json")
     return {
         "sites": sites, "way": way, "seconds": seconds, "cpu_s": cpu,
         "weights": sum(w.numel() for w in Generator(spec.generator).network.state_dict().values()),
-        "answered": sum(site["status"] == "ok" for site in told["sites"].values()),
+        "answered": len(told.answered),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "down_mib": told["bytes_down"] / 2**20, "up_mib": told["bytes_up"] / 2**20,
+        "down_mib": told.bytes_down / 2**20, "up_mib": told.bytes_up / 2**20,
     }  # fmt: skip
 
 

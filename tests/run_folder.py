@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmrfed.config.experiment import resolve
 from cmrfed.core.artifacts import write_json
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.pictures import enlarge, grey, outlined, save_png, sheet
@@ -32,10 +33,10 @@ def _write_rounds(folder: Path, random: np.random.Generator) -> None:
     for stage, rounds in (("mask", 8), ("image", 12)):
         for number in range(1, rounds + 1):
             sites = {}
-            for site, groups in SITES.items():
+            for site in SITES:
                 loss = 1.1 * np.exp(-number / 3) + 0.05 + random.uniform(0, 0.03)
                 sites[site] = {"loss": loss, "first_loss": loss * 1.1, "last_loss": loss * 0.9, "items": 320}
-                sites[site] |= {"seconds": 4.2, "status": "ok", "reason": None, "patients": sum(groups.values())}
+                sites[site] |= {"seconds": 4.2, "status": "ok", "reason": None}
             if stage == "image" and number == 5:
                 sites["site-1"] = {"loss": None, "status": "missing", "reason": "no reply within 60 s"}
             entry = {"stage": stage, "round": number, "seconds": 13.0, "sites": sites}
@@ -79,17 +80,17 @@ def _write_run(folder: Path) -> None:
     training = {"rounds": 8, "local_steps": 20}
     flow = {"process": {"kind": "flow"}, "sampler": {"name": "euler", "steps": 20, "guidance_scale": 1.0}}
     ddpm = {"process": {"kind": "ddpm"}, "sampler": {"name": "dpm++", "steps": 20, "guidance_scale": 1.5}}
-    experiment = {
+    recipe = {
         "name": "made-up",
-        "seed": 0,
+        "data": {"cohorts": ["somewhere"]},
         "federation": {"strategy": {"name": "fedprox"}},
         "mask": {"generator": flow, "training": training},
-        "image": {"generator": ddpm, "training": training},
+        "image": {"generator": ddpm | {"condition_dropout": 0.1}, "training": training},
     }
     write_json(
         folder / "run.json",
         {
-            "experiment": experiment,
+            "experiment": resolve(recipe).model_dump(mode="json"),
             "digest": "0123456789abcdef" * 4,
             "versions": {"cmrfed": "0.1.0", "torch": "2.13.0", "flwr": "1.41.0"},
             "started": "2026-01-02T10:00:00+00:00",

@@ -62,10 +62,15 @@ metrics = [
 (folder / "evaluation").mkdir(exist_ok=True)
 (folder / "evaluation" / "evaluation.json").write_text(json.dumps({"schema_version": 2, "metrics": metrics}))
 noise = 8 / (epsilon or 1)
-plan = [{"stage": s, "noise_multiplier": 2 * noise, "noise_to_signal": noise} for s in ("mask", "image")]
+plan = [
+    {"stage": s, "noise_multiplier": 2 * noise, "noise_to_signal": noise, "sampling_rate": 0.5, "steps": 6, "draws": 8,
+     "clip_norm": 1.0, "trained_parameters": 9, "released_numbers": 9, "epsilon_alone": 1.0}
+    for s in ("mask", "image")
+]
 (folder / "run.json").write_text(json.dumps({
-    "experiment": tree, "digest": "", "versions": {"cmrfed": "0", "torch": "1"}, "started": "2026-01-01T00:00:00+00:00",
-    "finished": "2026-01-01T00:01:00+00:00", "timings_s": {"image": 1.5}, "peak_memory_mb": 7,
+    "experiment": tree, "digest": "0" * 64, "versions": {"cmrfed": "0", "torch": "1"},
+    "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:00+00:00",
+    "timings_s": {"image": 1.5}, "peak_memory_mb": 7,
     "privacy_plan": plan if epsilon else [],
 }))
 """

@@ -164,7 +164,7 @@ def run(
         overrides.append(_cohorts(data))
     experiment = resolve(find_recipe(recipe), overrides)
     if dry_run:
-        tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.plan(experiment)}
+        tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.dry_run(experiment)}
         print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200))
         return
     report = pipeline.run(experiment, run_dir, trackers(tensorboard, mlflow))
@@ -278,7 +278,7 @@ def synthesize(
 ) -> None:
     """Draw a synthetic data set from the generators of a run."""
     from cmrfed.core.owner import owned_around
-    from cmrfed.pipeline.run import synthesize_run
+    from cmrfed.pipeline.synthesis import synthesize_run
 
     with owned_around(out):
         _free(out, force)
@@ -366,10 +366,11 @@ def audit(
     """Measure whether the private step of a recipe releases no more than it promises; needs no patients."""
     from cmrfed.config.experiment import resolve
     from cmrfed.pipeline.guarantee import audit_experiment, audit_text
+    from cmrfed.pipeline.plan import PrivacyPlan
 
-    rows = audit_experiment(resolve(find_recipe(recipe), list(assign or [])))
+    rows = audit_experiment(PrivacyPlan(resolve(find_recipe(recipe), list(assign or []))))
     print(audit_text(rows))
-    if not all(row["passed"] for row in rows):
+    if not all(row.passed for row in rows):
         raise PrivacyError("the audit failed", do="claim no privacy for this version, and report the figures above")
 
 

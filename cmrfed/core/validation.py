@@ -54,7 +54,10 @@ def validated(
     try:
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as problem:
-        raise error(f"{what} cannot be used", got=problems(problem), expected=expected, do=do) from None
+        found = problems(problem)
+    except CmrfedError as problem:  # a validator's own
+        found = one_line(problem)
+    raise error(f"{what} cannot be used", got=found, expected=expected, do=do)
 
 
 def read_model(

@@ -10,9 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from cmrfed.core.artifacts import read_json
+from cmrfed.core.artifacts import write_json
+from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError
 from cmrfed.core.rng import numpy_generator
+from cmrfed.core.validation import read_model
 from cmrfed.data.cohort import Cohort, PatientRecord
 from cmrfed.data.settings import PartitionConfig
 
@@ -22,10 +24,40 @@ PLACEMENT = 2
 """How patients are placed, here and in `Cohort.split`: raised when the same seed begins to give other places."""
 
 
+SPLIT = "split.json"
+
+
+class Split(Section):
+    """The content of split.json: who trains and who is held out."""
+
+    cohort: str
+    """Digest of the cohort."""
+    placement: int = 1
+    """How patients were placed; version 0.1 did not say, which counts as 1."""
+    train: tuple[str, ...]
+    holdout: tuple[str, ...]
+
+    def write(self, run_dir: Path) -> Path:
+        """Write split.json."""
+        return write_json(run_dir / SPLIT, self.model_dump(mode="json"))
+
+
+def read_split(run_dir: Path) -> Split:
+    """Read the split.json of a simulated run.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+    """
+    return read_model(run_dir / SPLIT, Split, do="restore it from a copy, or make the run again")
+
+
 def placement_of(run_dir: Path) -> int:
-    """How the patients of a simulated run were placed, as its split.json says; 1: it does not say."""
-    path = run_dir / "split.json"
-    return int(read_json(path).get("placement", 1)) if path.is_file() else PLACEMENT
+    """How the patients of a simulated run were placed, as its split.json says.
+
+    Raises:
+        DataError: split.json is damaged.
+    """
+    return read_split(run_dir).placement if (run_dir / SPLIT).is_file() else PLACEMENT
 
 
 def partition(cohort: Cohort, config: PartitionConfig, seed: int) -> list[Cohort]:

@@ -18,14 +18,15 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from pydantic import ValidationError
 
-from cmrfed.core.artifacts import read_json, write_json, write_text
+from cmrfed.core.artifacts import read_object, write_json, write_text
 from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError
 from cmrfed.core.text import read_text
+from cmrfed.core.validation import validated
 from cmrfed.data.labels import Label, Phase
 
+MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 AS_DRAWN = "masks_as_drawn"
 NOTICE = "NOT-FOR-RELEASE.txt"
@@ -114,6 +115,16 @@ class Manifest(Section):
     versions: dict[str, str] = {}
 
 
+def read_manifest(root: Path) -> Manifest:
+    """Read the manifest.json of a synthetic data set, of this version or of one before.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+    """
+    tree = {"real_content": None} | read_object(root / MANIFEST)
+    return validated(Manifest, tree, str(root / MANIFEST), do="synthesise again")
+
+
 @dataclass(frozen=True)
 class Case:
     """One phase of one synthetic patient: image float32 (Z, H, W) in [-1, 1], mask uint8 (Z, H, W)."""
@@ -163,7 +174,7 @@ def write_index(folder: Path, manifest: Manifest, rows: list[dict[str, str | int
         table.writerows(rows)
     if manifest.real_content != ():
         write_text(folder / NOTICE, f"NOT FOR RELEASE\n\n{manifest.privacy.statement}\n")
-    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def _read_index(path: Path) -> list[dict[str, str]]:
@@ -196,17 +207,14 @@ class SyntheticDataset:
             DataError: The folder is not a synthetic data set, or one of its files is missing or damaged.
         """
         root = Path(root)
-        if not (root / "manifest.json").is_file():
+        if not (root / MANIFEST).is_file():
             raise DataError(
                 f"{root} is not a synthetic data set",
                 got="no manifest.json",
                 expected="a folder made by `cmrfed synthesize`",
                 do=f"cmrfed synthesize RUN_DIR --out {root} --patients 20 --seed 0",
             )
-        try:
-            manifest = Manifest.model_validate({"real_content": None} | read_json(root / "manifest.json"))
-        except ValidationError as error:
-            raise DataError(f"{root}/manifest.json is damaged", got=str(error), do="synthesise again") from None
+        manifest = read_manifest(root)
         if not (root / "cases.csv").is_file():
             raise DataError(f"{root}/cases.csv is missing", do="synthesise again")
         return cls(root, manifest, _read_index(root / "cases.csv"))

@@ -164,17 +164,17 @@ def _ledger(site: Path) -> str:
 
 def _audit(site: Path) -> str:
     rows = read_audits(site)
-    now = [row for row in rows if row["code"] == code_digest()]
-    failed = [row for row in now if not row["passed"]]
+    now = [row for row in rows if row.code == code_digest()]
+    failed = [row for row in now if not row.passed]
     if failed:
         raise PrivacyError(
             "the private step failed its audit here: such requests are refused",
-            got=f"stage {failed[-1]['stage']}, {failed[-1]['time']}",
+            got=f"stage {failed[-1].stage}, {failed[-1].time}",
             do=f"report {site / 'audit.json'}",
         )
     if not now:
         return "none with this code: made before the first private round that is asked for"
-    return f"passed for {len(now)} private request(s), the last one {now[-1]['stage']} at {now[-1]['time']}"
+    return f"passed for {len(now)} private request(s), the last one {now[-1].stage} at {now[-1].time}"
 
 
 def _code(site: Path) -> str:

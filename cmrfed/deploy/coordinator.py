@@ -16,10 +16,12 @@ from typing import Any
 import yaml
 
 from cmrfed.config.experiment import ALL_STAGES, Experiment, check_fits_sites, read_recipe, resolve
-from cmrfed.core.artifacts import new_folder, read_json, write_bytes, write_json, write_text
+from cmrfed.core.artifacts import new_folder, write_bytes, write_json, write_text
+from cmrfed.core.config import Section
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError
 from cmrfed.core.owner import owned, refuse_if_owned
 from cmrfed.core.progress import say
+from cmrfed.core.validation import read_model
 from cmrfed.deploy.bundle import digest_bundle, write_app
 from cmrfed.deploy.certificates import days_left
 from cmrfed.deploy.health import serving
@@ -27,10 +29,13 @@ from cmrfed.deploy.inner import make_inner, nginx_command
 from cmrfed.deploy.kit import CoordinatorKit, read_coordinator_kit
 from cmrfed.deploy.node import flower_environment, toml_text
 from cmrfed.deploy.provision import EVERYWHERE, LOOPBACK
+from cmrfed.deploy.submission import FILE as SUBMISSION
+from cmrfed.deploy.submission import Submission, read_submission
 from cmrfed.deploy.supervisor import Supervisor, Worker
-from cmrfed.federation.messages import Spent
 from cmrfed.federation.server.checkpoint import RoundStore
+from cmrfed.federation.server.metrics import SiteRound
 from cmrfed.federation.server.statements import FILE as STATEMENTS
+from cmrfed.pipeline.record import is_run, read_run
 
 CONNECTION = "coordinator"
 FETCHED = ("CONTENTS.md", "run.json", "audit.json", STATEMENTS, "generators", "start", *ALL_STAGES)
@@ -108,19 +113,38 @@ class Duties:
 def register_sites(kit_folder: Path, kit: CoordinatorKit) -> None:
     """Make the SuperLink's nodes those of the kit: new keys are registered, changed and removed ones are struck off."""
     path = kit_folder / "state" / "registered.json"
-    known: dict[str, dict[str, str]] = read_json(path) if path.exists() else {}
+    known = read_registered(kit_folder)
     wanted = {
         name: hashlib.sha256((kit_folder / "sites" / f"{name}.pub").read_bytes()).hexdigest() for name in kit.sites
     }
-    for name in [n for n, row in known.items() if wanted.get(n) != row["key"]]:
-        _flwr(kit_folder, "supernode", "unregister", known[name]["node"], CONNECTION)
+    for name in [n for n, row in known.items() if wanted.get(n) != row.key]:
+        _flwr(kit_folder, "supernode", "unregister", known[name].node, CONNECTION)
         del known[name]
-        write_json(path, known)
+        write_json(path, {name: row.model_dump() for name, row in known.items()})
     for name in [n for n in wanted if n not in known]:
         key = str(kit_folder / "sites" / f"{name}.pub")
         answer = _flwr(kit_folder, "supernode", "register", key, CONNECTION, "--name", name)
-        known[name] = {"key": wanted[name], "node": str(answer["node-id"])}
-        write_json(path, known)
+        known[name] = Registered(key=wanted[name], node=str(answer["node-id"]))
+        write_json(path, {name: row.model_dump() for name, row in known.items()})
+
+
+class Registered(Section):
+    """A site as the SuperLink knows it."""
+
+    key: str
+    """SHA-256 of the public key of its node."""
+    node: str
+    """Number of the node."""
+
+
+def read_registered(kit_folder: Path) -> dict[str, Registered]:
+    """Name → node of each site that is registered at the SuperLink.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = kit_folder / "state" / "registered.json"
+    return read_model(path, dict[str, Registered], do="restore it from a copy") if path.exists() else {}
 
 
 # --- runs ---------------------------------------------------------------------------------------------
@@ -144,15 +168,15 @@ def submit(kit_folder: Path, recipe: Path, overrides: list[str]) -> str:
         )  # fmt: skip
     check_fits_sites(experiment)
     folder = kit_folder / "runs" / experiment.name
-    about = folder / "submission.json"
-    if about.exists() and read_json(about)["digest"] != experiment.digest:
+    before = read_submission(folder) if (folder / SUBMISSION).exists() else None
+    if before and before.digest != experiment.digest:
         raise ConfigError(
             f"another run is called {experiment.name}", got=f"experiment {experiment.digest[:12]}",
-            expected=f"experiment {read_json(about)['digest'][:12]}", do="give it another name: --set name=...",
+            expected=f"experiment {before.digest[:12]}", do="give it another name: --set name=...",
         )  # fmt: skip
     refuse_if_owned(folder, f"run {experiment.name},")
     write_text(folder / "recipe.yaml", yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
-    write_json(about, {"digest": experiment.digest, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+    Submission(digest=experiment.digest, time=datetime.now(UTC).isoformat(timespec="seconds")).write(folder)
     _start_run(kit_folder, kit, experiment.name)
     return experiment.name
 
@@ -165,8 +189,8 @@ def _start_run(kit_folder: Path, kit: CoordinatorKit, name: str) -> str:
     pairs = {"recipe": folder / "recipe.yaml", "run-dir": folder, "sites": " ".join(kit.sites)}
     config = " ".join(f"{key}={toml_text(str(value))}" for key, value in pairs.items())
     answer = _flwr(kit_folder, "run", str(app), CONNECTION, "-c", config)
-    about = read_json(folder / "submission.json")
-    write_json(folder / "submission.json", about | {"flower_run": str(answer["run-id"]), "bundle": digest_bundle(app)})
+    started = {"flower_run": str(answer["run-id"]), "bundle": digest_bundle(app)}
+    read_submission(folder).model_copy(update=started).write(folder)
     return str(answer["run-id"])
 
 
@@ -176,37 +200,45 @@ def interrupted(kit_folder: Path) -> list[str]:
     A run that is killed again and again without a new round is left alone after `RESUMES` times.
     """
     waiting = {}
-    for path in sorted((kit_folder / "runs").glob("*/submission.json")):
-        about = read_json(path)
-        if about.get("flower_run") and not about.get("stopped") and not _ended(path.parent):
-            waiting[path.parent.name] = about
+    for folder in _submitted(kit_folder):
+        try:
+            about = read_submission(folder)
+            if about.flower_run and not about.stopped and not _ended(folder):
+                waiting[folder.name] = about
+        except DataError as error:  # the other runs go on
+            say(str(error))
     if not waiting:
         return []
     alive = {str(run["run-id"]) for run in _runs(kit_folder) if "finished" not in str(run["status"])}
-    dead = {name: about for name, about in waiting.items() if about["flower_run"] not in alive}
+    dead = {name: about for name, about in waiting.items() if about.flower_run not in alive}
     runs = kit_folder / "runs"  # a run may have ended by itself while Flower was asked
     return [name for name, about in dead.items() if not _ended(runs / name) and _count_resume(runs / name, about)]
 
 
-def _count_resume(folder: Path, about: dict[str, Any]) -> bool:
+def _submitted(kit_folder: Path) -> list[Path]:
+    """Folders of all runs that were ever submitted."""
+    return sorted(path.parent for path in (kit_folder / "runs").glob(f"*/{SUBMISSION}"))
+
+
+def _count_resume(folder: Path, about: Submission) -> bool:
     """Whether a run may be resumed once more."""
-    rounds = sum(RoundStore(folder / stage, about["digest"]).latest() for stage in ALL_STAGES)
-    count = about.get("resumes", 0) + 1 if about.get("resumed_at") == rounds else 1
-    write_json(folder / "submission.json", about | {"resumes": count, "resumed_at": rounds})
-    return bool(count <= RESUMES)
+    rounds = sum(RoundStore(folder / stage, about.digest).latest() for stage in ALL_STAGES)
+    count = about.resumes + 1 if about.resumed_at == rounds else 1
+    about.model_copy(update={"resumes": count, "resumed_at": rounds}).write(folder)
+    return count <= RESUMES
 
 
 def stop(kit_folder: Path, name: str) -> None:
     """Stop a run; it goes on when it is submitted again."""
     about = _submission(kit_folder, name)
-    write_json(kit_folder / "runs" / name / "submission.json", about | {"stopped": True})
-    _flwr(kit_folder, "stop", str(about["flower_run"]), CONNECTION)
+    about.model_copy(update={"stopped": True}).write(kit_folder / "runs" / name)
+    _flwr(kit_folder, "stop", str(about.flower_run), CONNECTION)
 
 
 def logs(kit_folder: Path, name: str) -> str:
     """What the run printed at the coordinator."""
     about = _submission(kit_folder, name)
-    return _said(_call(kit_folder, ["log", str(about["flower_run"]), CONNECTION, "--show"]))
+    return _said(_call(kit_folder, ["log", str(about.flower_run), CONNECTION, "--show"]))
 
 
 def fetch(kit_folder: Path, name: str, out: Path) -> Path:
@@ -224,19 +256,17 @@ def fetch(kit_folder: Path, name: str, out: Path) -> Path:
     return out
 
 
-def _submission(kit_folder: Path, name: str) -> dict[str, Any]:
-    path = kit_folder / "runs" / name / "submission.json"
-    if not path.exists():
-        there = sorted(p.parent.name for p in (kit_folder / "runs").glob("*/submission.json"))
+def _submission(kit_folder: Path, name: str) -> Submission:
+    folder = kit_folder / "runs" / name
+    if not (folder / SUBMISSION).exists():
+        there = [each.name for each in _submitted(kit_folder)]
         raise ConfigError(f"there is no run {name}", expected=", ".join(there) or "none was submitted")
-    found: dict[str, Any] = read_json(path)
-    return found
+    return read_submission(folder)
 
 
 def _problem(folder: Path) -> str | None:
     """Why a run ended by itself, as it reported."""
-    problem = read_json(folder / "run.json").get("problem") if (folder / "run.json").exists() else None
-    return str(problem) if problem else None
+    return read_run(folder).problem if is_run(folder) else None
 
 
 def _ended(folder: Path) -> bool:
@@ -245,7 +275,7 @@ def _ended(folder: Path) -> bool:
 
 
 def _finished(folder: Path) -> bool:
-    return (folder / "run.json").exists() and bool(read_json(folder / "run.json")["finished"])
+    return is_run(folder) and read_run(folder).finished is not None
 
 
 # --- status --------------------------------------------------------------------------------------------
@@ -261,18 +291,20 @@ def status_lines(kit_folder: Path) -> Iterator[str]:
     except FederationError as error:
         yield str(error)
         return
-    registered = kit_folder / "state" / "registered.json"
-    for name, row in (read_json(registered) if registered.exists() else {}).items():
-        node = nodes.get(row["node"], {})
+    for name, row in read_registered(kit_folder).items():
+        node = nodes.get(row.node, {})
         yield f"site {name:<20} {node.get('status', 'not registered')}"
     running = {str(run["run-id"]): str(run["status"]) for run in _runs(kit_folder)}
-    for path in sorted((kit_folder / "runs").glob("*/submission.json")):
-        about = read_json(path)
-        yield from _run_lines(path.parent, about, running.get(str(about.get("flower_run")), "unknown to Flower"))
+    for folder in _submitted(kit_folder):
+        try:
+            about = read_submission(folder)
+            yield from _run_lines(folder, about, running.get(str(about.flower_run), "unknown to Flower"))
+        except DataError as error:  # the other runs are told of all the same
+            yield f"run {folder.name}: {error}"
 
 
-def _run_lines(folder: Path, about: dict[str, Any], running: str) -> Iterator[str]:
-    yield f"run {folder.name}: {'finished' if _finished(folder) else running}; bundle {about.get('bundle')!s}"
+def _run_lines(folder: Path, about: Submission, running: str) -> Iterator[str]:
+    yield f"run {folder.name}: {'finished' if _finished(folder) else running}; bundle {about.bundle!s}"
     if problem := _problem(folder):
         yield f"  STOPPED: {problem}"
     experiment = Experiment.model_validate(read_recipe(folder / "recipe.yaml"))
@@ -281,15 +313,14 @@ def _run_lines(folder: Path, about: dict[str, Any], running: str) -> Iterator[st
         rows = RoundStore(folder / stage, experiment.digest).metrics()
         yield f"  {stage}: round {len(rows)} of {total}"
         if rows:
-            yield from (_site_line(site, row) for site, row in rows[-1]["sites"].items())
+            yield from (_site_line(site, row) for site, row in rows[-1].sites.items())
 
 
-def _site_line(site: str, row: dict[str, Any]) -> str:
-    if row["status"] != "ok":
-        return f"    {site:<20} {row['status']}: {row['reason']}"
-    spent = Spent.model_validate(row["spent"]) if row["spent"] else None
-    paid = f"ε = {spent.at[0].prv:.3f} so far" if spent and spent.bounded else "no guarantee"
-    loss = "" if row["loss"] is None else f", loss {row['loss']:.4f}"
+def _site_line(site: str, row: SiteRound) -> str:
+    if row.status != "ok":
+        return f"    {site:<20} {row.status}: {row.reason}"
+    paid = f"ε = {row.spent.at[0].prv:.3f} so far" if row.spent and row.spent.bounded else "no guarantee"
+    loss = "" if row.loss is None else f", loss {row.loss:.4f}"
     return f"    {site:<20} ok: {paid}{loss}"
 
 

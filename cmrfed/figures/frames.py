@@ -54,8 +54,8 @@ def denoise(run: Run, case: Case, z: int) -> dict[float, np.ndarray]:
         request.cond,
         request.own,
         shared_seeds=request.common,
-        shared=run.synthesis.shared_noise,
-        precision=arithmetic(run.synthesis.precision, run.generator.device.type),
+        shared=run.recipe.synthesis.shared_noise,
+        precision=arithmetic(run.recipe.synthesis.precision, run.generator.device.type),
         on_state=keep,
     )
     return states
@@ -118,7 +118,7 @@ def drawn_for(run: Run, cases: Sequence[Case], style: int, seed: int) -> list[np
         [case.mask for case in cases],
         [case.phase for case in cases],
         [style % run.generator.config.styles] * len(cases),
-        run.synthesis,
+        run.recipe.synthesis,
         [seed] * len(cases),
     )
 

@@ -44,10 +44,10 @@ def facts_of(run: Run) -> Facts:
     """Read the facts; of a private run, how many patients a site has is not told."""
     recipe, privacy = run.recipe, run.synthetic.manifest.privacy
     sites = []
-    for site in run.record["sites"]:
-        count = None if privacy.differentially_private else site.get("patients")
-        sites.append(site["name"] + (f" · {count} patients" if count is not None else ""))
-    rounds = " + ".join(f"{recipe[stage]['training']['rounds']}" for stage in ("mask", "image"))
+    for site in run.record.sites:
+        count = None if privacy.differentially_private else site.patients
+        sites.append(site.name + (f" · {count} patients" if count is not None else ""))
+    rounds = f"{recipe.mask.training.rounds} + {recipe.image.training.rounds}"
     held, others = run.evaluation.sizes.get("hold-out", 0), ("training", "train", "synthetic", "hold-out", "holdout")
     tested = [f"{held} hold-out patients"]
     tested += [f"and {count} of {name}" for name, count in run.evaluation.sizes.items() if name not in others]
@@ -55,7 +55,7 @@ def facts_of(run: Run) -> Facts:
     return Facts(
         sites=tuple(sites),
         rounds=f"{rounds} rounds (masks + images)",
-        strategy=_strategy(recipe["federation"]["strategy"]["name"]),
+        strategy=_strategy(recipe.federation.strategy.name),
         privacy=_privacy(run),
         private=privacy.differentially_private,
         synthetic=run.synthetic.manifest.patients,
@@ -157,7 +157,7 @@ def _sites(ax: Any, facts: Facts) -> list[float]:
 
 def _stages(ax: Any, runs: Sequence[Run]) -> None:
     """Which families the image stage has."""
-    families = dict.fromkeys(family_of(run.recipe, run.folder) for run in runs)
+    families = dict.fromkeys(family_of(run.recipe) for run in runs)
     words = ", ".join(f"{name} ({label})" for label, name in families)
     ax.text(1, 2.9, f"image stage: {words}", fontsize=7, color=COLOURS[1], va="center")
 

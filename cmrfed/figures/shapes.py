@@ -20,7 +20,6 @@ from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.evaluation.anatomy.shapes import SHAPES, patient_shapes
-from cmrfed.evaluation.settings import AnatomyConfig
 from cmrfed.evaluation.slices import slices_of_cohort, slices_of_synthetic
 from cmrfed.figures.study import Run, footer
 from cmrfed.report.figure import COLOURS, RULE, SOFT, STYLE, write_figure
@@ -55,11 +54,7 @@ def minimum_area(runs: Sequence[Run]) -> int:
     Raises:
         DataError: They were evaluated by different rules.
     """
-    default = AnatomyConfig().minimum_area_px
-    found = {
-        run.label: (run.recipe.get("evaluation", {}).get("anatomy") or {}).get("minimum_area_px", default)
-        for run in runs
-    }
+    found = {run.label: run.recipe.evaluation.anatomy.minimum_area_px for run in runs}
     if len(set(found.values())) > 1:
         raise DataError(
             "the runs were evaluated by different rules",

@@ -5,19 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from cmrfed.core.artifacts import read_json
-from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.config.experiment import Experiment
+from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
+from cmrfed.data.partition import read_split
 from cmrfed.data.synthetic import Case, SyntheticDataset
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import PROCESSES
-from cmrfed.synthesis.settings import SynthesisConfig
+from cmrfed.pipeline.record import RunRecord
+from cmrfed.pipeline.record import read_run as read_record
 
 
 @dataclass(frozen=True)
@@ -25,20 +24,19 @@ class Run:
     """A finished run with an evaluation; the rest is read when it is asked for."""
 
     folder: Path
-    record: dict[str, Any]
-    """The content of run.json."""
+    record: RunRecord
     label: str
     evaluation: EvaluationReport
 
     @property
     def digest(self) -> str:
         """Short name of the experiment, as in run.json."""
-        return str(self.record["digest"])[:12]
+        return self.record.digest[:12]
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """The experiment, as run.json has it."""
-        return dict(self.record["experiment"])
+    def recipe(self) -> Experiment:
+        """What was run."""
+        return self.record.experiment
 
     @cached_property
     def synthetic(self) -> SyntheticDataset:
@@ -49,19 +47,6 @@ class Run:
     def generator(self) -> Generator:
         """The image generator."""
         return Generator.load(self.folder / "generators" / "image")
-
-    @cached_property
-    def synthesis(self) -> SynthesisConfig:
-        """How the data set was drawn."""
-        try:
-            return SynthesisConfig.model_validate(self.recipe["synthesis"])
-        except (KeyError, ValidationError) as error:
-            raise DataError(
-                f"{self.folder}/run.json does not say how its data set was drawn",
-                got=error,
-                expected="the section synthesis of the recipe",
-                do="make the run again with this version",
-            ) from None
 
     def first_patient(self) -> list[Case]:
         """ED and ES of the first patient of the data set: none is chosen by hand."""
@@ -75,35 +60,22 @@ class Run:
         Raises:
             DataError: The run was made on other patients.
         """
-        split = read_json(self.folder / "split.json")
-        if split["cohort"] != whole.digest:
+        split = read_split(self.folder)
+        if split.cohort != whole.digest:
             raise DataError(
                 f"{self.folder} was made on other patients than those of {whole.root}",
                 got=f"cohort {whole.digest[:12]}",
-                expected=f"cohort {split['cohort'][:12]}",
+                expected=f"cohort {split.cohort[:12]}",
                 do="give the cohort of the run with --cohort, or leave it out",
             )
-        return whole.select(split["holdout"])
+        return whole.select(split.holdout)
 
 
-def family_of(recipe: dict[str, Any], folder: Path) -> tuple[str, str]:
-    """The family of the image stage: its label, such as LDM, and its name, such as latent diffusion.
-
-    Raises:
-        DataError: The recipe names none, or one that is not installed.
-    """
-    try:
-        generator = recipe["image"]["generator"]
-        kind, latent = generator["process"]["kind"], bool(generator.get("autoencoder"))
-        family = PROCESSES.get(kind).family
-    except (KeyError, TypeError, ConfigError) as error:
-        raise DataError(
-            f"{folder}/run.json does not say which family its images are of",
-            got=error if isinstance(error, ConfigError) else f"no {error}",
-            expected=f"image.generator.process.kind, {' or '.join(PROCESSES.names)}",
-            do="make the run again with this version",
-        ) from None
-    return (family.latent_label, family.latent_name) if latent else (family.label, family.name)
+def family_of(recipe: Experiment) -> tuple[str, str]:
+    """The family of the image stage: its label, such as LDM, and its name, such as latent diffusion."""
+    generator = recipe.image.generator
+    family = PROCESSES.get(generator.process.kind).family
+    return (family.latent_label, family.latent_name) if generator.autoencoder else (family.label, family.name)
 
 
 def read_run(folder: Path) -> Run:
@@ -112,14 +84,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         DataError: The folder is no run, is not finished, or has no evaluation.
     """
-    if not (folder / "run.json").is_file():
-        raise DataError(
-            f"{folder} is not a run",
-            got="no run.json" if folder.is_dir() else "no such folder",
-            expected="a folder made by `cmrfed run`",
-            do="cmrfed run RECIPE --run-dir DIR",
-        )
-    record = read_json(folder / "run.json")
+    record = read_record(folder)
     path = folder / "evaluation" / "evaluation.json"
     if not path.is_file():
         raise DataError(
@@ -128,14 +93,14 @@ def read_run(folder: Path) -> Run:
             expected="a finished run",
             do="finish it: the same `cmrfed run` command resumes it",
         )
-    if not record.get("finished"):
+    if record.finished is None:
         raise DataError(
             f"{folder} is not finished",
             got="a run that was stopped, or still goes on",
             expected="a finished run",
             do="finish it: the same `cmrfed run` command resumes it",
         )
-    return Run(folder, record, family_of(record["experiment"], folder)[0], read_evaluation(path))
+    return Run(folder, record, family_of(record.experiment)[0], read_evaluation(path))
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -147,7 +112,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise DataError("a run is given twice", got=", ".join(map(str, folders)), do="name each run once")
     runs = [read_run(folder) for folder in folders]
-    for way in (lambda run: str(run.recipe["name"]), lambda run: f"{run.recipe['name']} {run.folder.name}"):
+    for way in (lambda run: run.recipe.name, lambda run: f"{run.recipe.name} {run.folder.name}"):
         seen = Counter(run.label for run in runs)
         runs = [run if seen[run.label] == 1 else replace(run, label=way(run)) for run in runs]
     return runs

@@ -76,7 +76,7 @@ def csv_text(runs: Sequence[Run]) -> str:
     out.writeheader()
     for table in TABLES:
         for run in runs:
-            fixed = {"table": table.name, "run": run.label, "digest": run.record["digest"]}
+            fixed = {"table": table.name, "run": run.label, "digest": run.record.digest}
             out.writerows(fixed | metric.model_dump() for metric in table.of(run.evaluation))
     return text.getvalue()
 
@@ -95,7 +95,7 @@ def markdown(runs: Sequence[Run]) -> str:
     ]
     for run in runs:
         sizes = ", ".join(str(run.evaluation.sizes.get(k, ABSENT)) for k in ("training", "hold-out", "synthetic"))
-        lines.append(f"| {run.label} | {run.recipe['name']} | `{run.digest}` | {sizes} |")
+        lines.append(f"| {run.label} | {run.recipe.name} | `{run.digest}` | {sizes} |")
     for table in TABLES:
         lines += ["", f"## {table.title}", "", *_body(table, runs)]
     return "\n".join(lines) + "\n"

@@ -16,7 +16,9 @@ from flwr.serverapp import Grid, ServerApp
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.owner import owned
-from cmrfed.pipeline.run import RUN_FOLDER, begin, run_deployed, train
+from cmrfed.pipeline.context import begin
+from cmrfed.pipeline.run import RUN_FOLDER, run_deployed
+from cmrfed.pipeline.training import train
 
 app = ServerApp()
 
@@ -30,8 +32,7 @@ def main(grid: Grid, context: Context) -> None:
         run_deployed(experiment, run_dir, grid, sites)
         return
     with owned(run_dir, RUN_FOLDER):
-        _, _, record = begin(experiment, run_dir)
-        train(experiment, run_dir, grid, record)
+        train(begin(experiment, run_dir, grid=grid))
 
 
 def read_experiment(config: Mapping[str, Any]) -> Experiment:

@@ -15,11 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cmrfed.core.artifacts import digest_bytes, read_json
+from cmrfed.config.experiment import ALL_STAGES
+from cmrfed.core.artifacts import digest_bytes
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.progress import say
 from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.evaluation.results.reading import read_evaluation
+from cmrfed.federation.server.metrics import RoundMetrics, read_rounds
+from cmrfed.pipeline.record import RunRecord, read_run
 
 FINAL = 0
 """Step of what is measured once, at the end."""
@@ -68,27 +71,26 @@ def scalars_of(run_dir: Path) -> list[Scalar]:
     Raises:
         DataError: It is not one.
     """
-    if not (run_dir / "run.json").exists():
-        raise DataError(f"{run_dir} is not a run", expected="a folder made by `cmrfed run`", do="give its folder")
-    found = [scalar for path in sorted(run_dir.glob("*/round-*/metrics.json")) for scalar in _round(read_json(path))]
+    read_run(run_dir)
+    found = [scalar for stage in ALL_STAGES for metrics in read_rounds(run_dir, stage) for scalar in _round(metrics)]
     judged = run_dir / "evaluation" / "evaluation.json"
     metrics = read_evaluation(judged).metrics if judged.exists() else ()
     values = [Scalar(m.id.replace(".", "/", 1), FINAL, m.value) for m in metrics if m.value is not None]
     return [*found, *values]
 
 
-def _round(metrics: Mapping[str, Any]) -> Iterator[Scalar]:
-    stage, step, sites = metrics["stage"], metrics["round"], metrics["sites"].values()
-    answered = [site for site in sites if site["status"] == "ok"]
+def _round(metrics: RoundMetrics) -> Iterator[Scalar]:
+    stage, step, answered = metrics.stage, metrics.round, metrics.answered.values()
     yield Scalar(f"{stage}/sites that answered", step, float(len(answered)))
-    losses = [site["loss"] for site in answered if site.get("loss") is not None]
+    losses = [site.loss for site in answered if site.loss is not None]
     if losses:
         yield Scalar(f"{stage}/loss", step, sum(losses) / len(losses))
-    if metrics.get("seconds") is not None:
-        yield Scalar(f"{stage}/seconds", step, metrics["seconds"])
-    spent = [site["spent"]["at"][0]["prv"] for site in answered if site.get("spent")]
-    if spent and len(spent) == len(answered) and all(epsilon is not None for epsilon in spent):
-        yield Scalar(f"{stage}/epsilon, largest of the sites so far", step, max(spent))
+    if metrics.seconds is not None:
+        yield Scalar(f"{stage}/seconds", step, metrics.seconds)
+    spent = [site.spent.at[0].prv for site in answered if site.spent]
+    bounded = [epsilon for epsilon in spent if epsilon is not None]
+    if bounded and len(bounded) == len(answered):
+        yield Scalar(f"{stage}/epsilon, largest of the sites so far", step, max(bounded))
 
 
 def artifacts(run_dir: Path) -> tuple[str, ...]:
@@ -250,7 +252,7 @@ class MLflow:
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
 
-        client, record = MlflowClient(tracking_uri=self.uri), read_json(run_dir / "run.json")
+        client, record = MlflowClient(tracking_uri=self.uri), read_run(run_dir)
         run = self._run(client, run_dir, record)
         names = {scalar.tag: _mlflow_name(scalar.tag) for scalar in scalars}
         known = _history(client, run, names)
@@ -259,26 +261,27 @@ class MLflow:
             Metric(names[s.tag], s.value, now if (s.tag, s.step) in known else run.info.start_time, s.step)
             for s in _lacking(scalars, known)
         ]
-        params = [Param(name, text) for name, text in _flat(record["experiment"]) if name not in run.data.params]
+        settings = _flat(record.experiment.model_dump(mode="json"))
+        params = [Param(name, text) for name, text in settings if name not in run.data.params]
         for start in range(0, len(params), 100):  # MLflow takes no more at a time
             client.log_batch(run.info.run_id, params=params[start : start + 100])
         for start in range(0, len(metrics), 500):
             client.log_batch(run.info.run_id, metrics=metrics[start : start + 500])
-        if record.get("finished"):
+        if record.finished:
             self._finish(client, run, run_dir)
         server = re.sub(r"//[^/@]*@", "//", self.uri)  # without a password
-        place = f"run {run.info.run_name} ({run.info.run_id}) of experiment {record['experiment']['name']} at {server}"
+        place = f"run {run.info.run_name} ({run.info.run_id}) of experiment {record.experiment.name} at {server}"
         if metrics:
             run = client.get_run(run.info.run_id)
             _check_arrived(self.name, place, _lacking(scalars, _history(client, run, names)))
         return place
 
-    def _run(self, client: Any, run_dir: Path, record: Mapping[str, Any]) -> Any:
+    def _run(self, client: Any, run_dir: Path, record: RunRecord) -> Any:
         """The run of a folder, found again by its tag or made."""
-        name = record["experiment"]["name"]
+        name = record.experiment.name
         experiment = client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else client.create_experiment(name)
-        tag = f"{record['digest'][:16]} {_identity(run_dir)[:16]}"
+        tag = f"{record.digest[:16]} {_identity(run_dir)[:16]}"
         found = client.search_runs([number], filter_string=f"tags.cmrfed = '{tag}'", max_results=1)
         return found[0] if found else client.create_run(number, tags={"cmrfed": tag}, run_name=run_dir.name)
 

@@ -3,16 +3,18 @@
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cmrfed.core.artifacts import read_json
+from cmrfed.config.experiment import ALL_STAGES
 from cmrfed.core.errors import DataError
 from cmrfed.core.text import read_text
-from cmrfed.data.synthetic import Manifest
+from cmrfed.data.synthetic import MANIFEST, Manifest, read_manifest
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport
+from cmrfed.federation.server.metrics import RoundMetrics, read_rounds
+from cmrfed.pipeline.guarantee import read_audit
+from cmrfed.pipeline.record import RunRecord, is_run, read_run
+from cmrfed.privacy.audit import AuditRow
 
-STAGES = ("autoencoder", "mask", "image")
 PREVIEWS_SHOWN = 4
 
 
@@ -31,10 +33,10 @@ class Contents:
     """The parts of a folder that a report is made from."""
 
     folder: Path
-    run: dict[str, Any] | None
-    rounds: dict[str, list[dict[str, Any]]]
+    run: RunRecord | None
+    rounds: dict[str, list[RoundMetrics]]
     manifest: Manifest | None
-    audit: list[dict[str, Any]]
+    audit: list[AuditRow]
     """Rows of audit.json, one for each private stage."""
     evaluation: EvaluationReport | None
     metrics_csv: str | None
@@ -42,18 +44,10 @@ class Contents:
     previews: tuple[Picture, ...]
 
 
-def _optional_json(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
-
-
-def _rounds(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _rounds(folder: Path) -> dict[str, list[RoundMetrics]]:
     """Stage → metrics of its rounds, in order of round."""
-    found = {}
-    for stage in STAGES:
-        metrics = [read_json(path) for path in sorted(folder.glob(f"{stage}/round-*/metrics.json"))]
-        if metrics:
-            found[stage] = sorted(metrics, key=lambda m: m["round"])
-    return found
+    found = {stage: read_rounds(folder, stage) for stage in ALL_STAGES}
+    return {stage: metrics for stage, metrics in found.items() if metrics}
 
 
 def _picture(path: Path, caption: str, alt: str) -> Picture:
@@ -93,8 +87,8 @@ def read_contents(folder: Path) -> Contents:
         DataError: The folder holds neither a run nor an evaluation.
     """
     evaluated = folder if (folder / "evaluation.json").is_file() else folder / "evaluation"
-    run, judged = _optional_json(folder / "run.json"), evaluated / "evaluation.json"
-    evaluation = read_evaluation(judged) if judged.is_file() else None
+    run, results = read_run(folder) if is_run(folder) else None, evaluated / "evaluation.json"
+    evaluation = read_evaluation(results) if results.is_file() else None
     if run is None and evaluation is None:
         raise DataError(
             f"{folder} holds nothing to report",
@@ -102,15 +96,15 @@ def read_contents(folder: Path) -> Contents:
             expected="a folder made by `cmrfed run` or `cmrfed evaluate`",
             do="name that folder",
         )
-    manifest, table = _optional_json(folder / "synthetic" / "manifest.json"), evaluated / "metrics.csv"
+    drawn, table = folder / "synthetic", evaluated / "metrics.csv"
     return Contents(
         folder=folder,
         run=run,
         rounds=_rounds(folder),
-        manifest=Manifest.model_validate(manifest) if manifest else None,
-        audit=_optional_json(folder / "audit.json") or [],
+        manifest=read_manifest(drawn) if (drawn / MANIFEST).is_file() else None,
+        audit=read_audit(folder),
         evaluation=evaluation,
         metrics_csv=read_text(table) if table.is_file() else None,
         pictures=_pictures(evaluated / "pictures"),
-        previews=_previews(folder / "synthetic"),
+        previews=_previews(drawn),
     )

@@ -15,17 +15,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cmrfed.core.artifacts import write_text
-from cmrfed.data.preparation.account import fact_lines
 from cmrfed.data.synthetic import INTENDED_USE, Manifest
 from cmrfed.evaluation.pictures import REAL_PATIENTS
-from cmrfed.pipeline.guarantee import failed_checks, measured_mu
+from cmrfed.federation.server.metrics import RoundMetrics
+from cmrfed.pipeline.plan import PlanRow
+from cmrfed.pipeline.record import RunRecord
+from cmrfed.privacy.audit import AuditRow
 from cmrfed.report.folder import Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs
 from cmrfed.report.plots import Chart, curves
 from cmrfed.report.results import axes, cards, duration, trade_off_chart
 
 REPORT = "report.html"
-STAGE_TITLES = {"mask": "Masks", "image": "Images"}
+STAGE_TITLES = {"autoencoder": "Autoencoder", "mask": "Masks", "image": "Images"}
 
 
 @dataclass(frozen=True)
@@ -61,53 +63,48 @@ def _privacy(manifest: Manifest | None) -> Privacy:
 
 def _mechanism(contents: Contents) -> list[list[str]]:
     """Rows of the table beside a claim: what each stage did, and what its audit measured."""
-    audited = {row["stage"]: row for row in contents.audit}
-    return [_mechanism_row(row, audited.get(row["stage"])) for row in (contents.run or {}).get("privacy_plan") or []]
+    audited = {row.stage: row for row in contents.audit}
+    return [_mechanism_row(row, audited.get(row.stage)) for row in (contents.run.privacy_plan if contents.run else ())]
 
 
-def _mechanism_row(plan: dict[str, Any], found: dict[str, Any] | None) -> list[str]:
+def _mechanism_row(plan: PlanRow, found: AuditRow | None) -> list[str]:
     measured = "not audited"
     if found:
-        word = "passed" if found["passed"] else f"FAILED: {failed_checks(found)}"
-        if found.get("checks"):
-            word += f" ({len(found['checks'])} properties)"
-        measured = f"{measured_mu(found)}, theory {found['theory']:.3f}: {word}"
+        word = "passed" if found.passed else f"FAILED: {found.failed_checks}"
+        if found.checks:
+            word += f" ({len(found.checks)} properties)"
+        measured = f"{found.measured_mu}, theory {found.theory:.3f}: {word}"
     return [
-        plan["stage"],
-        f"{plan['noise_multiplier']:.3f}",
-        f"{plan['sampling_rate']:g}",
-        str(plan["steps"]),
-        str(plan["draws"]),
-        _moved(plan["trained_parameters"], plan["released_numbers"]),
-        f"{plan['epsilon_alone']:.2f}",
-        f"{plan['noise_to_signal']:.1f} ×",
+        plan.stage,
+        f"{plan.noise_multiplier:.3f}",
+        f"{plan.sampling_rate:g}",
+        str(plan.steps),
+        str(plan.draws),
+        f"{plan.trained_parameters}{plan.directions}",
+        f"{plan.epsilon_alone:.2f}",
+        f"{plan.noise_to_signal:.1f} ×",
         measured,
     ]
 
 
-def _moved(parameters: int, released: int) -> str:
-    return str(parameters) if released == parameters else f"{parameters} in {released} public directions"
-
-
-def _simulated(run: dict[str, Any] | None) -> bool:
+def _simulated(run: RunRecord | None) -> bool:
     """Are the run's patients those of the built-in phantom?"""
-    data = run["experiment"].get("data", {}) if run else {}
-    return bool(data.get("phantom")) and not data.get("cohorts")
+    return run is not None and run.experiment.data.phantom is not None and not run.experiment.data.cohorts
 
 
-def _training(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _training(rounds: dict[str, list[RoundMetrics]]) -> dict[str, Any]:
     """Loss curves per stage, and a sentence for every round that a site was not part of."""
     charts: list[Chart] = []
     notes: list[str] = []
     for stage, metrics in rounds.items():
         losses: dict[str, dict[int, float]] = {}
         for entry in metrics:
-            for site, values in entry["sites"].items():
-                if values.get("loss") is not None:
-                    losses.setdefault(site, {})[entry["round"]] = values["loss"]
-                if values.get("status", "ok") != "ok":
-                    reason = f" ({values['reason']})" if values.get("reason") else ""
-                    notes.append(f"{stage}, round {entry['round']}: {site} {values['status']}{reason}.")
+            for site, values in entry.sites.items():
+                if values.loss is not None:
+                    losses.setdefault(site, {})[entry.round] = values.loss
+                if values.status != "ok":
+                    reason = f" ({values.reason})" if values.reason else ""
+                    notes.append(f"{stage}, round {entry.round}: {site} {values.status}{reason}.")
         if losses:
             charts.append(curves(f"{STAGE_TITLES[stage]}: loss per site", dict(sorted(losses.items())), "loss"))
     why = "the sites keep their losses to themselves" if any(rounds.values()) else "no round was trained in this folder"
@@ -118,8 +115,8 @@ def _moment(text: str | None) -> str:
     return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M %Z").strip() if text else "not finished"
 
 
-def _traffic(rounds: dict[str, list[dict[str, Any]]]) -> str | None:
-    total = sum(m.get("bytes_down", 0) + m.get("bytes_up", 0) for entries in rounds.values() for m in entries)
+def _traffic(rounds: dict[str, list[RoundMetrics]]) -> str | None:
+    total = sum(metrics.bytes_down + metrics.bytes_up for entries in rounds.values() for metrics in entries)
     return f"{total / 1e6:,.1f} MB, all sites and rounds" if total else None
 
 
@@ -127,63 +124,62 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
     run = contents.run
     if run is None:
         return []
-    split, versions = run.get("split"), run.get("versions", {})
+    split = run.split
     rounds = ", ".join(f"{len(entries)} {stage}" for stage, entries in contents.rounds.items())
     facts = [
-        ("Recipe", run["experiment"]["name"]),
-        ("Seed", str(run["experiment"]["seed"])),
-        ("Digest of the experiment", run["digest"]),
-        ("Started", _moment(run.get("started"))),
-        ("Finished", _moment(run.get("finished"))),
-        ("Patients", f"{split['train']} to train on, {split['holdout']} held out" if split else None),
+        ("Recipe", run.experiment.name),
+        ("Seed", str(run.experiment.seed)),
+        ("Digest of the experiment", run.digest),
+        ("Started", _moment(run.started) if run.started else None),
+        ("Finished", _moment(run.finished)),
+        ("Patients", f"{split.train} to train on, {split.holdout} held out" if split else None),
         ("Synthetic patients", str(contents.manifest.patients) if contents.manifest else None),
         ("Rounds finished", rounds or "none"),
         ("Weights sent", _traffic(contents.rounds)),
-        ("Peak memory", f"{run['peak_memory_mb']:,} MB" if run.get("peak_memory_mb") else None),
-        ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
+        ("Peak memory", f"{run.peak_memory_mb:,} MB" if run.peak_memory_mb else None),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in run.versions.items())),
     ]
     return [(name, value) for name, value in facts if value]
 
 
-def _sites(run: dict[str, Any] | None) -> list[dict[str, str]]:
+def _sites(run: RunRecord | None) -> list[dict[str, str]]:
     return [
         {
-            "name": site["name"],
-            "patients": str(site["patients"]),
-            "groups": ", ".join(f"{name} {count}" for name, count in site.get("groups", {}).items()) or "–",
+            "name": site.name,
+            "patients": "–" if site.patients is None else str(site.patients),
+            "groups": ", ".join(f"{name} {count}" for name, count in site.groups.items()) or "–",
         }
-        for site in (run or {}).get("sites") or []
+        for site in (run.sites if run else ())
     ]
 
 
-def _preparation(run: dict[str, Any] | None) -> list[str]:
+def _preparation(run: RunRecord | None) -> list[str]:
     """What became of the patients who were found, and what preparation noted of those who were used."""
-    found = (run or {}).get("data")
-    return fact_lines(found) if found else []
+    return run.data.lines() if run and run.data else []
 
 
-def _timings(run: dict[str, Any] | None) -> list[tuple[str, str]]:
-    times = (run or {}).get("timings_s", {})
-    total = [("all", duration(sum(times.values())))] if times else []
-    return [(name, duration(seconds)) for name, seconds in times.items()] + total
+def _timings(run: RunRecord | None) -> list[tuple[str, str]]:
+    if run is None or run.seconds is None:
+        return []
+    return [*((name, duration(seconds)) for name, seconds in run.timings_s.items()), ("all", duration(run.seconds))]
 
 
-def _curves_csv(rounds: dict[str, list[dict[str, Any]]]) -> str | None:
+def _curves_csv(rounds: dict[str, list[RoundMetrics]]) -> str | None:
     out = io.StringIO()
     table = csv.writer(out)
     table.writerow(("stage", "round", "site", "loss", "items", "seconds", "status"))
     lines = [
-        (stage, entry["round"], site, *(values.get(key) for key in ("loss", "items", "seconds", "status")))
+        (stage, entry.round, site, values.loss, values.items, values.seconds, values.status)
         for stage, entries in rounds.items()
         for entry in entries
-        for site, values in entry["sites"].items()
+        for site, values in entry.sites.items()
     ]
     table.writerows(lines)
     return out.getvalue() if lines else None
 
 
 def _exports(contents: Contents) -> list[Export]:
-    judged, run = contents.evaluation, contents.run
+    judged, run = contents.evaluation, contents.run.as_json() if contents.run else None
     texts = [
         ("Evaluation", "CSV", "metrics.csv", contents.metrics_csv),
         ("Evaluation in full", "JSON", "evaluation.json", judged.model_dump_json(indent=1) if judged else None),
@@ -200,10 +196,12 @@ def _exports(contents: Contents) -> list[Export]:
 def _heading(contents: Contents) -> tuple[str, str]:
     if contents.run is None:
         return "Evaluation", "Synthetic cardiac MRI, judged against real patients."
-    sites = contents.run.get("sites") or []
-    where = f"{len(sites)} sites, {sum(site['patients'] for site in sites)} training patients. " if sites else ""
-    title = contents.run["experiment"]["name"]
-    return title, f"Synthetic cardiac MRI from a federation. {where}{_moment(contents.run.get('finished'))}."
+    sites = contents.run.sites
+    counts = [site.patients for site in sites if site.patients is not None]
+    patients = f", {sum(counts)} training patients" if len(counts) == len(sites) else ""
+    where = f"{len(sites)} sites{patients}. " if sites else ""
+    title = contents.run.experiment.name
+    return title, f"Synthetic cardiac MRI from a federation. {where}{_moment(contents.run.finished)}."
 
 
 def _context(contents: Contents) -> dict[str, Any]:
@@ -211,9 +209,9 @@ def _context(contents: Contents) -> dict[str, Any]:
     judged, package = contents.evaluation, files("cmrfed.report")
     title, subtitle = _heading(contents)
     measured = [m for m in judged.metrics if m.value is not None] if judged else []
-    methods = paragraphs(contents.run, measured)
+    record = contents.run.as_json() if contents.run else None
+    methods = paragraphs(record, measured)
     numbers, sources = bibliography(methods)
-    settings = contents.run["experiment"] if contents.run else None
     return {
         "title": title,
         "subtitle": subtitle,
@@ -234,7 +232,7 @@ def _context(contents: Contents) -> dict[str, Any]:
         "sites": _sites(contents.run),
         "preparation": _preparation(contents.run),
         "timings": _timings(contents.run),
-        "settings": json.dumps(settings, indent=1, ensure_ascii=False),
+        "settings": json.dumps(record["experiment"] if record else None, indent=1, ensure_ascii=False),
         "methods": [{"text": p.text, "numbers": sorted(numbers[s] for s in p.sources)} for p in methods],
         "sources": sources,
         "exports": _exports(contents),

@@ -6,7 +6,7 @@ from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError
-from cmrfed.pipeline.guarantee import plan_privacy
+from cmrfed.pipeline.plan import plan_privacy
 from cmrfed.pipeline.pretrain import CODEC, codec_origin, stage_origin
 from cmrfed.report.results import duration
 from cmrfed.sweep.paid import would_pay

@@ -9,7 +9,7 @@ from typing import Any
 from cmrfed.config.experiment import Experiment, override, put, read_recipe, resolve
 from cmrfed.core.errors import ConfigError, PrivacyError
 from cmrfed.federation.settings import FederationConfig
-from cmrfed.pipeline.guarantee import plan_privacy, plan_rows
+from cmrfed.pipeline.plan import PrivacyPlan, plan_privacy
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.sweep.summary import MEASURES, Curve, Level, curves, epsilon_text
 from cmrfed.sweep.table import Row, read_table
@@ -107,11 +107,11 @@ def asked(found: Forecast) -> list[dict[str, Any]]:
     needs = max(found.sites, key=lambda site: max(site.sigma.values()))
     mean = sum(site.patients for site in found.sites) / len(found.sites)
     out = []
-    for row in plan_rows(needs.experiment):
-        scale = row["noise_multiplier"] * math.sqrt(row["released_numbers"]) / row["sampling_rate"]
+    for row in PrivacyPlan(needs.experiment).rows:
+        scale = row.noise_multiplier * math.sqrt(row.released_numbers) / row.sampling_rate
         by_site = [scale / site.patients for site in found.sites]
         taking_part = needs.experiment.federation.asked
-        out.append(row | {"noise_to_signal": scale / mean / math.sqrt(taking_part), "by_site": by_site})
+        out.append(row.model_dump() | {"noise_to_signal": scale / mean / math.sqrt(taking_part), "by_site": by_site})
     return out
 
 

@@ -15,19 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json, write_text
-from cmrfed.core.errors import CmrfedError
+from cmrfed.core.errors import CmrfedError, DataError
 from cmrfed.data.synthetic import NOTICE
-from cmrfed.pipeline.guarantee import plan_privacy
+from cmrfed.pipeline.plan import plan_privacy
+from cmrfed.pipeline.record import read_run
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.settings import STRICT_DELTA, strict_delta
 from cmrfed.sweep.points import Point
-from cmrfed.sweep.work import record_of
 
 Group = Literal["cohorts", "phantom"]
 NOT_FOR_RELEASE = "Not for release"
@@ -176,16 +174,13 @@ def settle(points: Sequence[Point], folder: Path) -> list[Paid]:
     others: dict[Group, int] = {}
     known = groups(points)
     for run in sorted((folder / "points").glob("*/")):
-        record = record_of(run)
-        if record is None:
-            if (run / "sites").exists():  # a run writes run.json first
-                problems |= dict.fromkeys(known, f"{run.name} has sites, but no run.json that can be read")
-            continue
         try:
-            experiment = Experiment.model_validate(record.get("experiment"))
-        except ValidationError as error:
-            problems |= dict.fromkeys(known, f"{run.name}/run.json cannot be read: {error.error_count()} problem(s)")
+            record = read_run(run)
+        except DataError as error:
+            if (run / "sites").exists():  # a run writes run.json first
+                problems |= dict.fromkeys(known, f"{run.name} has sites, but no run.json that can be read: {error}")
             continue
+        experiment = record.experiment
         group = group_of(experiment)
         known = list(dict.fromkeys([*known, group]))
         if not experiment.privacy.private:
@@ -196,7 +191,7 @@ def settle(points: Sequence[Point], folder: Path) -> list[Paid]:
         except CmrfedError as error:
             problems[group] = f"{run.name}: {error}"
             continue
-        _record(_research(folder, group), f"{run.name}@{record.get('started')}", most)
+        _record(_research(folder, group), f"{run.name}@{record.started}", most)
     return [_paid(group, points, folder, others.get(group, 0), problems.get(group, "")) for group in known]
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from cmrfed.config.experiment import Experiment
-from cmrfed.core.artifacts import digest_bytes, digest_json, read_json, write_bytes, write_json, write_text
+from cmrfed.core.artifacts import digest_bytes, digest_json, write_bytes, write_json, write_text
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.text import read_text
+from cmrfed.data.synthetic import MANIFEST, read_manifest
 from cmrfed.evaluation.results.catalogue import unit_words
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import QUALIFIERS, Metric
 from cmrfed.evaluation.results.version1 import fields_of
-from cmrfed.pipeline.record import PACKAGES
+from cmrfed.pipeline.record import PACKAGES, RunRecord, read_run
 from cmrfed.sweep.paid import NOT_FOR_RELEASE, Paid, group_of
 from cmrfed.sweep.points import Sweep, settings_of
 from cmrfed.sweep.work import State, record_of
@@ -73,7 +74,7 @@ def _measured(metric: Metric) -> Row:
 
 def _about(sweep: Sweep, state: State, paid: Sequence[Paid]) -> Row:
     """What is the same for all measures of a point."""
-    point, record = state.point, record_of(state.folder) or {}
+    point, record = state.point, record_of(state.folder)
     experiment = point.experiment
     group = group_of(experiment)
     total = next((each.epsilon for each in paid if each.group == group), None)
@@ -97,22 +98,23 @@ def _about(sweep: Sweep, state: State, paid: Sequence[Paid]) -> Row:
         "epsilon": point.epsilon,
         "epsilon_of_all_points": total,
         **_private(experiment, state, record),
-        **{f"version.{name}": number for name, number in record.get("versions", {}).items()},
+        **{f"version.{name}": number for name, number in (record.versions if record else {}).items()},
     }
 
 
-def _private(experiment: Experiment, state: State, record: dict[str, Any]) -> Row:
+def _private(experiment: Experiment, state: State, record: RunRecord | None) -> Row:
     if not experiment.privacy.private:
         return {}
-    plan = {row["stage"]: row for row in record.get("privacy_plan") or []}
-    said = state.folder / "synthetic" / "manifest.json"
-    claimed = read_json(said)["privacy"]["epsilon"] if state.status == "finished" and said.exists() else None
-    noise = [row["noise_to_signal"] for row in plan.values()]
+    plan = {row.stage: row for row in (record.privacy_plan if record else ())}
+    made = state.folder / "synthetic"
+    drawn = state.status == "finished" and (made / MANIFEST).exists()
+    claimed = read_manifest(made).privacy.epsilon if drawn else None
+    noise = [row.noise_to_signal for row in plan.values()]
     return {
         "delta": experiment.privacy.target_delta,
         "declared_patients": experiment.privacy.declared_patients,
         "epsilon_claimed": claimed,
-        **{f"sigma_{stage}": row["noise_multiplier"] for stage, row in plan.items()},
+        **{f"sigma_{stage}": row.noise_multiplier for stage, row in plan.items()},
         "noise_to_signal": max(noise) if noise else None,
     }
 
@@ -121,8 +123,8 @@ def costs(states: Sequence[State]) -> list[Row]:
     """What each point took: seconds of each step, and the largest memory; they differ from one run to the next."""
     out = []
     for state in states:
-        record = record_of(state.folder) or {}
-        times = record.get("timings_s", {})
+        record = record_of(state.folder)
+        times = record.timings_s if record else {}
         out.append(
             {
                 "point": state.point.name,
@@ -130,7 +132,7 @@ def costs(states: Sequence[State]) -> list[Row]:
                 "reason": state.reason or None,
                 "steps": sum(state.point.experiment.steps().values()) * state.point.experiment.sites,
                 "seconds": round(sum(times.values()), 1) if times else None,
-                "peak_memory_mb": record.get("peak_memory_mb"),
+                "peak_memory_mb": record.peak_memory_mb if record else None,
                 **{f"seconds.{step}": seconds for step, seconds in times.items()},
             }
         )
@@ -145,11 +147,11 @@ def records(states: Sequence[State]) -> list[dict[str, Any]]:
     out = []
     for state in states:
         if state.status == "finished":
-            record = record_of(state.folder) or {}
-            data = {k: v for k, v in record["experiment"]["data"].items() if k not in ("cohorts", "external")}
-            judged = (state.folder / "evaluation" / "evaluation.json").read_bytes()
-            tree = record["experiment"] | {"data": data}
-            out.append({"point": state.point.name, "evaluation": digest_bytes(judged)} | record | {"experiment": tree})
+            record = read_run(state.folder).as_json()
+            for place in ("cohorts", "external"):
+                del record["experiment"]["data"][place]
+            evaluated = (state.folder / "evaluation" / "evaluation.json").read_bytes()
+            out.append({"point": state.point.name, "evaluation": digest_bytes(evaluated), **record})
     return out
 
 

@@ -19,7 +19,8 @@ from cmrfed.generators.autoencoder import autoencoder_loss, build_autoencoder
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
-from cmrfed.pipeline.run import stage_specs
+from cmrfed.pipeline.plan import PrivacyPlan
+from cmrfed.pipeline.training import stage_specs
 
 REPEATS = 2
 """Timed steps of each kind, after one that is not; their median counts."""
@@ -145,7 +146,7 @@ def _slices(config: GeneratorConfig, count: int) -> tuple[torch.Tensor, Conditio
 # --- a point ------------------------------------------------------------------------------------
 def training_seconds(experiment: Experiment, clock: Clock) -> float:
     """Training at all sites, one after the other."""
-    return sum(_stage(experiment, spec, clock) for spec in stage_specs(experiment) if spec.training.rounds)
+    return sum(_stage(experiment, spec, clock) for spec in stage_specs(PrivacyPlan(experiment)) if spec.training.rounds)
 
 
 def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:

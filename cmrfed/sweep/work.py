@@ -20,16 +20,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
-from cmrfed.config.experiment import Experiment, read_recipe
-from cmrfed.core.artifacts import digest_json, read_json, write_json, write_text
+from cmrfed.config.experiment import read_recipe
+from cmrfed.core.artifacts import digest_json, read_object, write_json, write_text
 from cmrfed.core.digests import digested
 from cmrfed.core.errors import ERROR_FILE, CmrfedError, ConfigError, DataError
 from cmrfed.core.progress import say
 from cmrfed.data.partition import PLACEMENT, placement_of
+from cmrfed.pipeline.record import RunRecord, read_run
 from cmrfed.sweep.points import Point, Sweep, settings_of
 
 Status = Literal["finished", "failed", "unfinished"]
@@ -93,15 +94,23 @@ def states(sweep: Sweep, folder: Path) -> list[State]:
 
 def _state(point: Point, folder: Path) -> State:
     if (folder / FAILED).exists():
-        return State(point, folder, "failed", read_json(folder / FAILED)["reason"])
+        return State(point, folder, "failed", _failure(folder / FAILED))
     try:
-        record = read_json(folder / "run.json")
-        same = settings_of(Experiment.model_validate(record["experiment"])) == settings_of(point.experiment)
+        record = read_run(folder)
+        same = settings_of(record.experiment) == settings_of(point.experiment)
         same = same and placement_of(folder) == PLACEMENT
-        whole = bool(record["finished"]) and same and (folder / "evaluation" / "evaluation.json").exists()
-    except (CmrfedError, ValueError, KeyError):  # absent or damaged: the run itself says more
+        whole = record.finished is not None and same and (folder / "evaluation" / "evaluation.json").exists()
+    except CmrfedError:  # absent or damaged: the run itself says more
         whole = False
     return State(point, folder, "finished" if whole else "unfinished")
+
+
+def _failure(path: Path) -> str:
+    """Why a point failed, as failed.json says."""
+    try:
+        return str(read_object(path)["reason"])
+    except (DataError, KeyError):
+        return f"{path.name} cannot be read; see {LOG}"
 
 
 def run_points(
@@ -273,8 +282,8 @@ def _reason(ended: _Running) -> str | None:
         advice = "; perhaps there is too little memory: give fewer --jobs" if -code == signal.SIGKILL else ""
         return f"its process was ended by {signal.Signals(-code).name}{advice}"
     try:
-        return str(read_json(ended.task.error)["error"])
-    except (CmrfedError, KeyError, TypeError):  # it ended without one
+        return str(read_object(ended.task.error)["error"])
+    except (CmrfedError, KeyError):  # it ended without one
         return _last_words(ended) or f"its process ended with status {code} and said nothing"
 
 
@@ -300,7 +309,7 @@ def make_shared(waiting: Sequence[State], folder: Path, jobs: int, lock: int) ->
 
 
 def _share(state: State, shared: Path) -> None:
-    from cmrfed.pipeline.run import open_data
+    from cmrfed.pipeline.data import open_data
 
     data = state.point.experiment.data
     for name in ("segmenters", "features"):
@@ -346,10 +355,9 @@ def _pretrain(able: Sequence[State], folder: Path, jobs: int, lock: int) -> dict
     return broken
 
 
-def record_of(folder: Path) -> dict[str, Any] | None:
-    """run.json of a point, if there is a readable one."""
+def record_of(folder: Path) -> RunRecord | None:
+    """The record of a point, if there is a readable one."""
     try:
-        record: dict[str, Any] = read_json(folder / "run.json")
-    except (OSError, DataError):
+        return read_run(folder)
+    except DataError:
         return None
-    return record

@@ -15,7 +15,8 @@ from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.bundle import installed_digest
 from cmrfed.deploy.site_node import join
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.pipeline.run import run_deployed, synthesize_run
+from cmrfed.pipeline.run import run_deployed
+from cmrfed.pipeline.synthesis import synthesize_run
 from cmrfed.privacy.ledger.journal import Journal
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from tests.deployment_world import Deployment, deployment, needs_nginx, write_recipe

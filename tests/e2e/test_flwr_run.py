@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from cmrfed.core.artifacts import digest_folder, digest_state, load_state, read_json
-from cmrfed.federation.local_grid import LocalGrid
 from tests.federation_world import SIZE_PX, tiny_cohort, tiny_stage
 from tests.flower_process import flwr_run
 
@@ -29,12 +28,12 @@ def write_recipe(folder: Path) -> Path:
 
 def train_in_process(recipe: Path, run_dir: Path, **config: str) -> None:
     """What the ServerApp does, over the in-process grid."""
-    from cmrfed.pipeline.run import begin, train
+    from cmrfed.pipeline.context import begin
     from cmrfed.pipeline.server_app import read_experiment
+    from cmrfed.pipeline.training import train
 
     experiment = read_experiment({"recipe": str(recipe), **config})
-    _, roots, record = begin(experiment, run_dir)
-    train(experiment, run_dir, LocalGrid(roots), record)
+    train(begin(experiment, run_dir))
 
 
 def digests(run_dir: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ from cmrfed.evaluation.evaluate import evaluate
 from cmrfed.evaluation.settings import EvaluationConfig
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.pipeline import run as pipeline
+from cmrfed.pipeline.context import begin as begin_run
 from cmrfed.privacy.budget import calibrate_privacy
 from cmrfed.privacy.ledger.ledger import History, PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
@@ -101,7 +102,7 @@ def recipe(folder: Path, **changes: object) -> Experiment:
 def begin(folder: Path, *cohorts: str, seed: int = 0, size_px: int = 16, **data: object) -> None:
     paths = [str(tiny_cohort(folder / name).root) for name in cohorts]
     settings = {"size_px": size_px, "cohorts": paths, "partition": {"sites": 2}, **data}
-    pipeline.begin(recipe(folder, data=settings, seed=seed), folder / "run")
+    begin_run(recipe(folder, data=settings, seed=seed), folder / "run")
 
 
 def another_run(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from cmrfed.core.config import Section
 from cmrfed.data.sources.walk import LeftOut
@@ -91,22 +90,28 @@ def note_counts(notes: Iterable[Sequence[str]]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def facts(account: Account | None, notes: Iterable[Sequence[str]]) -> dict[str, Any]:
-    """What a run says of its patients' preparation: counts alone, neither names nor paths.
+class PreparationFacts(Section):
+    """What a run says of its patients' preparation: counts alone, neither names nor paths."""
 
-    Returns:
-        ``account``: an :class:`Account` without examples, or None where nobody counted. ``notes``: see
-        :func:`note_counts`.
+    account: Account | None
+    """Without examples; None where nobody counted."""
+    notes: dict[str, int]
+    """See :func:`note_counts`."""
+
+    def lines(self) -> list[str]:
+        """The facts for a reader."""
+        lines = self.account.lines() if self.account else []
+        return [*lines, *(f"{n} {'patient' if n == 1 else 'patients'}: {note}" for note, n in self.notes.items())]
+
+
+def facts(account: Account | None, notes: Iterable[Sequence[str]]) -> PreparationFacts:
+    """Count what preparation noted of the patients of a run.
+
+    Args:
+        account: What became of everybody who was seen, or None where nobody counted.
+        notes: See :func:`note_counts`.
     """
-    counted = added([account])
-    return {"account": counted.model_dump(mode="json") if counted else None, "notes": note_counts(notes)}
-
-
-def fact_lines(found: dict[str, Any]) -> list[str]:
-    """The result of :func:`facts` for a reader."""
-    account = found.get("account")
-    lines = Account.model_validate(account).lines() if account else []
-    return [*lines, *(f"{n} {'patient' if n == 1 else 'patients'}: {note}" for note, n in found["notes"].items())]
+    return PreparationFacts(account=added([account]), notes=note_counts(notes))
 
 
 def _kind(note: str) -> str:

@@ -229,7 +229,7 @@ def _masked(cohort: Cohort) -> list[PatientRecord]:
 
 
 def white_box(
-    generator: Path,
+    generator: Path | Generator,
     references: Sequence[Path],
     train: Cohort,
     holdout: Cohort,
@@ -240,7 +240,7 @@ def white_box(
     """Attack a saved generator.
 
     Args:
-        generator: Folder of the generator.
+        generator: Folder of the generator; or the generator, where it is loaded already.
         references: Folders of generators like it, trained on patients of neither cohort.
         train: Patients that the generator learned from.
         holdout: Patients that nothing has learned from; those who are in training by their images are left out.
@@ -251,7 +251,8 @@ def white_box(
     Raises:
         EvaluationError: The generator or a reference is of another size.
     """
-    target, others = Generator.load(generator), [Generator.load(path) for path in references]
+    target = generator if isinstance(generator, Generator) else Generator.load(generator)
+    others = [Generator.load(path) for path in references]
     _check(target, (train, holdout), others)
     again = repeated_patients(slices_of_cohort(train), slices_of_cohort(holdout))
     fresh_patients = [record for record in _masked(holdout) if record.patient_id not in again]

@@ -8,18 +8,30 @@ Folder::
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from pydantic import Field
 from torch import Tensor
 
-from cmrfed.core.artifacts import load_state, new_folder, read_json, save_state, write_json
+from cmrfed.core.artifacts import load_state, new_folder, save_state, write_json
+from cmrfed.core.config import Section
 from cmrfed.core.errors import FederationError
+from cmrfed.core.validation import read_model
+from cmrfed.federation.server.metrics import FILE as METRICS
+from cmrfed.federation.server.metrics import RoundMetrics, read_round_metrics
 
 KEPT_ROUNDS = 2
 _TENSORS = ("global", "ema", "strategy")
 
 ServerState = dict[str, Mapping[str, Tensor]]
 """State dictionaries by "global", "ema" and "strategy"."""
+
+
+class Latest(Section):
+    """The content of LATEST."""
+
+    round: int = Field(ge=1)
+    experiment: str
+    """Digest of the experiment."""
 
 
 class RoundStore:
@@ -45,32 +57,32 @@ class RoundStore:
         """
         if not (self.path / "LATEST").is_file():
             return 0
-        latest = read_json(self.path / "LATEST")
-        if latest["experiment"] != self.experiment:
+        latest = read_model(self.path / "LATEST", Latest, do="restore the folder of the run from a copy")
+        if latest.experiment != self.experiment:
             raise FederationError(
                 f"{self.path} belongs to another experiment",
-                got=f"digest {latest['experiment'][:12]} in the folder",
+                got=f"digest {latest.experiment[:12]} in the folder",
                 expected=f"digest {self.experiment[:12]}, that of this recipe and seed",
                 do="choose another --run-dir, or run the recipe that began this folder",
             )
-        return int(latest["round"])
+        return latest.round
 
     def load(self, number: int) -> ServerState:
         """Read the tensors of a round."""
         return {name: load_state(self.folder(number) / f"{name}.safetensors")[0] for name in _TENSORS}
 
-    def save(self, number: int, state: ServerState, metrics: dict[str, Any]) -> None:
+    def save(self, number: int, state: ServerState, metrics: RoundMetrics) -> None:
         """Write a round, then name it in LATEST, then drop the tensors of old rounds; metrics stay."""
         with new_folder(self.folder(number)) as part:
             for name in _TENSORS:
                 save_state(part / f"{name}.safetensors", state[name])
-            write_json(part / "metrics.json", metrics)
-        write_json(self.path / "LATEST", {"round": number, "experiment": self.experiment})
+            metrics.write(part)
+        write_json(self.path / "LATEST", Latest(round=number, experiment=self.experiment).model_dump())
         for old in sorted(self.path.glob("round-*"))[:-KEPT_ROUNDS]:
             for name in _TENSORS:
                 (old / f"{name}.safetensors").unlink(missing_ok=True)
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[RoundMetrics]:
         """The metrics of all finished rounds, in order."""
         numbers = range(1, self.latest() + 1)
-        return [read_json(self.folder(n) / "metrics.json") for n in numbers]
+        return [read_round_metrics(self.folder(n) / METRICS) for n in numbers]

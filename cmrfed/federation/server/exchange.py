@@ -25,6 +25,7 @@ from cmrfed.federation.messages import (
     encode_job,
     to_array_record,
 )
+from cmrfed.federation.server.metrics import SiteRound
 from cmrfed.federation.server.statements import Statements
 from cmrfed.federation.server.strategy import put_aside
 from cmrfed.federation.settings import FederationConfig
@@ -149,16 +150,16 @@ class Outcome:
         losses = [reply.metrics["loss"] for reply in self.replies.values() if reply.metrics]
         return sum(losses) / len(losses) if losses else None
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, SiteRound]:
         """Per site: metrics, status, reason and what its patients have paid, for metrics.json."""
-        out: dict[str, Any] = {}
+        out: dict[str, SiteRound] = {}
         for site in self.asked:
             reply = self.replies.get(site)
             known = dict(reply.metrics or {}) if reply else {}
             status, reason = ("ok", None) if reply else self.problems[site]
-            spent = reply.spent.model_dump(mode="json") if reply and reply.spent else None
             values = {name: known.get(name) for name in _METRICS}
-            out[site] = {**values, "status": status, "reason": reason, "spent": spent}
+            spent = reply.spent if reply else None
+            out[site] = SiteRound.model_validate({**values, "status": status, "reason": reason, "spent": spent})
         return out
 
     def to_json(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -19,6 +18,7 @@ from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.secagg.server import SecureRound
 from cmrfed.federation.server.checkpoint import RoundStore, ServerState
 from cmrfed.federation.server.exchange import Outcome, Roster, ask
+from cmrfed.federation.server.metrics import RoundMetrics
 from cmrfed.federation.server.statements import FILE as STATEMENTS
 from cmrfed.federation.server.statements import Statements
 from cmrfed.federation.server.strategy import Aggregator, choose
@@ -221,15 +221,15 @@ class FederatedRun:
             )
         return float(patients)
 
-    def _metrics(self, stage: Stage, number: int, seconds: float | None, outcome: Outcome) -> dict[str, Any]:
-        return {
-            "stage": stage,
-            "round": number,
-            "seconds": seconds,
-            "sites": outcome.metrics(),
-            "bytes_down": outcome.bytes_down,
-            "bytes_up": outcome.bytes_up,
-        }
+    def _metrics(self, stage: Stage, number: int, seconds: float | None, outcome: Outcome) -> RoundMetrics:
+        return RoundMetrics(
+            stage=stage,
+            round=number,
+            seconds=seconds,
+            sites=outcome.metrics(),
+            bytes_down=outcome.bytes_down,
+            bytes_up=outcome.bytes_up,
+        )
 
 
 # --- averaged weights ---------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cmrfed.core.artifacts import read_json, write_json
+from cmrfed.core.artifacts import write_json
 from cmrfed.core.config import Section
+from cmrfed.core.validation import read_model
 from cmrfed.federation.messages import Spent, TrainReply
 from cmrfed.privacy.ledger.statement import Loss
 
@@ -69,8 +70,10 @@ class Statements:
 
 def read_statements(path: Path) -> dict[str, Heard]:
     """What was heard from each site; empty where nothing was."""
-    saved = read_json(path) if path.exists() else {}
-    return {name: Heard.model_validate(heard) for name, heard in saved.items()}
+    if not path.exists():
+        return {}
+    do = "restore it from a copy: without it the largest losses that the sites stated in this run are lost"
+    return read_model(path, dict[str, Heard], expected="what each site stated of its ledger", do=do)
 
 
 def _by_delta(losses: Sequence[Loss]) -> tuple[Loss, ...]:

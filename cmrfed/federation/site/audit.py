@@ -8,13 +8,14 @@ import importlib.metadata
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from cmrfed.core.artifacts import OWNER_ALONE, digest_bytes, digest_json, read_json, write_json
+from cmrfed.core.artifacts import OWNER_ALONE, digest_bytes, digest_json, write_json
 from cmrfed.core.errors import PrivacyError
+from cmrfed.core.validation import read_model
 from cmrfed.federation.messages import StageJob
+from cmrfed.privacy.audit import AuditRow
 from cmrfed.training.audit import audit_training
 
 FILE = "audit.json"
@@ -23,7 +24,18 @@ KEPT = 50
 _LIBRARIES = ("torch", "opacus", "numpy", "scipy")
 
 
-def audit_site(root: Path, job: StageJob, device: str) -> dict[str, Any]:
+class SiteAudit(AuditRow):
+    """A row of the site's audit.json."""
+
+    key: str
+    """Digest of all that the audit depends on."""
+    time: str
+    code: str
+    """Digest of the project's code."""
+    device: str
+
+
+def audit_site(root: Path, job: StageJob, device: str) -> SiteAudit:
     """What the audit for a private request says; made now, unless it was made before.
 
     Args:
@@ -40,28 +52,44 @@ def audit_site(root: Path, job: StageJob, device: str) -> dict[str, Any]:
     if job.privacy is None:
         raise AssertionError("a request without privacy has nothing to audit")
     key, rows = _key(job, device), read_audits(root)
-    row = next((row for row in rows if row["key"] == key), None)
+    row = next((row for row in rows if row.key == key), None)
     if row is None:
-        found = audit_training(job.stage, job.generator, job.training, job.privacy, device)
-        row = {"key": key, "time": datetime.now(UTC).isoformat(timespec="seconds"), "code": code_digest()}
-        row |= {"device": device_name(device), "stage": job.stage, **found.row()}
-        write_json(root / FILE, [*rows, row][-KEPT:], OWNER_ALONE)
-    if not row["passed"]:
-        failed = "; ".join(check["name"] for check in row["checks"] if not check["passed"])
+        found = audit_training(job.stage, job.generator, job.training, job.privacy, device).row(job.stage)
+        row = SiteAudit(
+            **dict(found),
+            key=key,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            code=code_digest(),
+            device=device_name(device),
+        )
+        write_json(root / FILE, [each.model_dump(mode="json") for each in [*rows, row][-KEPT:]], OWNER_ALONE)
+    if not row.passed:
         raise PrivacyError(
             "the private step fails its audit at this site, and trains on nobody",
-            got=failed,
+            got=row.failed_checks,
             expected="every line as in a correct step",
             do="report the site's audit.json; the site trains again with code that passes",
         )
     return row
 
 
-def read_audits(root: Path) -> list[dict[str, Any]]:
-    """All audits that a site keeps, oldest first."""
+def read_audits(root: Path) -> list[SiteAudit]:
+    """All audits that a site keeps, oldest first.
+
+    Raises:
+        DataError: The file is no JSON.
+        PrivacyError: It holds something else.
+    """
     path = root / FILE
-    rows: list[dict[str, Any]] = read_json(path) if path.exists() else []
-    return rows
+    if not path.exists():
+        return []
+    return read_model(
+        path,
+        list[SiteAudit],
+        error=PrivacyError,
+        expected="rows that audits wrote",
+        do="remove it: audits are made again",
+    )
 
 
 def _key(job: StageJob, device: str) -> str:

@@ -391,7 +391,7 @@ class Site:
             return False
         with _threads(min(job.threads, self.policy.limits.threads, os.cpu_count() or 1)):
             row = audit_site(self.root, job, self.record.device)
-        return bool(row["passed"])
+        return row.passed
 
     def _ready(
         self, job: StageJob, generator: Generator | TrainableAutoencoder, arrays: State, previous: State | None

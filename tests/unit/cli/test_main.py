@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 
 from cmrfed.cli.main import app, main
 from cmrfed.config.experiment import resolve
-from cmrfed.core.artifacts import read_json
+from cmrfed.core.artifacts import digest_folder, read_json
 from cmrfed.core.strict_yaml import load, quoted
 from cmrfed.deploy.node import toml_text
-from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline import run as pipeline
+from cmrfed.pipeline.context import begin
+from cmrfed.pipeline.training import train
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
 from tests.federation_world import tiny_cohort
@@ -390,9 +391,8 @@ def test_an_interruption_that_a_library_wraps_in_its_own_error_is_still_one(call
 def _trained(recipe: Path, cohort: Path, run_dir: Path) -> str:
     """Train to the end in this process; digests of both generators."""
     experiment = resolve(recipe, [f"data.cohorts=['{cohort}']"])
-    _, roots, record = pipeline.begin(experiment, run_dir)
-    pipeline.train(experiment, run_dir, LocalGrid(roots), record)
-    return str([pipeline.digest_folder(run_dir / "generators" / stage) for stage in ("mask", "image")])
+    train(begin(experiment, run_dir))
+    return str([digest_folder(run_dir / "generators" / stage) for stage in ("mask", "image")])
 
 
 LISTENING = """
@@ -520,7 +520,7 @@ def test_a_cohort_of_any_name_is_found(call, recipe, tmp_path, name, monkeypatch
     place = tmp_path / name
     place.mkdir()
     seen = []
-    monkeypatch.setattr(pipeline, "plan", lambda experiment: seen.append(experiment.data.cohorts) or {})
+    monkeypatch.setattr(pipeline, "dry_run", lambda experiment: seen.append(experiment.data.cohorts) or {})
     monkeypatch.chdir(tmp_path)
     for word in (f"--data={place}", f"--data={Path('.', name)}"):
         status, _, err = call("run", recipe, "--run-dir", tmp_path / "run", word, "--dry-run")

@@ -104,7 +104,7 @@ def _foreign_manifest(folder):
         (_without("manifest.json"), r"is not a synthetic data set\. Got: no manifest\.json.*cmrfed synthesize"),
         (_without("cases.csv"), r"cases\.csv is missing"),
         (_header_alone, r"cases\.csv is empty"),
-        (_foreign_manifest, r"(?s)manifest\.json is damaged.*patients"),
+        (_foreign_manifest, r"manifest\.json cannot be used.*patients"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused(folder, damage, message):

@@ -15,9 +15,10 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.site.site import Site
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
-from cmrfed.pipeline.guarantee import audit_experiment, claim, plan_rows, plan_text
-from cmrfed.pipeline.record import Record
-from cmrfed.pipeline.run import begin, stage_specs, train
+from cmrfed.pipeline.context import RunContext, begin
+from cmrfed.pipeline.guarantee import audit_experiment, claim
+from cmrfed.pipeline.plan import PrivacyPlan
+from cmrfed.pipeline.training import stage_specs, train
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.policy import SitePolicy
@@ -61,17 +62,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "finetuning-cache"))
 
 
-def begun(experiment: Experiment, run_dir: Path) -> tuple[list[Path], Record]:
+def begun(experiment: Experiment, run_dir: Path) -> RunContext:
     place = run_dir.parent / "cohort"
     cohort = Cohort.open(place) if place.is_dir() else tiny_cohort(place, 9)
     data = experiment.data.model_copy(update={"cohorts": (str(cohort.root),)})
-    _, roots, record = begin(experiment.model_copy(update={"data": data}), run_dir)
-    return roots, record
+    return begin(experiment.model_copy(update={"data": data}), run_dir)
 
 
 def trained(experiment: Experiment, run_dir: Path) -> Path:
-    roots, record = begun(experiment, run_dir)
-    train(experiment, run_dir, LocalGrid(roots), record)
+    train(begun(experiment, run_dir))
     return run_dir
 
 
@@ -103,7 +102,7 @@ def test_images_go_by_the_autoencoder_that_learned_at_the_sites(open_run: Path) 
 
 
 def test_without_privacy_nothing_is_claimed_and_the_ledgers_say_why(open_run: Path) -> None:
-    assert not claim(resolve(RECIPE), open_run).differentially_private
+    assert not claim(PrivacyPlan(resolve(RECIPE)), open_run).differentially_private
     events = PrivacyLedger(open_run / "sites" / "00").history().events
     assert [(event.stage, event.unit) for event in events] == [
         *[("autoencoder", "none")] * 2,
@@ -119,7 +118,7 @@ def test_an_autoencoder_alone_that_learned_from_patients_is_not_a_public_set(tmp
     experiment = resolve(tree, ["mask.training.rounds=0", "image.training.rounds=0"])
     run_dir = trained(experiment, tmp_path / "run")
     assert moved(run_dir)
-    said = claim(experiment, run_dir)
+    said = claim(PrivacyPlan(experiment), run_dir)
     assert not said.differentially_private
     assert "No patient took part" not in said.statement
     assert Generator.load(run_dir / "start" / "image").config.finetuned_autoencoder is False
@@ -138,9 +137,10 @@ def test_killed_in_any_stage_it_goes_on_to_the_same_weights(open_run: Path, tmp_
             return super().send_and_receive(messages, timeout=timeout)
 
     experiment, killed = resolve(RECIPE), tmp_path / "killed"
-    roots, record = begun(experiment, killed)
+    context = begun(experiment, killed)
+    context.grid = Dying(sorted((killed / "sites").iterdir()))
     with pytest.raises(KeyboardInterrupt):
-        train(experiment, killed, Dying(roots), record)
+        train(context)
     trained(experiment, killed)
     for stage in ("mask", "image"):
         ours, theirs = (Generator.load(folder / "generators" / stage) for folder in (killed, open_run))
@@ -159,9 +159,10 @@ def private_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_share_of_the_budget_is_planned_paid_audited_and_claimed(private_run: Path) -> None:
     experiment, run_dir = resolve(RECIPE | PRIVATE), private_run
-    assert [row["stage"] for row in plan_rows(experiment)] == ["autoencoder", "mask", "image"]
-    assert [row["stage"] for row in audit_experiment(experiment)] == ["autoencoder", "mask", "image"]
-    assert "he autoencoder of the images, which then learns at the sites, starts from public" in plan_text(experiment)
+    plan = PrivacyPlan(experiment)
+    assert [row.stage for row in plan.rows] == ["autoencoder", "mask", "image"]
+    assert [row.stage for row in audit_experiment(plan)] == ["autoencoder", "mask", "image"]
+    assert "he autoencoder of the images, which then learns at the sites, starts from public" in plan.text
     assert moved(run_dir)
     events = PrivacyLedger(run_dir / "sites" / "00").history().events
     assert [(event.stage, event.steps, event.unit) for event in events] == [
@@ -169,7 +170,7 @@ def test_its_share_of_the_budget_is_planned_paid_audited_and_claimed(private_run
         ("mask", 1, "patient"),
         ("image", 1, "patient"),
     ]
-    said = claim(experiment, run_dir)
+    said = claim(PrivacyPlan(experiment), run_dir)
     assert said.differentially_private
     by_hand = epsilon(list(events), 0.01).prv
     assert said.epsilon == pytest.approx(by_hand, abs=1.1e-3)
@@ -186,22 +187,23 @@ def test_a_run_whose_autoencoder_stage_had_no_privacy_is_never_claimed(private_r
     for row in metrics["sites"].values():
         row["spent"] = None
     write_json(path, metrics)
-    assert not claim(experiment, run_dir).differentially_private
+    assert not claim(PrivacyPlan(experiment), run_dir).differentially_private
 
 
 def test_more_noise_in_the_autoencoder_leaves_more_for_the_others() -> None:
-    plain = {row["stage"]: row for row in plan_rows(resolve(RECIPE | PRIVATE))}
+    plain = {row.stage: row for row in PrivacyPlan(resolve(RECIPE | PRIVATE)).rows}
     loud = resolve(RECIPE | PRIVATE, ["privacy.autoencoder.noise_ratio=4"])
-    rows = {row["stage"]: row for row in plan_rows(loud)}
-    assert rows["autoencoder"]["noise_multiplier"] > plain["autoencoder"]["noise_multiplier"]
-    assert rows["autoencoder"]["epsilon_alone"] < plain["autoencoder"]["epsilon_alone"]
-    assert rows["image"]["noise_multiplier"] < plain["image"]["noise_multiplier"]
+    rows = {row.stage: row for row in PrivacyPlan(loud).rows}
+    assert rows["autoencoder"].noise_multiplier > plain["autoencoder"].noise_multiplier
+    assert rows["autoencoder"].epsilon_alone < plain["autoencoder"].epsilon_alone
+    assert rows["image"].noise_multiplier < plain["image"].noise_multiplier
 
 
 # --- who may ask for it -----------------------------------------------------------------------------
 def test_a_site_permits_it_only_where_its_policy_says_so(tmp_path: Path) -> None:
     experiment = resolve(RECIPE | PRIVATE)
-    root = begun(experiment, tmp_path / "run")[0][0]
+    begun(experiment, tmp_path / "run")
+    root = tmp_path / "run" / "sites" / "00"
     SitePolicy(epsilon_cap=8.0, delta=1e-2, smallest_cohort=1).save(root / "policy.yaml")
     site = Site.open(root)
     with pytest.raises(SiteRefused, match=r"does not permit this stage. Got: autoencoder. Expected: mask or image"):
@@ -231,7 +233,7 @@ def test_a_recipe_without_it_is_as_it_was() -> None:
     tree = {name: part for name, part in RECIPE.items() if name != "autoencoder"}
     experiment = resolve(tree)
     assert "autoencoder" not in digested(experiment)
-    assert [spec.name for spec in stage_specs(experiment)] == ["mask", "image"]
-    assert "finetuned_autoencoder" not in digested(stage_specs(experiment)[1].generator)
+    assert [spec.name for spec in stage_specs(PrivacyPlan(experiment))] == ["mask", "image"]
+    assert "finetuned_autoencoder" not in digested(stage_specs(PrivacyPlan(experiment))[1].generator)
     with pytest.raises(ConfigError, match="does not train an autoencoder at the sites"):
         experiment.training("autoencoder")

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cmrfed.config.experiment import resolve
 from cmrfed.core.artifacts import digest_json, write_json
 from cmrfed.data.labels import Phase
 from cmrfed.data.synthetic import NOT_PRIVATE, Case, Manifest
 from cmrfed.evaluation.results.catalogue import metric, unavailable
 from cmrfed.evaluation.results.result import Estimate, EvaluationReport, Metric
-from cmrfed.generators.settings import FlowConfig, SamplerConfig
+from cmrfed.generators.settings import FlowConfig, GeneratorSettings, SamplerConfig
 from cmrfed.synthesis.settings import SynthesisConfig
 from cmrfed.synthesis.two_stage import draw_images, image_seed
 from cmrfed.synthesis.write import write_dataset
@@ -35,13 +36,16 @@ def write_run(folder: Path, label: str = "FM", *, name: str = "tiny", metrics: t
     generator = tiny_generator(codec, ddpm() if kind == "ddpm" else FlowConfig(), sampler=sampler)
     generator.save(folder / "generators" / "image")
     _write_synthetic(folder / "synthetic", generator)
-    recipe = {
+    settings = generator.config.model_dump(mode="json", include=set(GeneratorSettings.model_fields))
+    tree = {
         "name": name,
-        "federation": {"strategy": {"name": "fedavg"}},
-        "mask": {"training": {"rounds": 3}},
-        "image": {"training": {"rounds": 4}, "generator": generator.config.model_dump(mode="json")},
+        "data": {"cohorts": ["somewhere"], "size_px": SIZE_PX},
+        "mask": {"training": {"rounds": 3}, "generator": {"backbone": settings["backbone"]}},
+        "image": {"training": {"rounds": 4}, "generator": settings},
+        "pretrain": {"mask": None, "image": None, "autoencoder": {}} if codec == "latent" else None,
         "synthesis": SYNTHESIS,
     }
+    recipe = resolve(tree).model_dump(mode="json")
     record = {"experiment": recipe, "digest": digest_json([label, recipe]), "finished": "2026-01-02T10:05:10+00:00"}
     write_json(folder / "run.json", record | {"sites": [{"name": site, "patients": 5} for site in SITES]})
     EvaluationReport(metrics=metrics, sizes={"training": 2, "hold-out": 2, "synthetic": 2}).write(folder / "evaluation")

@@ -22,7 +22,7 @@ def test_frames_lead_from_the_noise_of_the_seed_to_the_image_of_the_same_seed(tm
     states = denoise(run, case, z)
     request = image_request([case.mask], [case.phase], [1], [image_seed(7, 1)])[z : z + 1]
     sample = run.generator.sample(
-        request.cond, request.own, shared_seeds=request.common, shared=run.synthesis.shared_noise
+        request.cond, request.own, shared_seeds=request.common, shared=run.recipe.synthesis.shared_noise
     )
     assert patient_number(run, case) == 1
     assert list(states) == sorted(states, reverse=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cmrfed.core.artifacts import read_json, write_json
 from cmrfed.evaluation.anatomy.shapes import shape_of
 from cmrfed.figures.shapes import distance, groups, ks
 from cmrfed.figures.study import read_runs
@@ -40,9 +41,12 @@ def test_the_largest_gap_between_two_distributions():
 
 
 def test_runs_that_drew_the_same_masks_are_one_set(tmp_path):
-    runs = read_runs([write_run(tmp_path / name, name) for name in ("DDPM", "FM")])
-    for run in runs:
-        run.record["experiment"]["evaluation"] = {"anatomy": {"minimum_area_px": 4}}
+    folders = [write_run(tmp_path / name, name) for name in ("DDPM", "FM")]
+    for folder in folders:
+        record = read_json(folder / "run.json")
+        record["experiment"]["evaluation"]["anatomy"]["minimum_area_px"] = 4
+        write_json(folder / "run.json", record)
+    runs = read_runs(folders)
     found = groups(runs, blob_cohort(tmp_path / "real"))
     assert [group.label for group in found] == ["Real", "DDPM, FM"]
     assert {len(values) for values in found[0].shapes.values()} == {4}

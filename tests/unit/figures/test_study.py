@@ -36,12 +36,12 @@ def test_labels_are_families_and_names_where_a_family_comes_twice(tmp_path):
         read_runs([again, again])
 
 
-def test_a_family_that_is_not_said_is_an_error(tmp_path):
+def test_a_family_that_is_not_known_is_an_error(tmp_path):
     run = write_run(tmp_path / "run")
     record = read_json(run / "run.json")
-    del record["experiment"]["image"]["generator"]["process"]
+    record["experiment"]["image"]["generator"]["process"]["kind"] = "ddmp"
     write_json(run / "run.json", record)
-    with pytest.raises(DataError, match="which family"):
+    with pytest.raises(DataError, match=r"run\.json cannot be used\. Got: experiment\.image\.generator\.process"):
         read_run(run)
 
 

@@ -10,9 +10,12 @@ import pytest
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.artifacts import read_json, write_json
 from cmrfed.core.errors import ConfigError, PrivacyError
-from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.pipeline.guarantee import audit_experiment, audit_text, claim, own_events, plan_rows, plan_text, requests
-from cmrfed.pipeline.run import begin, train
+from cmrfed.data.synthetic import PrivacyStatement
+from cmrfed.pipeline import guarantee
+from cmrfed.pipeline.context import begin
+from cmrfed.pipeline.guarantee import audit_experiment, audit_text, own_events
+from cmrfed.pipeline.plan import PrivacyPlan
+from cmrfed.pipeline.training import train
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.audit import AuditResult, Check
 from cmrfed.privacy.audit.mu import Mu
@@ -42,38 +45,46 @@ def experiment(**changes: object) -> Experiment:
     return resolve(RECIPE | changes)
 
 
+def plan(**changes: object) -> PrivacyPlan:
+    return PrivacyPlan(experiment(**changes))
+
+
+def claim(run_dir: Path, **changes: object) -> PrivacyStatement:
+    return guarantee.claim(plan(**changes), run_dir)
+
+
 # --- before -------------------------------------------------------------------------------------
 def test_the_plan_names_noise_rate_steps_loss_and_parameters_of_each_stage() -> None:
-    rows = plan_rows(experiment())
-    assert [(r["stage"], r["steps"], r["sampling_rate"], r["draws"]) for r in rows] == [
+    rows = plan().rows
+    assert [(r.stage, r.steps, r.sampling_rate, r.draws) for r in rows] == [
         ("mask", 2, 0.5, 1),
         ("image", 4, 0.5, 1),
     ]
-    assert rows[1]["trained_parameters"] < rows[0]["trained_parameters"]
-    assert rows[1]["noise_to_signal"] < rows[0]["noise_to_signal"]
-    text = plan_text(experiment())
+    assert rows[1].trained_parameters < rows[0].trained_parameters
+    assert rows[1].noise_to_signal < rows[0].noise_to_signal
+    text = plan().text
     for part in ("unit patient", "add or remove one patient", "target 6", "mask: σ = ", "noise of a step is"):
         assert part in text
 
 
 def test_a_slice_is_called_weaker_wherever_its_loss_is_named() -> None:
-    text = plan_text(experiment(privacy=RECIPE["privacy"] | {"unit": "slice"}))
+    text = plan(privacy=RECIPE["privacy"] | {"unit": "slice"}).text
     assert "unit slice (weaker: it hides a slice, and a patient has many)" in text
 
 
 def test_without_privacy_the_plan_promises_nothing() -> None:
-    assert plan_text(experiment(**NOT_PRIVATE)) == "Privacy: none. Nothing is promised to the patients."
-    assert set(requests(experiment(**NOT_PRIVATE)).values()) == {None}
-    assert plan_rows(experiment(**NOT_PRIVATE)) == []
+    assert plan(**NOT_PRIVATE).text == "Privacy: none. Nothing is promised to the patients."
+    assert set(plan(**NOT_PRIVATE).requests.values()) == {None}
+    assert plan(**NOT_PRIVATE).rows == ()
 
 
 def test_a_stage_that_stays_public_costs_nothing_and_is_named() -> None:
     still = {"mask": RECIPE["mask"] | {"training": {"rounds": 0}}, "pretrain": {"patients": 120}}
-    both, images = experiment(), experiment(**still)
-    assert [r["stage"] for r in plan_rows(images)] == ["image"]
-    assert plan_rows(images)[0]["noise_multiplier"] < plan_rows(both)[1]["noise_multiplier"]
-    assert "mask: keeps its pre-trained weights; no site trains it." in plan_text(images)
-    asked = requests(images)
+    both, images = plan(), plan(**still)
+    assert [r.stage for r in images.rows] == ["image"]
+    assert images.rows[0].noise_multiplier < both.rows[1].noise_multiplier
+    assert "mask: keeps its pre-trained weights; no site trains it." in images.text
+    asked = images.requests
     assert asked["mask"] is None
     assert asked["image"] is not None
 
@@ -81,7 +92,7 @@ def test_a_stage_that_stays_public_costs_nothing_and_is_named() -> None:
 def test_a_run_that_asks_no_site_says_that_no_patient_took_part(tmp_path: Path) -> None:
     still = {"generator": TINY, "training": {"rounds": 0}}
     public = {"mask": still, "image": still, "pretrain": {"patients": 120}, "privacy": {}}
-    said = claim(experiment(**public), tmp_path)
+    said = claim(tmp_path, **public)
     assert not said.differentially_private
     assert said.statement.startswith("No patient took part in training")
     with pytest.raises(ConfigError, match="no stage asks the sites for anything"):
@@ -92,12 +103,12 @@ def test_a_run_that_asks_no_site_says_that_no_patient_took_part(tmp_path: Path) 
 
 @pytest.mark.parametrize("changes", [{}, NOT_PRIVATE])
 def test_the_plan_says_that_the_start_is_public(changes: dict) -> None:
-    text = plan_text(experiment(**changes, pretrain={"patients": 120}))
+    text = plan(**changes, pretrain={"patients": 120}).text
     assert text.splitlines()[-1] == (
         "The generators start from public weights, trained on a phantom alone (120 simulated patients, no real one), "
         "which costs no ε."
     )
-    assert "phantom" not in plan_text(experiment(**changes))
+    assert "phantom" not in plan(**changes).text
 
 
 def test_a_target_that_cannot_be_met_stops_the_run_before_anything_is_written(tmp_path: Path) -> None:
@@ -123,14 +134,16 @@ def test_settings_that_would_undo_privacy_are_refused(changes: dict, message: st
 def test_the_audit_runs_the_configured_training_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("cmrfed.pipeline.guarantee.audit_training", lambda *told: asked.append(told) or made_audit(1.2))
-    tried = experiment()
+    tried = plan()
     rows = audit_experiment(tried)
-    assert [row["stage"] for row in rows] == ["mask", "image"]
-    settings = [(s, tried.generator(s), tried.training(s), r, "cpu") for s, r in requests(tried).items()]
+    assert [row.stage for row in rows] == ["mask", "image"]
+    settings = [
+        (s, tried.experiment.generator(s), tried.experiment.training(s), r, "cpu") for s, r in tried.requests.items()
+    ]
     assert asked == settings
     assert audit_text(rows).count("theory") == 2
     with pytest.raises(ConfigError, match="no private step to audit"):
-        audit_experiment(experiment(**NOT_PRIVATE))
+        audit_experiment(plan(**NOT_PRIVATE))
 
 
 def made_audit(mu: float, p_value: float = 0.5) -> AuditResult:
@@ -140,13 +153,13 @@ def made_audit(mu: float, p_value: float = 0.5) -> AuditResult:
 
 def test_a_failed_audit_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cmrfed.pipeline.guarantee.audit_training", lambda *_: made_audit(1.2, 1e-9))
-    text = audit_text(audit_experiment(experiment()))
+    text = audit_text(audit_experiment(plan()))
     assert "µ = 1.200 (0.200 to 2.200 at 99%), theory 1.000; 2 properties: FAILED: noise: law" in text
     assert "  ok    noise: mean: +0.001; 0.000" in text
     assert "  FAIL  noise: law: distance 0.1; near 0" in text
     monkeypatch.setattr("cmrfed.pipeline.guarantee.audit_training", lambda *_: made_audit(math.inf, 0.0))
-    rows = audit_experiment(experiment())
-    assert rows[0]["mu"] is None
+    rows = audit_experiment(plan())
+    assert rows[0].mu is None
     assert "µ = ∞ (there is no noise), theory 1.000" in audit_text(rows)
 
 
@@ -154,10 +167,10 @@ def test_a_failed_audit_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("run") / "r"
-    _, roots, record = begin(experiment(), run_dir)
+    context = begin(experiment(), run_dir)
     with pytest.MonkeyPatch.context() as patch:  # tests of the audit itself run it whole
         patch.setattr("cmrfed.pipeline.guarantee.audit_training", lambda *_: made_audit(1.2))
-        train(experiment(), run_dir, LocalGrid(roots), record)
+        train(context)
     return run_dir
 
 
@@ -167,7 +180,7 @@ def run_dir(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_the_claim_is_the_largest_loss_in_any_ledger_and_within_the_target(run_dir: Path) -> None:
-    made = claim(experiment(), run_dir)
+    made = claim(run_dir)
     assert made.differentially_private
     assert (made.unit, made.delta, made.strict_delta) == ("patient", 0.01, 1e-3)
     assert made.epsilon is not None
@@ -187,7 +200,7 @@ def rewrite(run_dir: Path, change) -> None:
 
 def test_the_site_that_paid_most_decides(run_dir: Path) -> None:
     rewrite(run_dir, lambda row: row["spent"]["at"][0].update(prv=11.2344))
-    assert claim(experiment(), run_dir).epsilon == 11.235
+    assert claim(run_dir).epsilon == 11.235
 
 
 @pytest.mark.parametrize(
@@ -201,7 +214,7 @@ def test_the_site_that_paid_most_decides(run_dir: Path) -> None:
 )
 def test_one_site_without_a_bound_ends_the_claim_for_all(run_dir: Path, change) -> None:
     rewrite(run_dir, change)
-    made = claim(experiment(), run_dir)
+    made = claim(run_dir)
     assert not made.differentially_private
     assert made.epsilon is None
     assert "Not differentially private" in made.statement
@@ -220,7 +233,7 @@ def round_file(run_dir: Path, stage: str, number: int) -> Path:
 @pytest.mark.parametrize("rounds", [[("image", 2)], [(s, n) for s in ("mask", "image") for n in (1, 2)]])
 def test_what_a_site_says_later_never_lowers_the_claim(run_dir: Path, rounds: list) -> None:
     """Once the last statement alone, once each that rounds keep: what was heard, and the run itself, remain."""
-    before = claim(experiment(), run_dir)
+    before = claim(run_dir)
     for stage, number in rounds:
         metrics = read_json(round_file(run_dir, stage, number))
         for row in metrics["sites"].values():
@@ -229,7 +242,7 @@ def test_what_a_site_says_later_never_lowers_the_claim(run_dir: Path, rounds: li
     for heard in (True, False):
         if not heard:
             (run_dir / "ledgers.json").unlink()
-        made = claim(experiment(), run_dir)
+        made = claim(run_dir)
         assert (made.epsilon, made.epsilon_strict, made.delta) == (before.epsilon, before.epsilon_strict, before.delta)
 
 
@@ -237,7 +250,7 @@ def test_a_larger_loss_in_an_earlier_round_stays(run_dir: Path) -> None:
     metrics = read_json(round_file(run_dir, "mask", 1))
     metrics["sites"]["site-0"]["spent"]["at"][0].update(prv=9.9, rdp=10.5)
     write_json(round_file(run_dir, "mask", 1), metrics)
-    made = claim(experiment(), run_dir)
+    made = claim(run_dir)
     assert (made.epsilon, made.epsilon_rdp) == (9.9, 10.5)
     assert made.sites["site-0"]["at"][0]["prv"] == 9.9
 
@@ -246,15 +259,15 @@ def test_the_largest_of_several_deltas_is_stated(run_dir: Path) -> None:
     metrics = read_json(round_file(run_dir, "mask", 1))
     metrics["sites"]["site-0"]["spent"]["at"][0].update(delta=0.05)
     write_json(round_file(run_dir, "mask", 1), metrics)
-    made, before = claim(experiment(), run_dir), 6.0
+    made, before = claim(run_dir), 6.0
     assert made.delta == 0.05
     assert 5.8 < (made.epsilon or 0) <= before
 
 
 def test_the_run_itself_costs_what_its_plan_says(run_dir: Path) -> None:
-    events = own_events(experiment(), run_dir)
+    events = own_events(plan(), run_dir)
     assert set(events) == {"site-0", "site-1"}
-    made = claim(experiment(), run_dir)
+    made = claim(run_dir)
     for each in events.values():
         assert math.ceil(epsilon(each, 0.01).prv * 1000) / 1000 == made.epsilon, "an honest ledger says the same"
 
@@ -263,10 +276,10 @@ def test_a_statement_that_was_heard_and_not_used_counts_too(run_dir: Path) -> No
     heard = read_json(run_dir / "ledgers.json")
     heard["site-1"]["largest"]["at"][0].update(prv=20.0, rdp=22.0)
     write_json(run_dir / "ledgers.json", heard)
-    assert claim(experiment(), run_dir).epsilon == 20.0
+    assert claim(run_dir).epsilon == 20.0
     heard["site-1"]["largest"]["at"][0].update(prv=None, rdp=None)
     write_json(run_dir / "ledgers.json", heard)
-    assert not claim(experiment(), run_dir).differentially_private
+    assert not claim(run_dir).differentially_private
 
 
 def test_a_site_that_never_answered_is_not_in_the_claim(run_dir: Path) -> None:
@@ -275,7 +288,7 @@ def test_a_site_that_never_answered_is_not_in_the_claim(run_dir: Path) -> None:
             metrics = read_json(round_file(run_dir, stage, number))
             metrics["sites"]["site-1"].update(status="missing", spent=None)
             write_json(round_file(run_dir, stage, number), metrics)
-    made = claim(experiment(), run_dir)
+    made = claim(run_dir)
     assert made.differentially_private
     assert set(made.sites) == {"site-0"}
 
@@ -283,18 +296,18 @@ def test_a_site_that_never_answered_is_not_in_the_claim(run_dir: Path) -> None:
 def test_without_an_audit_or_with_a_failed_one_nothing_is_claimed(run_dir: Path) -> None:
     rows = read_json(run_dir / "audit.json")
     write_json(run_dir / "audit.json", [rows[0], rows[1] | {"passed": False}])
-    assert claim(experiment(), run_dir).statement.endswith("The private step failed its audit.")
+    assert claim(run_dir).statement.endswith("The private step failed its audit.")
     (run_dir / "audit.json").unlink()
-    assert claim(experiment(), run_dir).statement.endswith("The private step was not audited.")
+    assert claim(run_dir).statement.endswith("The private step was not audited.")
 
 
 def test_the_claim_says_what_the_choice_of_patients_rests_on(run_dir: Path) -> None:
-    assert "follow from the seed and from that patient alone" in claim(experiment(), run_dir).statement
+    assert "follow from the seed and from that patient alone" in claim(run_dir).statement
     write_json(run_dir / "split.json", {"cohort": "ab" * 32, "train": [], "holdout": []})
-    assert "holds given who was held out" in claim(experiment(), run_dir).statement, "begun by an earlier version"
+    assert "holds given who was held out" in claim(run_dir).statement, "begun by an earlier version"
     (run_dir / "sites").rename(run_dir / "elsewhere")
     each_row(run_dir, lambda row: row["spent"].update(audited=True))
-    assert "given which patients each site had chosen" in claim(experiment(), run_dir).statement
+    assert "given which patients each site had chosen" in claim(run_dir).statement
 
 
 def each_row(run_dir: Path, change: Callable[[dict], None]) -> None:
@@ -307,15 +320,15 @@ def each_row(run_dir: Path, change: Callable[[dict], None]) -> None:
 
 def test_a_deployed_run_claims_nothing_unless_each_site_audited_each_round(run_dir: Path) -> None:
     (run_dir / "sites").rename(run_dir / "elsewhere")
-    assert claim(experiment(), run_dir).statement.endswith("The private step was not audited at site-0, site-1.")
+    assert claim(run_dir).statement.endswith("The private step was not audited at site-0, site-1.")
     each_row(run_dir, lambda row: row["spent"].update(audited=True))
-    assert claim(experiment(), run_dir).differentially_private
+    assert claim(run_dir).differentially_private
     rewrite(run_dir, lambda row: row["spent"].update(audited=False))
-    assert claim(experiment(), run_dir).statement.endswith("The private step was not audited at site-1.")
+    assert claim(run_dir).statement.endswith("The private step was not audited at site-1.")
 
 
 def test_a_run_without_privacy_claims_nothing(run_dir: Path) -> None:
-    assert not claim(experiment(**NOT_PRIVATE), run_dir).differentially_private
+    assert not claim(run_dir, **NOT_PRIVATE).differentially_private
 
 
 def test_a_simulated_site_permits_no_more_than_the_recipe_and_room_for_retries(trained: Path) -> None:

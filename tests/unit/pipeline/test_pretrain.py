@@ -15,15 +15,16 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Phase
 from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.synthetic import SyntheticDataset
-from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.checkpoint import RoundStore
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline import pretrain
-from cmrfed.pipeline import run as pipeline
+from cmrfed.pipeline.context import begin
 from cmrfed.pipeline.guarantee import claim
+from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.pipeline.pretrain import pretrained, starting_weights
-from cmrfed.pipeline.run import begin, train
+from cmrfed.pipeline.synthesis import draw_all
+from cmrfed.pipeline.training import train
 from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.public import train_publicly
 from tests.generator_world import same_weights
@@ -273,15 +274,17 @@ def test_a_latent_run_trains_draws_and_is_judged_and_needs_no_cache(
     monkeypatch.setattr(pretrain, "cache_folder", lambda: tmp_path / "cache")
     run_dir = tmp_path / "run"
     tree = experiment(*LATENT, "privacy={}", "synthesis={patients: 1, slices: [2, 2], precision: fp32}")
-    data, roots, record = begin(tree, run_dir)
-    train(tree, run_dir, LocalGrid(roots), record)
+    context = begin(tree, run_dir)
+    train(context)
     made = Generator.load(run_dir / "generators" / "image")
     assert same_weights(made.codec.weights, load_autoencoder(run_dir / "start" / "autoencoder"))
     assert set(read_json(run_dir / "run.json")["start"]) == {"autoencoder"}
     shutil.rmtree(tmp_path / "cache")
-    train(tree, run_dir, LocalGrid(roots), record)
+    train(context)
     assert len(autoencoders) == 1
-    pipeline._synthesis_step(tree, run_dir, data)
+    data = context.data
+    assert data is not None
+    draw_all(context.trained, data.holdout)
     left = SyntheticDataset.open(run_dir / "reconstructed")
     assert "real images of hold-out patients" in left.manifest.privacy.statement
     (real,) = [v for v in data.holdout.iter_volumes() if v.phase == Phase.ED]
@@ -317,15 +320,18 @@ def test_a_run_starts_from_it_and_goes_on_without_the_cache(
     """What is not among the trained parameters is still as it was before the first round, to the bit."""
     monkeypatch.setattr(pretrain, "cache_folder", lambda: cache)
     run_dir, tree = tmp_path / "run", experiment()
-    _, roots, record = begin(tree, run_dir)
-    train(tree, run_dir, LocalGrid(roots), record)
+    context = begin(tree, run_dir)
+    train(context)
     assert trainings == []
     assert read_json(run_dir / "run.json")["start"] == starting_weights(run_dir / "start")
     for stage in ("mask", "image"):
         begun = Generator.load(run_dir / "start" / stage).network.state_dict()
         ended = RoundStore(run_dir / stage, tree.digest).load(2)["global"]
         assert {n for n in begun if not begun[n].equal(ended[n])} == set(TRAINED)
-    assert "public weights, trained on a phantom alone (2 simulated patients" in claim(tree, run_dir).statement
+    assert (
+        "public weights, trained on a phantom alone (2 simulated patients"
+        in claim(PrivacyPlan(tree), run_dir).statement
+    )
     shutil.rmtree(cache)
-    train(tree, run_dir, LocalGrid(roots), record)
+    train(context)
     assert not cache.exists()

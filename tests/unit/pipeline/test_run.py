@@ -9,7 +9,9 @@ from cmrfed.core.errors import ConfigError, InUse
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.site.site import Site
-from cmrfed.pipeline.run import begin, open_data, run, run_deployed, write_sites
+from cmrfed.pipeline.context import begin
+from cmrfed.pipeline.data import open_data, write_sites
+from cmrfed.pipeline.run import run, run_deployed
 from tests.federation_world import tiny_cohort
 from tests.source_files import acdc_patient
 from tests.support import content, other_owner
@@ -72,8 +74,10 @@ def test_a_run_of_a_version_that_placed_patients_otherwise_is_not_carried_on(tmp
     cohort = tiny_cohort(tmp_path / "cohort", 12)
     experiment = resolve({"name": "small", "data": {"cohorts": [str(cohort.root)], "size_px": cohort.size_px}})
     data = open_data(experiment, tmp_path)
-    write_json(tmp_path / "split.json", data.split)
+    data.split.write(tmp_path)
     assert open_data(experiment, tmp_path).split == data.split
-    write_json(tmp_path / "split.json", {k: v for k, v in data.split.items() if k != "placement"})
+    write_json(
+        tmp_path / "split.json", {k: v for k, v in read_json(tmp_path / "split.json").items() if k != "placement"}
+    )
     with pytest.raises(ConfigError, match=r"chose hold-out and sites in another way.*placement 1.*another --run-dir"):
         open_data(experiment, tmp_path)

@@ -60,7 +60,8 @@ def test_of_a_private_round_no_loss_is_told_and_the_largest_epsilon_is(run_dir: 
     path = run_dir / "image" / "round-0003" / "metrics.json"
     metrics = read_json(path) | {"seconds": None}
     for epsilon, row in zip((1.0, 3.0, 2.0), metrics["sites"].values(), strict=True):
-        row |= {"loss": None, "spent": {"at": [{"prv": epsilon}]}}
+        losses = [{"delta": delta, "prv": epsilon, "rdp": epsilon} for delta in (0.01, 0.001)]
+        row |= {"loss": None, "spent": {"unit": "patient", "at": losses, "ledger_hash": "ab" * 32}}
     write_json(path, metrics)
     found = {(s.tag, s.step): s.value for s in scalars_of(run_dir)}
     assert found["image/epsilon, largest of the sites so far", 3] == 3.0
@@ -72,7 +73,7 @@ def test_of_a_private_round_no_loss_is_told_and_the_largest_epsilon_is(run_dir: 
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not a run\. Expected: a folder made by `cmrfed run`"):
+    with pytest.raises(DataError, match=r"is not a run\. Got: no run\.json\. Expected: a folder made by `cmrfed run`"):
         scalars_of(tmp_path)
     with pytest.raises(ConfigError, match=r"no tracker was named\. Do: give --tensorboard DIR or --mlflow URI"):
         track_run(tmp_path, [])

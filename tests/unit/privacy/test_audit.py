@@ -34,7 +34,7 @@ def test_the_real_step_passes(sigma: float, rate: float, config: MechanismConfig
     assert not found.failed
     assert found.mu.theory == pytest.approx(math.sqrt(found.steps) / sigma)
     assert found.mu.lower < found.mu.value < found.mu.upper
-    assert found.row()["passed"]
+    assert found.row("image").passed
 
 
 def test_a_step_written_by_hand_passes_with_plain_sgd() -> None:
@@ -63,7 +63,7 @@ def test_a_planted_fault_is_caught(name: str) -> None:
     found = audit(2.0, CONFIG, make_step=FAULTS[name])
     assert not found.passed
     assert found.failed
-    assert not found.row()["passed"]
+    assert not found.row("image").passed
 
 
 def test_there_are_many_kinds_of_faults() -> None:

@@ -51,9 +51,8 @@ def test_what_preparation_noted_is_counted(folder):
     assert "What preparation found and noted" not in text_of(folder)
     run = read_json(folder / "run.json")
     counted = Account(found=32, accepted=30, set_aside=2, skipped=0)
-    write_json(
-        folder / "run.json", run | {"data": facts(counted, [("slices turned: the file begins at the apex",)] * 3)}
-    )
+    found = facts(counted, [("slices turned: the file begins at the apex",)] * 3)
+    write_json(folder / "run.json", run | {"data": found.model_dump(mode="json")})
     text = text_of(folder)
     assert "32 patients found: 30 accepted, 2 set aside, 0 skipped" in text
     assert "3 patients: slices turned: the file begins at the apex" in text
@@ -111,6 +110,7 @@ def test_the_audit_stands_beside_the_claim(folder):
     write_json(folder / "run.json", run | {"privacy_plan": [plan | {"released_numbers": 32}]})
     assert "1234 in 32 public directions 4.50" in " ".join(text_of(folder).split())
     found = {"stage": "mask", "mu": 2.4, "lower": 2.1, "upper": 2.7, "theory": 2.5, "confidence": 0.99, "passed": True}
+    found |= {"canaries": 100, "steps": 10, "noise_multiplier": 1.25}
     write_json(folder / "audit.json", [found])
     assert "µ = 2.400 (2.100 to 2.700 at 99%), theory 2.500: passed" in text_of(folder)
 
@@ -142,7 +142,7 @@ def test_a_page_without_real_patients_does_not_warn_of_them(folder):
 def test_a_phantom_is_not_passed_off_as_patients(folder):
     assert "No patient was involved" not in text_of(folder)
     run = read_json(folder / "run.json")
-    run["experiment"]["data"] = {"phantom": {"patients": 24}, "cohorts": []}
+    run["experiment"]["data"] |= {"phantom": {"patients": 24}, "cohorts": []}
     write_json(folder / "run.json", run)
     text = text_of(folder)
     assert "No patient was involved" in text

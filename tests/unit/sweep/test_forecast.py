@@ -1,7 +1,7 @@
 import pytest
 
 from cmrfed.core.errors import ConfigError, DataError
-from cmrfed.pipeline.guarantee import plan_rows
+from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.sweep.forecast import asked, forecast, forecast_text
 from cmrfed.sweep.results import run
 from tests.sweep_world import give_orders, make_sweep, nothing_shared, stub
@@ -30,10 +30,10 @@ def test_every_site_has_its_delta_and_its_noise(recipe):
 
 def test_equal_sites_are_as_the_plan_of_a_run_has_them(recipe):
     found = forecast(recipe, [30, 30, 30], 4.0)
-    planned = plan_rows(found.sites[0].experiment)
+    planned = PrivacyPlan(found.sites[0].experiment).rows
     asked_for = [row["noise_to_signal"] for row in asked(found)]
     three = found.sites[0].experiment.federation.asked
-    assert [row["noise_to_signal"] for row in planned] == [pytest.approx(value, abs=0.01) for value in asked_for]
+    assert [row.noise_to_signal for row in planned] == [pytest.approx(value, abs=0.01) for value in asked_for]
     assert three == 3
 
 

@@ -46,9 +46,9 @@ def test_plain_sgd_passes_too():
 
 def test_a_stage_is_audited_by_its_step_and_its_trainer():
     privacy = PrivateTraining(sampling_rate=0.5, draws=2, declared_patients=20, unit="patient", noise_multiplier=1.1)
-    row = audit_training("image", tiny_config("pixel", FlowConfig()), TRAINING, privacy, "cpu").row()
-    assert row["passed"]
-    names = " ".join(check["name"] for check in row["checks"])
+    row = audit_training("image", tiny_config("pixel", FlowConfig()), TRAINING, privacy, "cpu").row("image")
+    assert row.passed
+    names = " ".join(check.name for check in row.checks)
     for word in ("noise", "sampling", "clipping", "restart", "optimizer", "trainer", "without records", "state"):
         assert word in names
 

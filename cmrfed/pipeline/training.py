@@ -1,0 +1,69 @@
+"""Training of a run: the stages as the federation takes them, from public weights to averaged generators."""
+
+import shutil
+from pathlib import Path
+
+from cmrfed.core.artifacts import new_folder
+from cmrfed.federation.server.run import FederatedRun, StageSpec
+from cmrfed.pipeline.context import RunContext
+from cmrfed.pipeline.guarantee import audit_experiment, write_audit
+from cmrfed.pipeline.plan import PrivacyPlan
+from cmrfed.pipeline.pretrain import CODEC, pretrained, starting_weights
+
+
+def stage_specs(plan: PrivacyPlan, start: Path | None = None, generators: Path | None = None) -> list[StageSpec]:
+    """The stages as the federation takes them.
+
+    Args:
+        plan: The experiment, and the noise of its private stages.
+        start: Folder with what the recipe has of public weights.
+        generators: Folder where each stage leaves what it has trained: images go by the autoencoder there, if it is
+            trained too.
+    """
+    experiment, private = plan.experiment, plan.requests
+    public, out = start / CODEC if start else None, []
+    codec = generators / "autoencoder" if generators and experiment.autoencoder else public
+    for stage in experiment.stages:
+        generator, training = experiment.generator(stage), experiment.training(stage)
+        if stage == "autoencoder":
+            out.append(StageSpec(stage, generator, training, private[stage], public))
+            continue
+        first = start / stage if start and experiment.starts_publicly(stage) else None
+        out.append(
+            StageSpec(stage, generator, training, private[stage], first, codec if generator.autoencoder else None)
+        )
+    return out
+
+
+def train(context: RunContext) -> None:
+    """Train all stages over the grid of the run: in this process, under Ray or over a network."""
+    experiment, run_dir = context.experiment, context.run_dir
+    start = _public_start(context) if experiment.pretrain else None
+    for spec in stage_specs(context.plan, start, run_dir / "generators"):
+        with context.record.timed(spec.name):
+            FederatedRun(
+                context.grid,
+                run_dir,
+                run_id=experiment.name,
+                seed=experiment.seed,
+                digest=experiment.digest,
+                federation=experiment.federation,
+                stages=[spec],
+                threads=experiment.compute.threads,
+                on_round=context.on_round,
+            ).start_or_resume()
+    if experiment.privacy.private:
+        with context.record.timed("audit"):
+            write_audit(run_dir, audit_experiment(context.plan))
+
+
+def _public_start(context: RunContext) -> Path:
+    """Pre-trained generators and the autoencoder, in the run folder: a run that is carried on needs no cache."""
+    start = context.run_dir / "start"
+    if not start.is_dir():
+        with context.record.timed("pretraining"):
+            made = pretrained(context.experiment)
+        with new_folder(start) as part:
+            shutil.copytree(made, part, dirs_exist_ok=True)
+    context.record.set(start=starting_weights(start))
+    return start
