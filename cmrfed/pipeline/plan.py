@@ -95,7 +95,9 @@ class PrivacyPlan:
         """The plan in words, for the terminal."""
         experiment, plan = self.experiment, self.noise
         start = [public_words(experiment)] if experiment.pretrain else []
-        idle = [f"  {s}: keeps its pre-trained weights; no site trains it." for s in STAGES if s not in experiment.steps()]
+        idle = [
+            f"  {s}: keeps its pre-trained weights; no site trains it." for s in STAGES if s not in experiment.steps()
+        ]
         if plan is None:
             return "\n".join(["Privacy: none. Nothing is promised to the patients.", *idle, *start])
         config = experiment.privacy
@@ -114,6 +116,15 @@ def plan_privacy(experiment: Experiment) -> Plan | None:
         PrivacyError: The target cannot be met; the message names the nearest settings that can.
     """
     return calibrate_privacy(experiment.privacy, experiment.steps()) if experiment.privacy.private else None
+
+
+def plan_text(experiment: Experiment) -> str:
+    """The plan of an experiment in words, for the terminal.
+
+    Raises:
+        PrivacyError: The target cannot be met.
+    """
+    return PrivacyPlan(experiment).text
 
 
 def _row(experiment: Experiment, stage: PlannedStage) -> PlanRow:
