@@ -58,6 +58,9 @@ SLOW: Modules = {
             "kits, certificates, proxies and real processes; the weights are those of one process",
         ),
     },
+    "e2e/test_notebooks.py": {
+        "test_the_notebook_runs": (60, "the notebooks that show the Python API run from top to bottom"),
+    },
     "e2e/test_tutorials.py": {
         "test_a_tutorial_runs_as_it_is_written[simulate.md]": (147, "what most users read first"),
     },

@@ -46,6 +46,9 @@ TensorBoardFolder = Annotated[
     Path | None, typer.Option(help="Tell TensorBoard: the folder that `tensorboard --logdir` is given.")
 ]
 MlflowUri = Annotated[str | None, typer.Option(help="Tell MLflow: the URI of the tracking server, or sqlite:///FILE.")]
+Trackers = Annotated[
+    list[str] | None, typer.Option("--tracker", metavar="NAME=ADDRESS", help="Track with an installed plugin too.")
+]
 
 
 def _free(out: Path, force: bool) -> None:
@@ -152,6 +155,7 @@ def run(
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
     tensorboard: TensorBoardFolder = None,
     mlflow: MlflowUri = None,
+    tracker: Trackers = None,
     dry_run: Annotated[bool, typer.Option(help="Print settings and plan, and stop.")] = False,
 ) -> None:
     """Train both stages over the sites, synthesise, evaluate, report."""
@@ -167,7 +171,7 @@ def run(
         tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.dry_run(experiment)}
         print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200))
         return
-    report = pipeline.run(experiment, run_dir, trackers(tensorboard, mlflow))
+    report = pipeline.run(experiment, run_dir, trackers(tensorboard, mlflow, tracker or ()))
     print(report)
 
 
@@ -176,11 +180,12 @@ def track(
     run: Annotated[list[Path], typer.Argument(help="Folders made by `cmrfed run`, finished or not.")],
     tensorboard: TensorBoardFolder = None,
     mlflow: MlflowUri = None,
+    tracker: Trackers = None,
 ) -> None:
     """Send numbers of runs to TensorBoard or MLflow; what is there already is not sent again."""
     from cmrfed.pipeline.tracking import track_run, trackers
 
-    asked = trackers(tensorboard, mlflow)
+    asked = trackers(tensorboard, mlflow, tracker or ())
     for folder in run:
         count, places = track_run(folder.absolute(), asked)
         say(f"{folder}: {count} numbers are there. {'; '.join(places)}")

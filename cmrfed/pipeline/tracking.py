@@ -19,6 +19,7 @@ from cmrfed.config.experiment import ALL_STAGES
 from cmrfed.core.artifacts import digest_bytes
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.progress import say
+from cmrfed.core.registry import Registry
 from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.federation.server.metrics import RoundMetrics, read_rounds
@@ -322,16 +323,32 @@ def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 # --- sending -------------------------------------------------------------------------------------
-def trackers(tensorboard: Path | None, mlflow: str | None) -> list[Tracker]:
-    """Those that were asked for.
+TRACKERS: Registry[Callable[[str], Tracker]] = Registry(
+    "cmrfed.trackers",
+    "tracker",
+    {"tensorboard": lambda folder: TensorBoard(Path(folder)), "mlflow": MLflow},
+    fault=lambda name, part: None if callable(part) else f"{part!r}, which cannot be called with an address",
+)
+"""What makes a `Tracker` of an address: a folder, a URI, or whatever a plugin says that it is."""
+
+
+def trackers(tensorboard: Path | None, mlflow: str | None, others: Sequence[str] = ()) -> list[Tracker]:
+    """Those that were asked for; others as ``name=address``.
 
     Raises:
-        ConfigError: One is not installed.
+        ConfigError: One is not installed, or lacks its address.
     """
-    return [
-        *([TensorBoard(tensorboard)] if tensorboard else []),
-        *([MLflow(mlflow)] if mlflow else []),
-    ]
+    asked = [f"tensorboard={tensorboard}"] if tensorboard else []
+    asked += [f"mlflow={mlflow}"] if mlflow else []
+    return [_tracker(text) for text in (*asked, *others)]
+
+
+def _tracker(text: str) -> Tracker:
+    name, mark, address = text.partition("=")
+    if not (mark and address):
+        expected = f"NAME=ADDRESS, where NAME is {' or '.join(TRACKERS.names)}"
+        raise ConfigError("a tracker needs an address", got=text, expected=expected)
+    return TRACKERS.get(name)(address)
 
 
 def tracking_callback(run_dir: Path, asked: Sequence[Tracker]) -> Callable[[], None]:
@@ -359,7 +376,7 @@ def track_run(run_dir: Path, asked: Sequence[Tracker]) -> tuple[int, list[str]]:
         DataError: The folder is not a run, or numbers have not arrived.
     """
     if not asked:
-        raise ConfigError("no tracker was named", do="give --tensorboard DIR or --mlflow URI")
+        raise ConfigError("no tracker was named", do="give --tensorboard DIR, --mlflow URI or --tracker NAME=ADDRESS")
     scalars, places = scalars_of(run_dir), list[str]()
     for tracker in asked:
         try:

@@ -18,6 +18,7 @@ from cmrfed.pipeline.tracking import (
     trackers,
     tracking_callback,
 )
+from tests.plugin_world import install
 from tests.run_folder import write_run_folder
 
 tensorboard = pytest.mark.skipif(
@@ -75,7 +76,7 @@ def test_of_a_private_round_no_loss_is_told_and_the_largest_epsilon_is(run_dir: 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a run\. Got: no run\.json\. Expected: a folder made by `cmrfed run`"):
         scalars_of(tmp_path)
-    with pytest.raises(ConfigError, match=r"no tracker was named\. Do: give --tensorboard DIR or --mlflow URI"):
+    with pytest.raises(ConfigError, match=r"no tracker was named\. Do: give --tensorboard DIR, --mlflow URI or --tr"):
         track_run(tmp_path, [])
 
 
@@ -218,3 +219,16 @@ def test_a_run_is_tracked_after_every_round_and_at_the_end(tmp_path: Path) -> No
     run.on_round = lambda: seen.append(len(list(tmp_path.glob("image/round-*/metrics.json"))))
     run.start_or_resume()
     assert seen == [1, 2]
+
+
+# --- plugins ----------------------------------------------------------------------------------------
+def test_a_tracker_of_a_plugin_is_made_of_its_address(tmp_path, monkeypatch):
+    code = "class Lines:\n    name = 'lines'\n    def __init__(self, address):\n        self.address = address\n"
+    install(tmp_path, "cmrfed.trackers", "paint-lines", {"lines": "paint_lines:Lines"}, code)
+    monkeypatch.syspath_prepend(tmp_path)
+    (made,) = trackers(None, None, ["lines=a=b.txt"])
+    assert (made.name, made.address) == ("lines", "a=b.txt")
+    with pytest.raises(ConfigError, match=r"a tracker needs an address. Got: lines\. Expected: NAME=ADDRESS, where"):
+        trackers(None, None, ["lines"])
+    with pytest.raises(ConfigError, match=r"there is no tracker line \(did you mean lines\?\)"):
+        trackers(None, None, ["line=x"])

@@ -1,0 +1,1 @@
+"""One part of each kind that CMRFed takes from other distributions."""
