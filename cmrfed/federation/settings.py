@@ -1,32 +1,63 @@
 """The settings of the federation: strategies, quorum, compression, secure aggregation. Loads no torch."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cmrfed.core.choices import OrInstalled, settings_registry
 from cmrfed.core.config import Section
+from cmrfed.core.registry import Registry
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import FedAvg
 
 Compression = Literal["none", "fp16", "int8"]
 """none: a reply carries weights, float32. Otherwise their change, one number of fewer bits for each weight."""
 
 
-class FedAvgConfig(Section):
+class StrategySettings(Section):
+    """Base of the settings of every strategy; a subclass is named by its ``name: Literal["fedavg"]``."""
+
+    name: str = Field(max_length=100)
+    needs_mean_only: ClassVar[bool] = False
+    """Whether it needs the weighted mean of the replies, and nothing else of them: others exclude secure sums."""
+
+    def build(self, everyone: Mapping[str, Any]) -> "FedAvg":
+        """Flower's strategy, of a plugin; the project's own are in `cmrfed.federation.server.strategy`.
+
+        Its memory between rounds is its ``m_t``, ``v_t`` and ``momentum_vector``, as in Flower's own; with any other
+        memory, a run that is resumed goes on without it.
+
+        Args:
+            everyone: Arguments of Flower's `FedAvg` that each strategy is to pass on.
+        """
+        raise NotImplementedError
+
+
+class FedAvgConfig(StrategySettings):
     """Weighted mean of the sites' weights (McMahan et al., arXiv 1602.05629)."""
+
+    needs_mean_only: ClassVar[bool] = True
 
     name: Literal["fedavg"] = "fedavg"
 
 
-class FedProxConfig(Section):
+class FedProxConfig(StrategySettings):
     """FedAvg, and a term μ/2 ‖w - global‖² in every site's loss (Li et al., arXiv 1812.06127)."""
+
+    needs_mean_only: ClassVar[bool] = True
 
     name: Literal["fedprox"]
     proximal_mu: float = Field(0.01, gt=0)
     """μ, the weight of the term."""
 
 
-class FedAvgMConfig(Section):
+class FedAvgMConfig(StrategySettings):
     """SGD with momentum on the server, the mean change being the gradient (Hsu et al., arXiv 1909.06335)."""
+
+    needs_mean_only: ClassVar[bool] = True
 
     name: Literal["fedavgm"]
     server_learning_rate: float = Field(1.0, gt=0)
@@ -35,8 +66,10 @@ class FedAvgMConfig(Section):
     """Share of the last change that is kept in the next."""
 
 
-class FedOptConfig(Section):
+class FedOptConfig(StrategySettings):
     """What the adaptive strategies share (Reddi et al., arXiv 2003.00295)."""
+
+    needs_mean_only: ClassVar[bool] = True
 
     server_learning_rate: float = Field(0.01, gt=0)
     """Step of the server, about the change of each weight in a round."""
@@ -60,7 +93,7 @@ class FedYogiConfig(FedOptConfig):
     name: Literal["fedyogi"]
 
 
-class TrimmedMeanConfig(Section):
+class TrimmedMeanConfig(StrategySettings):
     """Mean per weight without the extremes (Yin et al., arXiv 1803.01498); every site counts the same."""
 
     name: Literal["trimmed-mean"]
@@ -68,7 +101,7 @@ class TrimmedMeanConfig(Section):
     """Share of the replies cut off at each end; rounded down to whole replies."""
 
 
-class KrumConfig(Section):
+class KrumConfig(StrategySettings):
     """The one reply that lies closest to its neighbours (Blanchard et al., NeurIPS 2017)."""
 
     name: Literal["krum"]
@@ -76,14 +109,18 @@ class KrumConfig(Section):
     """Sites that may send anything; needs at least 2 × this + 3 replies."""
 
 
+STRATEGIES: Registry[type[StrategySettings]] = settings_registry(
+    "cmrfed.strategies",
+    "strategy",
+    "name",
+    StrategySettings,
+    (FedAvgConfig, FedProxConfig, FedAvgMConfig, FedAdamConfig, FedYogiConfig, TrimmedMeanConfig, KrumConfig),
+)
 StrategyConfig = Annotated[
     FedAvgConfig | FedProxConfig | FedAvgMConfig | FedAdamConfig | FedYogiConfig | TrimmedMeanConfig | KrumConfig,
     Field(discriminator="name"),
+    OrInstalled(STRATEGIES, "name"),
 ]
-
-
-MEANS = (FedAvgConfig, FedProxConfig, FedAvgMConfig, FedOptConfig)
-"""Strategies that need the weighted mean of the replies, and nothing else of them."""
 
 
 class SecureAggregation(Section):
@@ -155,7 +192,7 @@ class FederationConfig(Section):
         if not self.secure_aggregation:
             return self
         threshold = self.secure_aggregation.threshold
-        if not isinstance(self.strategy, MEANS):
+        if not self.strategy.needs_mean_only:
             raise ValueError(
                 f"secure_aggregation shows the server the sum alone, and {self.strategy.name} needs each reply: take "
                 "fedavg, fedprox, fedavgm, fedadam or fedyogi, or set secure_aggregation to false"

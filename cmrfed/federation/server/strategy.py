@@ -16,7 +16,6 @@ from cmrfed.core.errors import FederationError
 from cmrfed.core.rng import numpy_generator
 from cmrfed.federation.messages import WEIGHT, State
 from cmrfed.federation.settings import (
-    MEANS,
     FedAdamConfig,
     FedAvgConfig,
     FedAvgMConfig,
@@ -78,6 +77,8 @@ def make_strategy(config: StrategyConfig) -> FedAvg:
             return UpdateKrum(num_malicious_nodes=config.malicious_sites, **_EVERYONE)
         case FedAvgConfig():
             return FedAvg(**_EVERYONE)
+        case _:
+            return config.build(_EVERYONE)
 
 
 def _adaptive(config: FedAdamConfig | FedYogiConfig) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class Aggregator:
             FederationError: A weight is no longer finite.
         """
         self.strategy.configure_train(round_number, _flat(current), ConfigRecord(), cast(Grid, None))
-        if isinstance(self.config, MEANS):
+        if self.config.needs_mean_only:
             messages = [_message(2, *_mean(replies))]
         else:
             messages = [_message(node, _values(reply), weight) for node, (reply, weight) in enumerate(replies, 2)]

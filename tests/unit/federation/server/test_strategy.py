@@ -1,5 +1,7 @@
 """Aggregation against slow, obvious formulas; robustness; exact resumption; who is asked."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.strategy import Aggregator, _flat, _message, choose, put_aside
 from cmrfed.federation.settings import FederationConfig, StrategyConfig
 from tests.federation_world import random_state
+from tests.plugin_world import install
 
 STRATEGIES = ["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "trimmed-mean", "krum"]
 WEIGHTS = [1.0, 2.0, 5.0, 3.0, 1.0]
@@ -206,3 +209,39 @@ def test_replies_may_lie_in_files(tmp_path, name: str) -> None:
     files = [(put_aside(state, tmp_path / f"{i}.npy"), weight) for i, (state, weight) in enumerate(replies)]
     first, second = (aggregator(name).aggregate(1, current, given) for given in (replies, files))
     assert all(torch.equal(first[n], second[n]) for n in current)
+
+
+# --- plugins ----------------------------------------------------------------------------------------
+MEDIAN = """
+from typing import Literal
+from flwr.serverapp.strategy import FedMedian
+from cmrfed.federation.settings import StrategySettings
+
+class Median(StrategySettings):
+    name: Literal["median"] = "median"
+
+    def build(self, everyone):
+        return FedMedian(**everyone)
+"""
+
+
+@pytest.fixture
+def median(tmp_path, monkeypatch):
+    install(tmp_path, "cmrfed.strategies", "paint-median", {"median": "paint_median:Median"}, MEDIAN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield {"name": "median"}
+    sys.modules.pop("paint_median", None)
+
+
+def test_a_strategy_of_a_plugin_aggregates_and_is_written_by_its_name(median):
+    config = FederationConfig(strategy=median)
+    assert config.model_dump(mode="json")["strategy"] == {"name": "median"}
+    replies = [({"w": torch.tensor([value, 1.0])}, 1.0) for value in (0.0, 2.0, 100.0)]
+    LocalGrid([])  # gives this process the identity that Flower's messages ask for
+    after = Aggregator(config.strategy).aggregate(1, {"w": torch.zeros(2)}, replies)
+    assert after["w"].tolist() == [2.0, 1.0]
+
+
+def test_a_strategy_that_needs_each_reply_has_no_secure_sums(median):
+    with pytest.raises(ValidationError, match="the sum alone, and median needs each reply"):
+        FederationConfig(strategy=median, secure_aggregation={"threshold": 2})
