@@ -9,7 +9,9 @@ ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	command -v $$p > /dev/null 2>&1 && $$p -c '$(ENOUGH)' > /dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# bytecode is kept, whatever the environment says: else each of the tests' many processes compiles everything again
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest \
+	-n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test test-fast test-all install install-dev lint format clean
 .DEFAULT_GOAL := help
