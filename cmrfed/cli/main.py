@@ -438,7 +438,12 @@ def ledger(
     print(found.model_dump_json(indent=1) if as_json else statement_text(found))
 
 
-def _quiet_libraries() -> None:
+def _prepare_libraries() -> None:
+    """Set up libraries before they are loaded: no telemetry, no chatter, and threads that sleep while they wait.
+
+    Threads that spin take the cores from whoever else computes (benchmarks/wait_policy.py).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -492,7 +497,7 @@ def _ctrl_c_as_such() -> Iterator[None]:
 def main() -> None:
     """Run the command line; exit status 0 only on success."""
     _speak_utf_8()
-    _quiet_libraries()
+    _prepare_libraries()
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
