@@ -10,9 +10,8 @@ import tempfile
 from importlib import metadata, util
 from pathlib import Path
 
-from flwr.cli.build import build_fab_from_disk
-
 from cmrfed.core.errors import ConfigError
+from cmrfed.federation.flower import build_bundle
 
 PACKAGE = "cmrfed"
 _PROJECT = """\
@@ -59,7 +58,7 @@ def write_app(folder: Path) -> Path:
 
 def digest_bundle(app: Path) -> str:
     """SHA-256 of the bundle of an app, as Flower names it."""
-    return hashlib.sha256(build_fab_from_disk(app)).hexdigest()
+    return hashlib.sha256(build_bundle(app)).hexdigest()
 
 
 def installed_digest() -> str:

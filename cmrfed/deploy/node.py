@@ -6,34 +6,23 @@ here and are on the list, and the node's store takes no other bundle, however it
 """
 
 import hashlib
-import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Error, Message
-from flwr.common.constant import ErrorCode
-from flwr.supercore.corestate.in_memory_corestate import InMemoryCoreState
-from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supernode import start_client_internal
-from flwr.supernode.cli.flower_supernode import flower_supernode
 
 from cmrfed.core.errors import FederationError
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.kit import read_site_kit
+from cmrfed.federation.flower import Connect, ErrorCode, Fab, as_objects, guard_node, run_node
 from cmrfed.privacy.ledger.journal import Journal
 
 UNAPPROVED = "the site's owner has not approved this code"
-_CONNECT = "http_request_response"
 
 
 class Guard:
@@ -54,25 +43,7 @@ class Guard:
         Raises:
             FederationError: This version of Flower has another path.
         """
-        connect = getattr(start_client_internal, _CONNECT, None)
-        user = start_client_internal._init_connection
-        if (
-            connect is None
-            or _CONNECT not in inspect.unwrap(user).__code__.co_names
-            or not hasattr(InMemoryCoreState, "store_fab")
-        ):
-            raise FederationError(
-                "the owner's allow-list does not fit this version of Flower",
-                do="install the version of constraints.txt",
-            )
-        setattr(start_client_internal, _CONNECT, self._around(connect))
-        store = InMemoryCoreState.store_fab
-
-        def store_checked(state: InMemoryCoreState, fab: Fab) -> str:
-            self.demand(fab.content)
-            return store(state, fab)
-
-        InMemoryCoreState.store_fab = store_checked  # type: ignore[assignment]
+        guard_node(self._around, self.demand)
 
     def demand(self, bundle: bytes) -> None:
         """Let a bundle pass that was checked.
@@ -95,7 +66,7 @@ class Guard:
         self.approvals.note(digest)
         return False
 
-    def _around(self, connect: Callable[..., Any]) -> Callable[..., Any]:
+    def _around(self, connect: Connect) -> Connect:
         @contextmanager
         def guarded(*args: Any, **kwargs: Any) -> Iterator[Any]:
             with connect(*args, **kwargs) as callbacks:
@@ -179,13 +150,11 @@ class GuardedConnection:
         """Answer in the node's place: an error that names the bundle and what its owner can do."""
         reason = f"{UNAPPROVED}: at the site, cmrfed site approve KIT {digest}"
         reply = Message(Error(ErrorCode.INVALID_FAB, reason), reply_to=message)
-        with no_object_id_recompute():
-            reply.metadata.__dict__["_message_id"] = reply.object_id
-            parts = get_all_nested_objects(reply)
-            wanted, session = self._send(reply, get_object_tree(reply), 0.0)
+        with as_objects(reply) as (tree, parts):
+            wanted, session = self._send(reply, tree, 0.0)
             for name, part in parts.items():
                 if name in wanted:
-                    self._push(message.metadata.run_id, session, name, part.deflate())
+                    self._push(message.metadata.run_id, session, name, part)
         self._confirm(message.metadata.run_id, message.metadata.message_id)
 
 
@@ -199,8 +168,7 @@ def main(kit_folder: Path, gate: str) -> None:
     kit, site = read_site_kit(kit_folder), kit_folder.absolute() / "site"
     Journal(site).start()
     Guard(site).install()
-    sys.argv = [
-        "flower-supernode",
+    arguments = [
         "--superlink", gate,
         "--root-certificates", str(kit_folder / "state" / "inner" / "ca.crt"),
         "--auth-supernode-private-key", str(kit_folder / "node" / "node.key"),
@@ -210,7 +178,7 @@ def main(kit_folder: Path, gate: str) -> None:
     ]  # fmt: skip
     os.environ.update(flower_environment(kit_folder))
     try:
-        flower_supernode()
+        run_node(arguments)
     except Exception:
         traceback.print_exc()
     os._exit(1)  # Flower's threads would keep a node alive that no longer works

@@ -1,11 +1,21 @@
 """The ClientApp of a site: the same object in one process, under Ray and over a network."""
 
+from collections.abc import Callable
+
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from cmrfed.federation.flower import check_version
 from cmrfed.federation.site.site import answer_hello, answer_step, answer_train
 
-app = ClientApp()
+
+def on_tested_flower(message: Message, context: Context, answer: Callable[[Message, Context], Message]) -> Message:
+    """Answer nothing on a release of Flower that was not tested: a mod, which runs before every handler."""
+    check_version()
+    return answer(message, context)
+
+
+app = ClientApp(mods=[on_tested_flower])
 
 
 @app.train()

@@ -6,12 +6,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from cmrfed.federation.client_app import app
+from cmrfed.federation.flower import SUPERLINK_NODE_ID, ErrorCode, Run, begin_run, check_version, name_message
 from cmrfed.federation.identity import make_identities
 
 _RUN_ID = 1
@@ -28,12 +26,11 @@ class LocalGrid(Grid):
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
+        check_version()
         make_identities([root for root in roots if (root / "site.json").is_file()])
         self._contexts = {node: _context(node, root) for node, root in enumerate(roots, SUPERLINK_NODE_ID + 1)}
         self._replies: dict[str, Message] = {}
-        self._run = Run.create_empty(_RUN_ID)
-        # what a Flower process learns at its start, and `Message` asks for
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, SUPERLINK_NODE_ID
+        self._run = begin_run(_RUN_ID)
         logging.getLogger("flwr").setLevel(logging.WARNING)
 
     def set_run(self, run: Run) -> None:
@@ -59,7 +56,7 @@ class LocalGrid(Grid):
         """Answer each message at once; `pull_messages` hands out the replies."""
         identifiers = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = uuid4().hex  # as Flower's own in-memory grid does
+            name_message(message, uuid4().hex)
             self._replies[message.metadata.message_id] = self._answer(message)
             identifiers.append(message.metadata.message_id)
         return identifiers

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.owner import owned
+from cmrfed.federation.flower import check_version
 from cmrfed.pipeline.context import begin
 from cmrfed.pipeline.run import RUN_FOLDER, run_deployed
 from cmrfed.pipeline.training import train
@@ -26,6 +27,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Train both stages; `cmrfed run` with the same recipe and run folder then goes on to synthesis."""
+    check_version()
     run_dir = _absolute(context.run_config, "run-dir")
     experiment = read_experiment(context.run_config)
     if sites := str(context.run_config.get("sites", "")).split():
