@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest \
 	-n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-fast test-all install install-dev lint format clean
+.PHONY: help demo test test-fast test-all docs install install-dev lint format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -39,6 +39,10 @@ lint: install-dev ## Run the checks that need no test: format, lint, types, impo
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install-dev ## Build the documentation as a site in site/, without a network, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Read it: $(BIN)/python -m http.server --directory site"
+
 format: install-dev ## Lay out the code and repair what can be repaired
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -48,7 +52,7 @@ install: $(VENV)/.installed ## Make .venv and install CMRFed with pinned depende
 install-dev: $(VENV)/.installed-dev ## The same, with the tools that the checks need
 
 clean: ## Remove .venv and caches; runs and cohorts stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 was found (tried python3, python3.11 to python3.13, python)." \
