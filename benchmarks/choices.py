@@ -1,6 +1,6 @@
 r"""What is chosen after training, measured: how long weights are averaged, and how strongly the condition guides.
 
-Every image generator of a finished run (`generators/image` and, where the recipe has ``image.training.ema_others``,
+Every image generator of a finished run (`generators/image` and, with ``image.training.extra_ema_decays``, also
 `generators/image-ema-*`) draws the masks of the hold-out patients, with each guidance scale that it can, from the same
 noise. KID is to the real images of these patients, with the offline features; agreement is the Dice between the mask
 that an image was drawn for and what a segmenter, trained on the real training patients, finds in it: what the same
@@ -8,7 +8,7 @@ segmenter reaches on the real images is in the last line. Guidance (arXiv 2207.1
 trained with condition_dropout, and asks the network twice for each step.
 
     cmrfed run configs/recipes/acdc-families/ddpm.yaml --run-dir runs/choices --data cohorts/acdc \
-        --set image.generator.condition_dropout=0.1 --set 'image.training.ema_others=[0.0, 0.5, 0.8, 0.95, 0.98]'
+        --set image.generator.condition_dropout=0.1 --set 'image.training.extra_ema_decays=[0.0, 0.5, 0.8, 0.95, 0.98]'
     python -m benchmarks.choices runs/choices
 """
 

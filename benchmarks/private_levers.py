@@ -45,10 +45,10 @@ WAYS = {
     "recipe": [],
     "hardly any noise": ["privacy.epsilon=1000"],
     "random weights, no pre-training": ["pretrain.image=null"],
-    "K = 1": ["privacy.image.draws=1"],
-    "K = 32": ["privacy.image.draws=32"],
+    "K = 1": ["privacy.image.noise_multiplicity=1"],
+    "K = 32": ["privacy.image.noise_multiplicity=32"],
     "no averaging of weights": ["image.training.ema_decay=0"],
-    "times in the middle": ["image.generator.process.time_law=logit_normal"],
+    "times in the middle": ["image.generator.process.timestep_sampling=logit_normal"],
     "one local step, FedAdam": [
         "federation.strategy={name: fedadam, server_learning_rate: 3.0e-3}",
         "image.training.rounds=20", "image.training.local_steps=1",
@@ -64,7 +64,7 @@ WAYS = {
 QUICK_WAYS = ("recipe", "K = 1")
 TINY = [
     *QUICK, "image.training={rounds: 1, local_steps: 1}", "data.partition={sites: 2, scheme: iid}",
-    "privacy.image.subspace={rank: 2, patients: 4, scanners: 2, draws: 2}", "privacy.image.draws=2",
+    "privacy.image.subspace={rank: 2, patients: 4, scanners: 2, draws: 2}", "privacy.image.noise_multiplicity=2",
     "pretrain={patients: 2, scanners: 1, mask: {rounds: 1, local_steps: 1}, image: {rounds: 1, local_steps: 1}}",
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from cmrfed.generators.settings import BackboneConfig
 from cmrfed.training.loop import stage_inputs
 from tests.generator_world import SIZE_PX, ddpm, heart, tiny_generator
 
-QUICK = AttackConfig(noises=2)
+QUICK = AttackConfig(noise_samples=2)
 FAMILIES = {
     "noise": ("pixel", ddpm("epsilon")),
     "velocity": ("pixel", ddpm("v_prediction")),

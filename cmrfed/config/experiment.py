@@ -3,15 +3,17 @@
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.config import Section, Seed
+from cmrfed.core.config import Section, Seed, outdated_keys
 from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError
+from cmrfed.core.progress import say
 from cmrfed.core.registry import builtins_only
 from cmrfed.core.strict_yaml import load, read_mapping
 from cmrfed.data.settings import PartitionConfig, PhantomConfig
@@ -29,29 +31,29 @@ ALL_STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class DataConfig(Section):
-    """Where patients come from and how they are shared out."""
+    """Real or simulated patients, and their partition over the sites."""
 
     phantom: PhantomConfig | None = None
     """The built-in phantom, used when no cohort is given."""
     cohorts: tuple[str, ...] = ()
-    """Cohort folders. One is shared out over the sites by ``partition``; of several each is a site."""
+    """Cohort folders. A single one is split over the sites by ``partition``; with several, each is a site."""
     size_px: int = Field(64, ge=16, le=1024)
-    """Height and width of slices, pixels, as `cmrfed prepare --size` made them; a multiple of patch_px × 2^(levels -
+    """Height and width of the slices in pixels, as set by `cmrfed prepare --size`; a multiple of patch_px × 2^(levels -
     1)."""
     holdout: float = Field(1 / 3, gt=0, lt=1)
-    """Share of patients that no stage ever sees; they test the result."""
+    """Fraction of patients held out from all training, for evaluation."""
     partition: PartitionConfig = PartitionConfig()
     external: dict[str, str] = {}
-    """Name → cohort folder: other data sets to test segmenters on."""
+    """Name → cohort folder: external data sets on which the segmenters are tested."""
 
 
 class StageConfig(Section):
-    """One of the two stages."""
+    """The generator and the training of one stage."""
 
     generator: GeneratorSettings = GeneratorSettings()
-    """What draws."""
+    """Generator architecture, process and sampler."""
     training: TrainingConfig = TrainingConfig()
-    """How it is trained at the sites."""
+    """Federated training at the sites."""
 
 
 class AutoencoderStage(Section):
@@ -61,30 +63,31 @@ class AutoencoderStage(Section):
 
 
 class ComputeConfig(Section):
-    """Speed alone: nothing here changes a guarantee, and it is outside the digest."""
+    """Hardware settings. They change no privacy guarantee and are not part of the recipe's digest."""
 
     threads: int = Field(2, ge=1, le=1024)
-    """Threads of the CPU, at each site too. A recipe that does not say takes OMP_NUM_THREADS, where that is set."""
+    """CPU threads, also at each site. Defaults to OMP_NUM_THREADS where that is set."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where a run trains and draws; a deployed site has its own."""
+    """Device for training and sampling; a deployed site uses its own setting."""
 
 
 class Experiment(Section):
     """Everything that decides a result."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
-    """Lower-case letters, digits and hyphens, 41 at most: of the run, and of what is drawn from it."""
+    """Name of the run and of its synthetic data set: lower-case letters, digits and hyphens, at most 41."""
     seed: Seed = 0
-    """Of who is held out, who is at which site, first weights, and all draws of training without privacy."""
+    """Seed for the hold-out split, the partition, initialisation and non-private training. Private training draws from
+    the operating system."""
     data: DataConfig
     autoencoder: AutoencoderStage | None = None
-    """None: the autoencoder of the images, if there is one, stays as the phantom taught it."""
+    """Fine-tuning of the image autoencoder at the sites; None keeps it as pre-trained on the phantom."""
     mask: StageConfig = StageConfig()
-    """The stage that draws masks."""
+    """The mask stage: generates segmentation masks."""
     image: StageConfig = StageConfig()
-    """The stage that draws the image of a mask."""
+    """The image stage: generates an image from a mask."""
     pretrain: PretrainConfig | None = None
-    """Public training on the phantom before the first round; None: there is none."""
+    """Public pre-training on the phantom before the first round; None skips it."""
     federation: FederationConfig = FederationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
@@ -273,6 +276,18 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"setting {path} goes through a value", got=key, expected="a section")
     node[rest[-1]] = value
+    for other in _other_names(rest[-1]):
+        node.pop(other, None)  # an override is stronger than what it overrides, under whatever name
+
+
+@cache
+def _names() -> frozenset[tuple[str, str]]:
+    """Old and current names of the renamed settings of a recipe."""
+    return frozenset(pair for section in _all_sections(Experiment) for pair in section.renamed.items())
+
+
+def _other_names(key: str) -> list[str]:
+    return [new if key == old else old for old, new in _names() if key in (old, new)]
 
 
 def _copied(tree: Any) -> Any:
@@ -303,12 +318,21 @@ def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -
     tree = override(read_recipe(recipe) if isinstance(recipe, Path) else recipe, overrides or [])
     tree = _with_threads(tree)
     try:
-        return Experiment.model_validate(tree)
+        with outdated_keys() as outdated:
+            found = Experiment.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(_in_words(problem) for problem in error.errors())
         where = recipe if isinstance(recipe, Path) else "the recipe"
         do = "correct these settings"
         raise ConfigError(f"{where} cannot be used", got=problems, do=do, code=INVALID_RECIPE) from None
+    if outdated:
+        _note_once(", ".join(f"{old} is now {new}" for old, new in outdated.items()))
+    return found
+
+
+@cache
+def _note_once(names: str) -> None:
+    say(f"Settings were renamed, and their old names are read in this release for the last time: {names}.")
 
 
 def _with_threads(tree: dict[str, Any]) -> dict[str, Any]:
@@ -338,6 +362,14 @@ def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
         yield prefix + name
         for inner in _sections(field.annotation):
             yield from _settings(inner, f"{prefix}{name}.")
+
+
+def _all_sections(section: type[Section]) -> Iterator[type[Section]]:
+    """A section and all inside it."""
+    yield section
+    for field in section.model_fields.values():
+        for inner in _sections(field.annotation):
+            yield from _all_sections(inner)
 
 
 def _sections(annotation: Any) -> list[type[Section]]:

@@ -1,7 +1,9 @@
 """The base of every configuration section: frozen, closed to misspelt keys, and strict about true and false."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,10 +18,27 @@ Precision = Literal["bf16", "fp32"]
 """Arithmetic of a network; "bf16" is a wish that `cmrfed.core.precision` fulfils where the device computes in it."""
 
 
+_outdated: ContextVar[dict[str, str] | None] = ContextVar("outdated", default=None)
+
+
+@contextmanager
+def outdated_keys() -> Iterator[dict[str, str]]:
+    """Collect, old name => current one, the renamed keys that are read within the block."""
+    found: dict[str, str] = {}
+    token = _outdated.set(found)
+    try:
+        yield found
+    finally:
+        _outdated.reset(token)
+
+
 class Section(BaseModel):
     """A frozen part of the configuration; an unknown key is an error that names it, and so is true for a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Keys of the release before => their current names. Either is read, and a file with both is refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -35,6 +54,20 @@ class Section(BaseModel):
             words = "{names}: true or false means nothing there (YAML reads yes, no, on and off so too)"
             raise PydanticCustomError("truth_value", words, {"names": ", ".join(wrong)})
         return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_renamed_keys(cls, given: Any) -> Any:
+        """Give renamed keys their current names, before anything else looks at them (the last validator runs first)."""
+        if not isinstance(given, Mapping):
+            return given
+        old = {name: new for name, new in cls.renamed.items() if name in given}
+        twice = [f"{new} is set twice, {name} being its old name" for name, new in old.items() if new in given]
+        if twice:
+            raise PydanticCustomError("set_twice", "{problem}: remove one", {"problem": ", and ".join(twice)})
+        if (found := _outdated.get()) is not None:
+            found.update(old)
+        return {old.get(name, name): value for name, value in given.items()} if old else given
 
 
 def _has_truth_value(value: Any) -> bool:

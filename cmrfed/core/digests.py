@@ -7,7 +7,7 @@ change with every value that matters. The rule:
 * Any later one is left out while it has the value that means what was done before there was the setting, which
   `SINCE` records, and is in the digest otherwise. A default that is changed later therefore changes digests, as it
   must: the recorded value stays.
-* A renamed setting stays under its old name (`RENAMED`).
+* A renamed setting is recorded by its current name, and stays in digests under its old one (`RENAMED`).
 * Sections that are not in this record, such as those of plugins, are in digests in full.
 
 Nobody has to remember it: a test compares this record with the models and prints the line that is missing.
@@ -23,14 +23,14 @@ ALWAYS: dict[str, frozenset[str]] = {
     section: frozenset(names.split())
     for section, names in {
         "AnatomyConfig": "minimum_area_px bootstrap_draws permutations",
-        "AttackConfig": "black_box white_box slices noises",
+        "AttackConfig": "black_box white_box slices noise_samples",
         "AugmentConfig": "rotate_deg scale shift_px context_scale context_shift_px",
         "AutoencoderConfig": "channels layers_per_block latent_channels norm_groups",
         "AutoencoderStage": "training",
         "AutoencoderTraining": "steps batch_size learning_rate warmup_steps kl_weight max_grad_norm precision augment",
         "BackboneConfig": "channels layers_per_block attention_levels patch_px norm_groups",
         "ComputeConfig": "threads device",
-        "DDPMConfig": "kind prediction schedule weighting time_law",
+        "DDPMConfig": "kind prediction schedule weighting timestep_sampling",
         "DataConfig": "phantom cohorts size_px holdout partition external",
         "EvaluationConfig": (
             "seed utility segmenter nnunet site_seeds mixed_arm control_seeds mixed_shares features fidelity "
@@ -45,7 +45,7 @@ ALWAYS: dict[str, frozenset[str]] = {
         "FedYogiConfig": "server_learning_rate beta_1 beta_2 tau name",
         "FederationConfig": "sites strategy fraction min_sites round_timeout_s connect_timeout_s retries weighting",
         "FidelityConfig": "subsets fid_halves frd_slices",
-        "FlowConfig": "kind time_law",
+        "FlowConfig": "kind timestep_sampling",
         "GeneratorConfig": (
             "process backbone sampler condition_dropout mask_dropout codec size_px condition_masks styles"
         ),
@@ -57,7 +57,9 @@ ALWAYS: dict[str, frozenset[str]] = {
         "PhantomConfig": "patients sites seed",
         "PretrainConfig": "patients scanners seed mask image",
         "PrivacyConfig": "unit epsilon delta declared_patients mask image",
-        "PrivateTraining": "sampling_rate clip_norm draws trained subspace unit noise_multiplier declared_patients",
+        "PrivateTraining": (
+            "sampling_rate clip_norm noise_multiplicity trained subspace unit noise_multiplier declared_patients"
+        ),
         "PublicTraining": (
             "rounds local_steps batch_size learning_rate warmup_steps optimizer weight_decay max_grad_norm "
             "ema_decay precision augment"
@@ -68,7 +70,7 @@ ALWAYS: dict[str, frozenset[str]] = {
         "SegmenterConfig": "channels steps batch_size learning_rate weight_decay seeds precision augment mixed_share",
         "StageConfig": "generator training",
         "StageJob": "run experiment seed stage round generator training proximal_mu privacy model_digest threads",
-        "StagePlan": "sampling_rate clip_norm draws trained subspace noise_ratio",
+        "StagePlan": "sampling_rate clip_norm noise_multiplicity trained subspace noise_ratio",
         "Subspace": "rank patients scanners draws seed",
         "SynthesisConfig": (
             "patients seed slices slice_spacing_mm pixel_mm shared_noise mask_post_processing batch_size precision"
@@ -105,14 +107,22 @@ SINCE: dict[str, Any] = {
     "StageJob.codec_digest": None,
     "StageJob.compression": "none",
     "StageJob.secure_threshold": None,
-    "TrainingConfig.ema_others": [],
+    "TrainingConfig.extra_ema_decays": [],
 }
 """Later settings, each with the value (as JSON) at which it is left out: what was done before there was the setting.
 
 An entry is never changed, whatever becomes of the default.
 """
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "AttackConfig.noise_samples": "noises",
+    "DDPMConfig.timestep_sampling": "time_law",
+    "FlowConfig.timestep_sampling": "time_law",
+    "PrivateTraining.noise_multiplicity": "draws",
+    "PublicTraining.extra_ema_decays": "ema_others",
+    "StagePlan.noise_multiplicity": "draws",
+    "TrainingConfig.extra_ema_decays": "ema_others",
+}
 """Settings (``Section.name``) that digests know by another, older name."""
 
 

@@ -18,13 +18,14 @@ class PartitionConfig(Section):
     """
 
     scheme: Literal["iid", "group", "vendor", "centre", "dirichlet"] = "iid"
-    """How patients are shared out: at random, by diagnosis, scanner vendor or hospital, or unevenly by diagnosis."""
+    """Partition: at random (iid), by diagnosis, by scanner vendor, by centre, or with Dirichlet label skew by
+    diagnosis."""
     sites: int = Field(3, ge=1)
-    """Number of sites over which patients are shared out."""
+    """Number of sites."""
     alpha: float = Field(0.5, gt=0)
-    """Concentration of ``dirichlet``: small is uneven, large is even."""
+    """Concentration of ``dirichlet``: smaller is more heterogeneous."""
     only: int | None = Field(None, ge=0)
-    """Number of the one site that trains, from 0: what it reaches alone. Patients are shared out as without this."""
+    """Index (from 0) of a single site to train, as a local-only baseline; the partition stays the same."""
 
     @model_validator(mode="after")
     def _is_there(self) -> "PartitionConfig":
@@ -44,18 +45,18 @@ class PhantomConfig(Section):
     patients: int = Field(24, ge=1)
     """Simulated patients in all."""
     sites: int = Field(3, ge=1)
-    """Simulated scanners, over which they are shared out."""
+    """Simulated scanners, one per site; patients are distributed evenly over them."""
     seed: int = 0
     """Same seed, same patients."""
 
 
 class PublicPatients(Section):
-    """How many, and of how many scanners. None of them is one of ``data.phantom``, whatever the seeds."""
+    """Public simulated patients; they never coincide with those of ``data.phantom``, whatever the seeds."""
 
     patients: int = Field(200, ge=1)
     """Simulated patients."""
     scanners: int = Field(10, ge=1)
-    """Simulated scanners, over which the patients are shared out."""
+    """Simulated scanners; patients are distributed evenly over them."""
     seed: int = 0
     """Random seed of these patients and of training on them."""
 

@@ -51,7 +51,7 @@ class FedProxConfig(StrategySettings):
 
     name: Literal["fedprox"]
     proximal_mu: float = Field(0.01, gt=0)
-    """μ, the weight of the term."""
+    """μ, the weight of the proximal term."""
 
 
 class FedAvgMConfig(StrategySettings):
@@ -61,9 +61,9 @@ class FedAvgMConfig(StrategySettings):
 
     name: Literal["fedavgm"]
     server_learning_rate: float = Field(1.0, gt=0)
-    """Factor of the mean change; 1 takes it over as it is."""
+    """Server learning rate; 1 applies the averaged update unchanged."""
     server_momentum: float = Field(0.9, ge=0, lt=1)
-    """Share of the last change that is kept in the next."""
+    """Server momentum."""
 
 
 class FedOptConfig(StrategySettings):
@@ -72,13 +72,13 @@ class FedOptConfig(StrategySettings):
     needs_mean_only: ClassVar[bool] = True
 
     server_learning_rate: float = Field(0.01, gt=0)
-    """Step of the server, about the change of each weight in a round."""
+    """Server learning rate η: roughly the change of each weight per round."""
     beta_1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the running mean of the changes."""
+    """β₁: decay of the first moment."""
     beta_2: float = Field(0.99, ge=0, lt=1)
-    """Decay of the running mean of their squares."""
+    """β₂: decay of the second moment."""
     tau: float = Field(1e-3, gt=0)
-    """Floor of the denominator: small values adapt strongly."""
+    """τ: adaptivity; smaller values adapt more strongly."""
 
 
 class FedAdamConfig(FedOptConfig):
@@ -94,19 +94,19 @@ class FedYogiConfig(FedOptConfig):
 
 
 class TrimmedMeanConfig(StrategySettings):
-    """Mean per weight without the extremes (Yin et al., arXiv 1803.01498); every site counts the same."""
+    """Coordinate-wise trimmed mean (Yin et al., arXiv 1803.01498); sites are weighted equally."""
 
     name: Literal["trimmed-mean"]
     trim_fraction: float = Field(0.34, gt=0, lt=0.5)
-    """Share of the replies cut off at each end; rounded down to whole replies."""
+    """Fraction of replies trimmed at each end, rounded down to whole replies."""
 
 
 class KrumConfig(StrategySettings):
-    """The one reply that lies closest to its neighbours (Blanchard et al., NeurIPS 2017)."""
+    """Krum: the single update closest to its neighbours (Blanchard et al., NeurIPS 2017)."""
 
     name: Literal["krum"]
     malicious_sites: int = Field(0, ge=0)
-    """Sites that may send anything; needs at least 2 × this + 3 replies."""
+    """Number f of Byzantine sites tolerated; needs at least 2f + 3 replies."""
 
 
 STRATEGIES: Registry[type[StrategySettings]] = settings_registry(
@@ -127,33 +127,34 @@ class SecureAggregation(Section):
     """The server sees the sum of the updates and no single one ([secure aggregation](docs/secure-aggregation.md))."""
 
     threshold: int = Field(ge=2)
-    """So many sites together can take masks out; with fewer, a round fails and reveals nothing."""
+    """Number of sites needed to reconstruct the masks; with fewer, the round fails and reveals nothing."""
 
 
 class FederationConfig(Section):
-    """Who takes part, how long to wait, and how replies are aggregated."""
+    """Participation, time-outs and aggregation."""
 
     sites: int = Field(3, ge=1)
-    """Leave it out: data.partition sets it."""
+    """Number of sites; set by data.partition, so leave it out."""
     strategy: StrategyConfig = FedAvgConfig()
-    """How replies become the next global weights."""
+    """Aggregation strategy."""
     fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the sites that is asked in a round, but never fewer than ``min_sites``."""
+    """Fraction of sites sampled per round, at least ``min_sites``."""
     min_sites: int = Field(2, ge=1)
-    """Quorum: the fewest usable replies that make a round."""
+    """Quorum: smallest number of valid replies for a round to be aggregated."""
     round_timeout_s: float = Field(3600.0, gt=0)
-    """Seconds that a round waits for replies."""
+    """Time-out of a round, in seconds."""
     connect_timeout_s: float = Field(60.0, gt=0)
-    """Seconds to wait for all sites before starting with those that are there."""
+    """Time to wait for all sites to connect before starting with those available, in seconds."""
     retries: int = Field(2, ge=0)
-    """How often a site that did not answer is asked again when the quorum is missed."""
+    """Retries of unresponsive sites when the quorum is missed."""
     weighting: Literal["patients", "equal"] = "patients"
-    """What a site counts in the mean. Its number of patients becomes known to the server with "patients"."""
+    """Aggregation weight of a site: its number of patients, which discloses that number to the server, or equal."""
     compression: Compression = "none"
-    """How replies travel: whole weights, or their change in halves (fp16) or bytes (int8). Requests stay whole."""
+    """Compression of replies: none sends full weights; fp16 and int8 send quantised updates. Requests are never
+    compressed."""
 
     secure_aggregation: Literal[False] | SecureAggregation = False
-    """false, or {threshold: N}: the server sees the sum of the updates alone."""
+    """false, or {threshold: N}: secure aggregation, with which the server learns only the sum of the updates."""
 
     @property
     def secure_threshold(self) -> int | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cmrfed.generators.process import Process
     from cmrfed.generators.samplers import Sampler
 
-TimeLaw = Literal["logit_normal", "uniform"]
+TimestepSampling = Literal["logit_normal", "uniform"]
 """Of times in training: t = sigmoid(N(0, 1)), with most steps in middle noise (arXiv 2403.03206), or uniform."""
 Channels = Annotated[int, Field(ge=1, le=4096)]
 """Channels of one level of a network."""
@@ -44,14 +44,14 @@ SamplerName = Annotated[Literal["ancestral", "ddim", "dpm++", "euler", "heun"], 
 
 
 class SamplerConfig(Section):
-    """How samples are drawn. Heun evaluates the network twice a step, but for the last."""
+    """Sampling. Heun evaluates the network twice per step, except for the last."""
 
     name: SamplerName = "euler"
-    """ancestral, ddim and dpm++ draw from a process of kind ddpm; euler and heun from one of kind flow."""
+    """ancestral, ddim and dpm++ sample from processes of kind ddpm; euler and heun from those of kind flow."""
     steps: int = Field(20, ge=1, le=1000)
-    """Steps of a draw, from noise to an array."""
+    """Sampling steps."""
     guidance_scale: float = Field(1.0, ge=0, le=100)
-    """Classifier-free guidance (arXiv 2207.12598); 1 is none and costs nothing."""
+    """Classifier-free guidance scale (arXiv 2207.12598); 1 disables guidance and its second network evaluation."""
 
 
 # --- families of processes ------------------------------------------------------------------------
@@ -103,15 +103,19 @@ class DDPMConfig(ProcessSettings):
     )
     samplers = ("ancestral", "ddim", "dpm++")
 
+    renamed = {"time_law": "timestep_sampling"}
+
     kind: Literal["ddpm"] = "ddpm"
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
-    """Noise ε, velocity v, or the clean array, which suits one-hot masks: a small network cannot carry their noise."""
+    """Prediction target: noise ε, velocity v or the clean sample x₀. x₀ suits one-hot masks, whose noise a small
+    network cannot represent."""
     schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
-    """Growth of the noise, by diffusers' names: cosine, or betas (or their roots) that rise linearly."""
+    """Noise schedule by its name in diffusers: cosine, linear or scaled linear."""
     weighting: Literal["plain", "velocity"] = "plain"
-    """For the prediction of the clean array: its own squared error, or that of the velocity it implies."""
-    time_law: TimeLaw = "uniform"
-    """Times in training: all alike, or mostly those of middle noise."""
+    """Loss weighting when predicting x₀: plain squared error, or the error of the implied velocity."""
+    timestep_sampling: TimestepSampling = "uniform"
+    """Distribution of training timesteps: uniform, or logit-normal (arXiv 2403.03206), which emphasises intermediate
+    noise levels."""
 
     @model_validator(mode="after")
     def _weighs_the_clean_array(self) -> "DDPMConfig":
@@ -142,9 +146,12 @@ class FlowConfig(ProcessSettings):
     )
     samplers = ("euler", "heun")
 
+    renamed = {"time_law": "timestep_sampling"}
+
     kind: Literal["flow"] = "flow"
-    time_law: TimeLaw = "logit_normal"
-    """Times in training: all alike, or mostly those of middle noise."""
+    timestep_sampling: TimestepSampling = "logit_normal"
+    """Distribution of training timesteps: uniform, or logit-normal (arXiv 2403.03206), which emphasises intermediate
+    noise levels."""
 
     def build(self, *, bounded: bool) -> "Process":
         """Its process."""
@@ -210,22 +217,22 @@ class BackboneSettings(Section):
 
 
 class BackboneConfig(BackboneSettings):
-    """Size of the U-Net."""
+    """Architecture of the U-Net."""
 
     size_words = "patch_px × 2^(levels - 1)"
 
     kind: Literal["unet"] = "unet"
     """Architecture of the network."""
     channels: tuple[Channels, ...] = Field((32, 64, 96), min_length=1, max_length=8)
-    """Of each level, multiples of norm_groups; every level but the last halves the array."""
+    """Channels of each level, multiples of norm_groups; every level but the last halves the resolution."""
     layers_per_block: int = Field(1, ge=1, le=16)
-    """Residual blocks of each level on the way down; there is one more on the way up."""
+    """Residual blocks per level of the encoder; the decoder has one more."""
     attention_levels: int = Field(0, ge=0, le=8)
-    """How many of the deepest levels attend; the middle always does."""
+    """Number of deepest levels with self-attention; the middle block always has it."""
     patch_px: int = Field(2, ge=1, le=64)
-    """Pixel-unshuffle (arXiv 1609.05158): the U-Net runs at 1 / patch_px of the size."""
+    """Pixel-unshuffle factor (arXiv 1609.05158): the U-Net works at 1 / patch_px of the resolution."""
     norm_groups: int = Field(8, ge=1, le=4096)
-    """Groups of each group normalisation."""
+    """Groups of each group normalisation layer."""
 
     @property
     def size_multiple(self) -> int:
@@ -246,16 +253,16 @@ BACKBONES: Registry[type[BackboneSettings]] = settings_registry(
 
 # --- the autoencoder and the whole ------------------------------------------------------------------
 class AutoencoderConfig(Section):
-    """Size of the autoencoder."""
+    """Architecture of the autoencoder."""
 
     channels: tuple[Channels, ...] = Field((32, 64), max_length=8)
-    """Of each level; every level but the last halves the image."""
+    """Channels of each level; every level but the last halves the resolution."""
     layers_per_block: int = Field(1, ge=1, le=16)
-    """Residual blocks of each level of the encoder; the decoder has one more."""
+    """Residual blocks per level of the encoder; the decoder has one more."""
     latent_channels: int = Field(4, ge=1, le=256)
-    """Channels of a latent."""
+    """Latent channels."""
     norm_groups: int = Field(8, ge=1, le=4096)
-    """Groups of each group normalisation."""
+    """Groups of each group normalisation layer."""
 
     @field_validator("channels")
     @classmethod
@@ -280,15 +287,16 @@ class GeneratorSettings(Section):
     """A generator as a recipe states it, without what follows from the data."""
 
     process: ProcessConfig = FlowConfig()
-    """How arrays are perturbed, and what the network learns to predict."""
+    """The diffusion or flow process, and the network's regression target."""
     backbone: Annotated[BackboneConfig, OrInstalled(BACKBONES, "kind")] = BackboneConfig()
     sampler: SamplerConfig = SamplerConfig()
     condition_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of items trained without any condition; needed for guidance."""
+    """Probability of dropping all conditions of a training example; required for classifier-free guidance."""
     mask_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of condition masks forgotten in training."""
+    """Probability of dropping each conditioning mask in training."""
     autoencoder: AutoencoderConfig | None = None
-    """Of images alone: the process works on the latents of this autoencoder (arXiv 2112.10752); None: on pixels."""
+    """Image stage only: a latent generator works in the latent space of this autoencoder (arXiv 2112.10752); None works
+    on pixels."""
 
 
 class GeneratorConfig(GeneratorSettings):

@@ -142,7 +142,7 @@ def _row(experiment: Experiment, stage: PlannedStage) -> PlanRow:
         noise_multiplier=round(stage.noise_multiplier, 4),
         sampling_rate=stage.sampling_rate,
         steps=stage.steps,
-        draws=settings.draws,
+        draws=settings.noise_multiplicity,
         clip_norm=settings.clip_norm,
         trained_parameters=trained,
         released_numbers=released,

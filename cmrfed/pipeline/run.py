@@ -105,7 +105,7 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
     for spec in stage_specs(plan):
         count = sum(p.numel() for p in Generator(spec.generator).network.parameters())
         private, steps = spec.privacy, spec.training.rounds * spec.training.local_steps
-        drawn = private.sampling_rate * private.declared_patients * private.draws if private else None
+        drawn = private.sampling_rate * private.declared_patients * private.noise_multiplicity if private else None
         stages[spec.name] = {
             "parameters": count,
             "rounds": spec.training.rounds,

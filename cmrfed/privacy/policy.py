@@ -25,34 +25,35 @@ class MayLeave(Section):
     """What of the site's patients may reach the server beside noised updates: each of it has no noise."""
 
     patient_count: bool = False
-    """How many patients the site has."""
+    """The number of patients."""
     losses: bool = False
-    """Losses, slices seen and seconds of training: each tells something of the patients in a step."""
+    """Training losses, number of slices and duration: each depends on the patients in a step."""
     error_details: bool = False
-    """What went wrong with the site's own data. Otherwise the server learns only that something did."""
+    """Error messages about the site's data; otherwise the server learns only that an error occurred."""
 
 
 class Limits(Section):
-    """The largest request that the site computes: each is checked before anything is trained or spent."""
+    """Limits on the requests that the site accepts: each is checked before anything is trained or spent."""
 
     model_config = ConfigDict(strict=True)
 
     batch_size: int = Field(1024, ge=1, le=MOST_DRAWS)
-    """Slices in memory together: draws of a patient in private training, the batch elsewhere."""
+    """Slices in memory at once: in private training those of one patient (noise multiplicity, slices of a
+    public subspace), otherwise the batch size."""
     simulated_patients: int = Field(512, ge=1, le=MOST_DRAWS)
-    """Simulated patients that public directions may need; they are kept on the disk of the site."""
+    """Simulated patients for a public gradient subspace; they are kept on the site's disk."""
     local_steps: int = Field(10_000, ge=1, le=100_000)
-    """Optimizer steps of one round."""
+    """Optimizer steps per round."""
     rounds: int = Field(10_000, ge=1, le=100_000)
-    """Rounds of one stage of one run."""
+    """Rounds per stage of a run."""
     parameters: int = Field(1_000_000_000, ge=1, le=100_000_000_000)
-    """Weights of a network, those of an autoencoder included."""
+    """Parameters of a network, including its autoencoder."""
     threads: int = Field(64, ge=1, le=1024)
-    """Threads of the computation; more are never used than the machine has."""
+    """CPU threads; never more than the machine has."""
     memory_gib: float = Field(64, gt=0, le=100_000)
-    """Memory of one step, GiB, as estimated from made-up arrays before any patient is looked at."""
+    """Memory of one step in GiB, estimated on random arrays before any patient data are read."""
     round_seconds: float = Field(86_400, gt=0, le=10_000_000)
-    """Longest time of a round, as estimated from made-up arrays before any patient is looked at."""
+    """Duration of a round in seconds, estimated on random arrays before any patient data are read."""
 
     @classmethod
     def of_simulation(cls) -> "Limits":
@@ -91,25 +92,25 @@ class SitePolicy(Section):
     """The content of policy.yaml."""
 
     epsilon_cap: float | None = Field(gt=0)
-    """Largest ε (PRV) over everything that the site's patients ever take part in; null or none, written out, is no cap,
-    and no guarantee."""
+    """Cap on ε (PRV accounting), composed over everything in which the site's patients ever take part; null or none,
+    written explicitly, means no cap and no guarantee."""
     delta: float = Field(gt=0, lt=1)
-    """δ, the probability with which the promise may fail: clearly below 1 / number of patients."""
+    """δ of the guarantee; choose it well below 1 / number of patients."""
     smallest_cohort: int = Field(10, ge=1)
-    """Patients; a site with fewer takes no part."""
+    """Smallest number of patients with which the site takes part."""
     permitted_stages: tuple[str, ...] = ("mask", "image")
-    """What may be trained here: outlines of the heart (mask), pictures for them (image), what pictures look like
+    """Stages that may be trained here: segmentation masks (mask), images for masks (image), the image autoencoder
     (autoencoder)."""
     permitted_units: tuple[Unit, ...] = ("patient",)
-    """Whose presence is hidden by what may be trained: a patient's, a single slice's, or nobody's."""
+    """Privacy units that the site accepts: patient, slice, or none, which is training without privacy."""
     secure_threshold: int | None = Field(None, ge=2)
-    """Updates leave inside secure sums alone, whose masks so many sites or more take out together; null: either way."""
+    """Require secure aggregation with at least this threshold of sites; null does not require it."""
     hide_round_time: bool = Field(True, strict=True)
-    """Whether a private round always takes a time that the request and the machine decide, and not who was sampled."""
+    """Give private rounds a duration that is independent of the sampled patients (timing side channel)."""
     limits: Limits = Limits()
-    """The largest request that the site computes."""
+    """Limits on the requests that the site accepts."""
     may_leave: MayLeave = MayLeave()
-    """What else of the patients may reach the server."""
+    """Information about patients, beyond noised updates, that the server may receive."""
 
     @field_validator("epsilon_cap", "delta", "smallest_cohort", "secure_threshold", mode="before")
     @classmethod

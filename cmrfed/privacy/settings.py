@@ -36,15 +36,15 @@ class Subspace(Section):
     """
 
     rank: int = Field(32, ge=1, le=1024)
-    """Number of directions."""
+    """Dimension of the subspace."""
     patients: int = Field(48, ge=2, le=MOST_DRAWS)
-    """Simulated patients, one gradient of each; none of them is in ``pretrain`` or ``data.phantom``."""
+    """Simulated patients, each contributing one gradient; disjoint from those of ``pretrain`` and ``data.phantom``."""
     scanners: int = Field(24, ge=1, le=MOST_DRAWS)
-    """Simulated scanners, over which these patients are shared out."""
+    """Simulated scanners; these patients are distributed evenly over them."""
     draws: int = Field(16, ge=1, le=MOST_DRAWS)
-    """Slices of each of them."""
+    """Slices sampled per simulated patient."""
     seed: Seed = 0
-    """Of these patients, and of the draws of their gradients."""
+    """Seed of the simulated patients and of their gradients."""
 
     @model_validator(mode="after")
     def _spans(self) -> "Subspace":
@@ -56,18 +56,22 @@ class Subspace(Section):
 
 
 class StagePrivacy(Section):
-    """How one stage is trained privately."""
+    """DP-SGD settings of one stage."""
+
+    renamed = {"draws": "noise_multiplicity"}
 
     sampling_rate: float = Field(0.25, ge=SMALLEST_SAMPLING_RATE, le=1)
-    """q: probability of each patient to be in a step. Public: it is never derived from the data."""
+    """q: Poisson sampling rate, the probability with which each patient is included in a step. Public, never derived
+    from the data."""
     clip_norm: float = Field(1.0, ge=SMALLEST_CLIP_NORM, le=LARGEST_CLIP_NORM)
-    """C: the largest norm of one patient's gradient."""
-    draws: int = Field(8, ge=1, le=MOST_DRAWS)
-    """K: (slice, time, noise) draws whose gradients are averaged before clipping; more cost no ε (arXiv 2210.09929)."""
+    """C: clipping norm of the gradient per patient."""
+    noise_multiplicity: int = Field(8, ge=1, le=MOST_DRAWS)
+    """K: noise multiplicity (arXiv 2210.09929), the number of (slice, timestep, noise) samples per patient whose
+    gradients are averaged before clipping; it does not affect ε."""
     trained: tuple[ParameterPattern, ...] = Field(("*",), max_length=100)
-    """Names of the trained parameters, with * and ?; all others stay as they were at the start."""
+    """Name patterns (* and ?) of the trainable parameters; all others are frozen."""
     subspace: Subspace | None = None
-    """None: the trained parameters move freely."""
+    """Projection of the updates onto a public gradient subspace; None trains in the full parameter space."""
 
     def dimensions(self, parameters: int) -> int:
         """Numbers that are released with noise in a step, of so many trained parameters."""
@@ -78,7 +82,7 @@ class StagePlan(StagePrivacy):
     """A stage of a recipe: its share of the budget beside the mechanism."""
 
     noise_ratio: float = Field(1.0, ge=0.1, le=100)
-    """This stage's noise multiplier over the common one: above 1 it spends less of the budget."""
+    """Ratio of this stage's noise multiplier to the common one; above 1 the stage spends less of the budget."""
 
 
 class PrivateTraining(StagePrivacy):
@@ -97,24 +101,24 @@ class PrivateTraining(StagePrivacy):
 
 
 class PrivacyConfig(Section):
-    """Privacy of a whole data set: one target ε for all stages together."""
+    """Differential privacy: one target ε for all stages together."""
 
     unit: Unit = "none"
-    """patient; slice, which is weaker, since a patient has many; or none."""
+    """Unit of privacy: patient; slice, which is weaker since a patient has many; or none."""
     epsilon: float | None = Field(None, gt=0, le=1e6)
-    """Target for the patients (or slices) of each site, over all stages, under PRV accounting."""
+    """Target ε for the patients (or slices) of each site, composed over all stages, under PRV accounting."""
     delta: float | None = Field(None, gt=0, lt=1)
-    """At most 1/N, N being ``declared_patients``: above it, publishing one patient in full would be allowed. None:
-    N^-1.1."""
+    """Target δ, at most 1/N with N = ``declared_patients``: a larger δ would permit publishing one patient in full.
+    None takes N^-1.1."""
     declared_patients: int | None = Field(None, ge=1, le=MOST_PATIENTS)
-    """N: patients (or slices, where they are the unit) of each site as everyone may know it. It is the denominator of
-    the update; it need not be exact, and it must not be looked up in the data."""
+    """N: publicly declared number of patients (or slices, if they are the unit) of each site, the denominator of the
+    update. It need not be exact, and must not be derived from the data."""
     autoencoder: StagePlan = StagePlan()
-    """Of the stage that trains the autoencoder at the sites, where a recipe has one."""
+    """Private training of the autoencoder stage, where a recipe has one."""
     mask: StagePlan = StagePlan()
-    """How the mask stage is trained privately."""
+    """Private training of the mask stage."""
     image: StagePlan = StagePlan()
-    """How the image stage is trained privately."""
+    """Private training of the image stage."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> "PrivacyConfig":

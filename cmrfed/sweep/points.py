@@ -43,14 +43,14 @@ class SweepFile(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     """Lower-case letters, digits and hyphens, 41 at most."""
     recipe: str
-    """Path of the base recipe, absolute or relative to the file."""
+    """Path of the base recipe, absolute or relative to this file."""
     set: dict[str, Any] = {}
-    """Setting → value over the recipe's, the same for all points."""
+    """Setting → value: overrides of the recipe for all points."""
     grid: Grid | list[Grid] | None = None
-    """Axis → values of the setting of that name, or label → settings; points are all combinations. Of a list, those of
-    each grid."""
+    """Axis → values of the setting of that name, or label → settings; the points are all combinations. With a list of
+    grids, those of each grid."""
     points: list[dict[str, Any]] | None = None
-    """Each: setting → value; ``name`` is its label."""
+    """List of points, each setting → value; ``name`` is the label."""
 
     @model_validator(mode="after")
     def _grid_or_points(self) -> "SweepFile":

@@ -160,7 +160,7 @@ def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:
 
     if private is None:
         return steps * step(training.batch_size)
-    one = step(private.draws)  # one patient's gradient
+    one = step(private.noise_multiplicity)  # one patient's gradient
     seconds = steps * private.sampling_rate * private.declared_patients * one
     if private.subspace:  # gradients of simulated patients, anew in every round, once for all sites of a process
         seconds += training.rounds * private.subspace.patients * step(private.subspace.draws)

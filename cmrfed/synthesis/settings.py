@@ -10,28 +10,28 @@ PostProcessing = Literal["none", "largest_component"]
 
 
 class SynthesisConfig(Section):
-    """How patients are drawn. The range of slices is a public choice, never taken from patients."""
+    """Sampling of synthetic patients. The range of slices is a public choice, never derived from patients."""
 
     patients: int = Field(40, ge=1)
     """Synthetic patients, each at ED and ES."""
     seed: int = 0
     """Same seed and generators, same patients."""
     slices: tuple[int, int] = (8, 10)
-    """Fewest and most slices of a patient, each number equally likely."""
+    """Minimum and maximum number of slices per patient, uniformly distributed."""
     slice_spacing_mm: float = Field(10.0, gt=0)
-    """Written beside a known in-plane spacing."""
+    """Slice spacing, written where the in-plane spacing is known."""
     pixel_mm: float | None = Field(None, gt=0)
-    """In-plane spacing: the field of view of preparation over its pixels. None: read from the cohorts; but a private
-    run does not ask its patients, and then it is unknown."""
+    """In-plane spacing: the prepared field of view divided by its pixels. None reads it from the cohorts; a private run
+    does not query its patients, and then the spacing is unknown."""
     shared_noise: float = Field(0.5, ge=0, le=1)
-    """Share of an image's initial noise that all slices of its patient have in common."""
+    """Fraction of the variance of the initial noise that all slices of a patient share."""
     mask_post_processing: PostProcessing = "none"
-    """What is done to masks once all of a patient's are drawn, before images are drawn for them. largest_component:
-    keep the largest piece of each structure on each slice. Masks as drawn are kept beside, and evaluated too."""
+    """Post-processing of a patient's generated masks before image synthesis. largest_component keeps the largest
+    connected component of each structure on each slice; the unprocessed masks are kept and evaluated too."""
     batch_size: int = Field(64, ge=1)
-    """Slices that are drawn at a time."""
+    """Slices sampled per batch."""
     precision: Precision = "bf16"
-    """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""
+    """Arithmetic of the network: bf16 where the device supports it in hardware, otherwise fp32."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "SynthesisConfig":

@@ -291,8 +291,8 @@ class _MarkedRun:
             self._fault(f"a pass reads masks of several records: labels {sorted(labels)}")
             return 1.0
         kind = labels.pop() - 1
-        if len(raw) != self.privacy.draws:
-            self._fault(f"a pass has {len(raw)} draws where {self.privacy.draws} are configured")
+        if len(raw) != self.privacy.noise_multiplicity:
+            self._fault(f"a pass has {len(raw)} draws where {self.privacy.noise_multiplicity} are configured")
         grey = self._grey(raw, kind) if raw.is_floating_point() else None
         if self.privacy.unit == "slice":
             self._one_slice(cond)

@@ -77,7 +77,7 @@ class PrivateTrainer:
         check_size(generator, cohort)
         _open_arrays(cohort)
         self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
-        self.config, self.draws = config, privacy.draws
+        self.config, self.draws = config, privacy.noise_multiplicity
         self.records, self.alone = _records(cohort, event), event.unit == "slice"
         trained = train_only(generator.network, privacy.trained)
         self.coordinates = self._coordinates(privacy.subspace)

@@ -13,46 +13,50 @@ Stage = Literal["autoencoder", "mask", "image"]
 
 
 class AugmentConfig(Section):
-    """Ranges of uniform draws; 0 turns one off."""
+    """Data augmentation: ranges of uniform distributions; 0 disables a transform."""
 
     rotate_deg: float = Field(15.0, ge=0, le=180)
-    """Largest turn either way, degrees."""
+    """Largest rotation in either direction, in degrees."""
     scale: float = Field(0.1, ge=0, lt=0.5)
-    """Relative: 0.1 is from 0.9 × to 1.1 ×."""
+    """Relative range of scaling: 0.1 is from 0.9 to 1.1."""
     shift_px: float = Field(2.0, ge=0, le=256)
-    """Largest shift either way and along each axis, pixels."""
+    """Largest translation in either direction along each axis, in pixels."""
     context_scale: float = Field(0.15, ge=0, lt=0.5)
-    """Of each mask that the mask stage is told, by itself: a drawn neighbour is never quite as large as a real one, and
-    a stage that believes it to the pixel passes the error on to the apex (arXiv 2106.15282, section 3)."""
+    """Independent scale jitter of each conditioning mask (conditioning augmentation, arXiv 2106.15282, section 3):
+    generated neighbours differ slightly in size from real ones, and without jitter the error accumulates towards the
+    apex."""
     context_shift_px: float = Field(1.5, ge=0, le=256)
-    """As shift_px, of each mask that the mask stage is told, by itself."""
+    """Independent translation jitter of each conditioning mask, in pixels."""
 
 
 class TrainingConfig(Section):
-    """How one stage is trained."""
+    """Optimisation of one stage."""
+
+    renamed = {"ema_others": "extra_ema_decays"}
 
     rounds: int = Field(10, ge=0, le=100_000)
-    """0: no site is asked, and the stage stays as it was pre-trained."""
+    """Federated rounds; 0 skips federated training and keeps the pre-trained weights."""
     local_steps: int = Field(20, ge=1, le=100_000)
-    """Optimizer steps of each site in each round."""
+    """Local optimizer steps per site and round."""
     batch_size: int = Field(32, ge=1, le=4096)
-    """Slices of a step; without effect in private training, where patients are drawn by a coin each."""
+    """Slices per step; ignored in private training, where patients are Poisson-sampled at ``sampling_rate``."""
     learning_rate: float = Field(5e-4, gt=0, le=1000)
-    """The largest, after the warm-up; a half cosine takes it to 1 % at the last step of the last round."""
+    """Peak learning rate; after the warm-up it decays along a half cosine to 1 % at the last step of the last round."""
     warmup_steps: int = Field(20, ge=0, le=10_000_000)
-    """Steps, from the first one of the stage, over which the learning rate rises."""
+    """Steps of linear learning-rate warm-up at the start of the stage."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """sgd, plain, is for one local step a round under an adaptive server strategy: the server then sees gradients."""
+    """Local optimizer. Plain sgd suits one local step per round with an adaptive server strategy, which then receives
+    gradients."""
     weight_decay: float = Field(0.0, ge=0, le=100)
-    """Of the optimizer: apart from the gradient in adamw (arXiv 1711.05101), as a part of it in sgd."""
+    """Weight decay: decoupled in adamw (arXiv 1711.05101), L2 regularisation in sgd."""
     max_grad_norm: float = Field(1.0, ge=1e-6, le=1e6)
-    """Norm to which the gradient of a batch is cut; without effect in private training, which has clip_norm."""
+    """Gradient clipping: largest norm of a batch's gradient; ignored in private training, which has clip_norm."""
     ema_decay: float = Field(0.9, ge=0, lt=1)
-    """Of the global weights, per round; the generator that is saved has the averaged weights."""
-    ema_others: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((), max_length=20)
-    """Further decays: a generator each beside the one above, to be compared; 0 is the last weights themselves."""
+    """Decay per round of the exponential moving average of the global weights, which the saved generator has."""
+    extra_ema_decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((), max_length=20)
+    """Further EMA decays to compare: each gives a generator of its own; 0 is the last weights."""
     precision: Precision = "bf16"
-    """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""
+    """Arithmetic of the network: bf16 where the device supports it in hardware, otherwise fp32."""
     augment: AugmentConfig | None = AugmentConfig()
 
     def rate_at(self, step: int) -> float:
@@ -68,22 +72,22 @@ class TrainingConfig(Section):
 
 
 class AutoencoderTraining(Section):
-    """How an autoencoder is trained."""
+    """Training of the autoencoder on the phantom."""
 
     steps: int = Field(3000, ge=1)
-    """Optimizer steps in all."""
+    """Optimizer steps."""
     batch_size: int = Field(16, ge=1)
-    """Slices of a step."""
+    """Slices per step."""
     learning_rate: float = Field(1e-3, gt=0)
-    """The largest, after the warm-up; a half cosine takes it to 1 %."""
+    """Peak learning rate; after the warm-up it decays along a half cosine to 1 %."""
     warmup_steps: int = Field(50, ge=0)
-    """Steps over which the learning rate rises."""
+    """Steps of linear learning-rate warm-up."""
     kl_weight: float = Field(1e-4, ge=0)
-    """Of the divergence from N(0, 1) per latent number, beside errors per pixel."""
+    """Weight of the KL divergence per latent element, relative to the reconstruction error per pixel."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Norm to which the gradient of a batch is cut."""
+    """Gradient clipping: largest norm of a batch's gradient."""
     precision: Precision = "bf16"
-    """Of the network's arithmetic: bf16 where the device computes in it, fp32 everywhere else."""
+    """Arithmetic of the network: bf16 where the device supports it in hardware, otherwise fp32."""
     augment: AugmentConfig | None = AugmentConfig()
 
     def rate_at(self, step: int) -> float:
@@ -96,22 +100,22 @@ class PublicTraining(TrainingConfig):
     """How one stage is pre-trained: as at a site, but at one place, with a round after which nothing travels."""
 
     rounds: int = Field(60, ge=1)
-    """After each the running average takes in the weights."""
+    """Rounds; the exponential moving average is updated after each."""
     local_steps: int = Field(50, ge=1)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(8e-4, gt=0)
-    ema_others: tuple[float, ...] = Field((), max_length=0, exclude=True)
+    extra_ema_decays: tuple[float, ...] = Field((), max_length=0, exclude=True)
     """None: public pre-training yields one generator."""
 
 
 class PretrainConfig(PublicPatients):
-    """Weights that are learned from the phantom alone."""
+    """Public pre-training on the phantom."""
 
     mask: PublicTraining | None = PublicTraining()
-    """None: the first round begins with random weights."""
+    """Pre-training of the mask stage; None starts it from random weights."""
     image: PublicTraining | None = PublicTraining(rounds=80)
     autoencoder: AutoencoderTraining | None = None
-    """Of the image generator, where that has one."""
+    """Training of the image generator's autoencoder; required for a latent generator."""
 
     def of(self, stage: Stage) -> PublicTraining | None:
         """How a stage is pre-trained, if it is."""

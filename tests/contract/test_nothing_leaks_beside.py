@@ -52,7 +52,7 @@ from tests.source_files import acdc_patient, save, short_axis
 
 CLOSED = SitePolicy(epsilon_cap=50.0, delta=1e-2, smallest_cohort=1)
 ASKED = PrivateTraining(
-    unit="patient", noise_multiplier=2.0, sampling_rate=1.0, draws=1, declared_patients=3, clip_norm=0.5
+    unit="patient", noise_multiplier=2.0, sampling_rate=1.0, noise_multiplicity=1, declared_patients=3, clip_norm=0.5
 )
 TELLING = {"loss", "first_loss", "last_loss", "items", "seconds", "patients", "sampled", "clipped"}
 

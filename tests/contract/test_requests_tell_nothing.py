@@ -31,7 +31,7 @@ from tests.federation_world import SIZE_PX, tiny_cohort, tiny_patient, tiny_requ
 
 POLICY = SitePolicy(epsilon_cap=1e5, delta=1e-2, smallest_cohort=1, hide_round_time=False)
 ASKED = PrivateTraining(
-    unit="patient", noise_multiplier=2.0, sampling_rate=0.5, draws=2, declared_patients=6, clip_norm=0.5
+    unit="patient", noise_multiplier=2.0, sampling_rate=0.5, noise_multiplicity=2, declared_patients=6, clip_norm=0.5
 )
 FEW = Subspace(rank=2, patients=4, scanners=2, draws=2)
 
@@ -233,8 +233,8 @@ def test_what_does_not_pass_through_the_step_is_refused_whoever_is_sampled(tmp_p
     ("limit", "value", "changes"),
     [
         ("batch_size", 1, {}),
-        ("batch_size", 1, {"privacy": ASKED.model_copy(update={"draws": 1, "subspace": FEW})}),
-        ("simulated_patients", 3, {"privacy": ASKED.model_copy(update={"draws": 1, "subspace": FEW})}),
+        ("batch_size", 1, {"privacy": ASKED.model_copy(update={"noise_multiplicity": 1, "subspace": FEW})}),
+        ("simulated_patients", 3, {"privacy": ASKED.model_copy(update={"noise_multiplicity": 1, "subspace": FEW})}),
         ("local_steps", 1, {}),
         ("rounds", 8, {}),
         ("parameters", 1000, {}),

@@ -34,7 +34,7 @@ from tests.federation_world import federated_run, make_sites, site_roots, tiny_s
 
 ROUNDS, STEPS, SITES, KILLS_EACH = 3, 2, 2, 6
 ASKED = PrivateTraining(
-    unit="patient", noise_multiplier=2.0, sampling_rate=0.5, draws=1, declared_patients=3, clip_norm=0.5
+    unit="patient", noise_multiplier=2.0, sampling_rate=0.5, noise_multiplicity=1, declared_patients=3, clip_norm=0.5
 )
 POLICY = SitePolicy(epsilon_cap=200.0, delta=1e-2, smallest_cohort=1)
 

@@ -17,8 +17,8 @@ privacy:
   epsilon: 9
   delta: 0.01
   declared_patients: 2
-  mask: {sampling_rate: 0.5, draws: 2}
-  image: {sampling_rate: 0.5, draws: 2, trained: ["*bias", "*norm*"]}
+  mask: {sampling_rate: 0.5, noise_multiplicity: 2}
+  image: {sampling_rate: 0.5, noise_multiplicity: 2, trained: ["*bias", "*norm*"]}
 """
 
 

@@ -39,7 +39,7 @@ def asked(clip_norm: float) -> PrivateTraining:
         unit="patient",
         noise_multiplier=SIGMA,
         sampling_rate=RATE,
-        draws=1,
+        noise_multiplicity=1,
         declared_patients=DECLARED,
         clip_norm=clip_norm,
     )

@@ -152,14 +152,14 @@ def _slices(generator: Generator, cohort: Cohort, rows: np.ndarray, first: int) 
 
 @torch.no_grad()
 def _loss_of(generator: Generator, slices: Slices, config: AttackConfig, seed: int) -> Tensor:
-    return loss_score(Probe(generator), slices, config.noises, seed)
+    return loss_score(Probe(generator), slices, config.noise_samples, seed)
 
 
 @torch.no_grad()
 def _scored(target: Generator, slices: Slices, config: AttackConfig, seed: int) -> dict[str, Tensor]:
     probe = Probe(target)
     return {
-        "loss": loss_score(probe, slices, config.noises, seed),
+        "loss": loss_score(probe, slices, config.noise_samples, seed),
         "sima": sima_score(probe, slices),
         "pia": pia_score(probe, slices),
         "secmi": secmi_score(probe, slices),

@@ -150,7 +150,7 @@ class FederatedRun:
             raise FederationError("averaging needs floating-point weights", got=f"integers in {whole[0]}")
         weights = {name: weights[name].clone() for name in sorted(weights)}
         others = {
-            _other(decay, name): weight for decay in stage.training.ema_others for name, weight in weights.items()
+            _other(decay, name): weight for decay in stage.training.extra_ema_decays for name, weight in weights.items()
         }
         return {"global": weights, "ema": weights | others, "strategy": {}}
 
@@ -241,7 +241,7 @@ def _other(decay: float, name: str) -> str:
 def _averaged(training: TrainingConfig, number: int, old: State, new: State) -> State:
     """All averages of the global weights after a round."""
     out: dict[str, Tensor] = {}
-    for chosen, decay in [(True, training.ema_decay), *((False, decay) for decay in training.ema_others)]:
+    for chosen, decay in [(True, training.ema_decay), *((False, decay) for decay in training.extra_ema_decays)]:
         now = training.decay_at(decay, number)
         for name in new:
             kept = name if chosen else _other(decay, name)
@@ -251,7 +251,7 @@ def _averaged(training: TrainingConfig, number: int, old: State, new: State) -> 
 
 def averages(stage: StageSpec, ema: State) -> dict[str, dict[str, Tensor]]:
     """The averaged weights by the name of the generator that has them: the stage's own, then ``image-ema-0.95`` etc."""
-    others = {f"{stage.name}-ema-{decay}": _other(decay, "") for decay in stage.training.ema_others}
+    others = {f"{stage.name}-ema-{decay}": _other(decay, "") for decay in stage.training.extra_ema_decays}
     out: dict[str, dict[str, Tensor]] = {stage.name: {name: w for name, w in ema.items() if "/" not in name}}
     for folder, mark in others.items():
         out[folder] = {name.removeprefix(mark): weight for name, weight in ema.items() if name.startswith(mark)}
@@ -266,7 +266,7 @@ def _read_start(folder: Path, wanted: GeneratorConfig) -> Generator:
     """
     generator = Generator.load(folder)
     ours, theirs = (
-        config.model_dump(exclude={**dict.fromkeys(CHANGEABLE, True), "process": {"time_law"}})
+        config.model_dump(exclude={**dict.fromkeys(CHANGEABLE, True), "process": {"timestep_sampling"}})
         for config in (wanted, generator.config)
     )
     differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))

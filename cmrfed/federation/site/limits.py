@@ -35,7 +35,11 @@ def check_request(job: StageJob, arrays: State, codec: State | None, policy: Sit
     limits, subspace = policy.limits, job.privacy.subspace if job.privacy else None
     if job.privacy:
         policy.check_delta(job.privacy.declared_patients)
-    draws = (job.privacy.draws, subspace.draws if subspace else 1) if job.privacy else (job.training.batch_size,)
+    draws = (
+        (job.privacy.noise_multiplicity, subspace.draws if subspace else 1)
+        if job.privacy
+        else (job.training.batch_size,)
+    )
     layout = weight_layout(job.stage, job.generator)
     autoencoder = job.generator.autoencoder
     kept = autoencoder_layout(autoencoder) if codec is not None and autoencoder else {}

@@ -37,7 +37,7 @@ class DDPM(Process):
 
     def draw_levels(self, count: int, rng: torch.Generator, like: Tensor) -> Levels:
         """Whole numbers, uniform or logit-normal (arXiv 2403.03206)."""
-        if self.config.time_law == "uniform":
+        if self.config.timestep_sampling == "uniform":
             time = torch.randint(TIMESTEPS, (count,), generator=rng)
         else:
             time = (torch.randn(count, generator=rng).sigmoid() * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)

@@ -26,7 +26,7 @@ class Flow(Process):
 
     def draw_levels(self, count: int, rng: torch.Generator, like: Tensor) -> Levels:
         """σ logit-normal, sigmoid(N(0, 1)) (arXiv 2403.03206), or uniform."""
-        if self.config.time_law == "logit_normal":
+        if self.config.timestep_sampling == "logit_normal":
             sigma = torch.randn(count, generator=rng).sigmoid().to(like)
         else:
             sigma = torch.rand(count, generator=rng).to(like)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmrfed.config.experiment import override, read_recipe, resolve
+from cmrfed.config.experiment import _names, _note_once, override, put, read_recipe, resolve
 from cmrfed.core.errors import ConfigError
 from cmrfed.generators.generator import Generator
 
@@ -230,3 +230,38 @@ def test_a_default_that_is_spelt_out_gives_the_same_digest():
 def test_an_experiment_survives_the_record_of_its_run():
     experiment = resolve(SMALL)
     assert type(experiment).model_validate(experiment.model_dump(mode="json")) == experiment
+
+
+# --- renamed settings -----------------------------------------------------------------------------
+RENAMED = {
+    "mask.generator.process.timestep_sampling": ("mask.generator.process.time_law", "uniform"),
+    "image.training.extra_ema_decays": ("image.training.ema_others", [0.5]),
+    "privacy.image.noise_multiplicity": ("privacy.image.draws", 3),
+    "evaluation.attacks.noise_samples": ("evaluation.attacks.noises", 2),
+}
+
+
+@pytest.mark.parametrize("new", RENAMED)
+def test_a_renamed_setting_is_read_by_either_name_and_the_note_says_the_current_one(new, capsys):
+    _note_once.cache_clear()
+    old, value = RENAMED[new]
+    base = {"name": "demo", "data": {}, "mask": {"generator": {"process": {"kind": "flow"}}}}
+    current = resolve(put(base, {new: value}))
+    assert not capsys.readouterr().err
+    former = resolve(put(base, {old: value}))
+    assert f"{old.split('.')[-1]} is now {new.split('.')[-1]}" in " ".join(capsys.readouterr().err.split())
+    assert former == current
+    assert former.digest == current.digest
+
+
+@pytest.mark.parametrize("new", RENAMED)
+def test_an_override_is_stronger_than_a_recipe_under_whatever_name(new):
+    old, value = RENAMED[new]
+    base = {"name": "demo", "data": {}, "mask": {"generator": {"process": {"kind": "flow"}}}}
+    for first, second in ((old, new), (new, old)):
+        tree = put(put(base, {first: "not a value"}), {second: value})
+        assert resolve(tree) == resolve(put(base, {new: value}))
+
+
+def test_every_renamed_setting_is_tested():
+    assert _names() == {tuple(name.split(".")[-1] for name in (old, new)) for new, (old, _) in RENAMED.items()}

@@ -113,8 +113,8 @@ def test_keys_are_told_with_what_they_take_their_default_and_meaning():
 
 def test_a_word_shows_the_settings_that_have_it_in_their_names():
     assert (
-        find("privacy.image.draws").splitlines()[0]
-        == "privacy.image.draws (whole number, from 1, up to 4096; default 8)"
+        find("privacy.image.noise_multiplicity").splitlines()[0]
+        == "privacy.image.noise_multiplicity (whole number, from 1, up to 4096; default 8)"
     )
     assert find("data.holdout").count("\n") == 1
 

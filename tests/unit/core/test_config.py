@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cmrfed.core.config import Section
+from cmrfed.core.config import Section, outdated_keys
 
 
 class Small(Section):
@@ -53,3 +53,29 @@ def test_true_is_no_number(given, words):
 def test_true_is_taken_where_it_means_something():
     found = Wide.model_validate({"flag": True, "either": True, "anything": {"a": True}})
     assert (found.flag, found.either, found.anything) == (True, True, {"a": True})
+
+
+# --- renamed keys ---------------------------------------------------------------------------------
+class Renamed(Section):
+    renamed = {"old_rate": "rate"}
+
+    rate: float = 1.0
+
+
+@pytest.mark.parametrize("key", ["rate", "old_rate"])
+def test_a_renamed_key_is_read_and_noted(key):
+    with outdated_keys() as found:
+        made = Renamed.model_validate({key: 2.0})
+    assert made == Renamed(rate=2.0)
+    assert found == ({} if key == "rate" else {"old_rate": "rate"})
+    assert made.model_dump() == {"rate": 2.0}
+
+
+def test_a_key_under_both_names_is_refused():
+    with pytest.raises(ValidationError, match="rate is set twice, old_rate being its old name: remove one"):
+        Renamed.model_validate({"rate": 1.0, "old_rate": 1.0})
+
+
+def test_a_renamed_key_is_checked_as_the_current_one():
+    with pytest.raises(ValidationError, match="rate: true or false"):
+        Renamed.model_validate({"old_rate": True})

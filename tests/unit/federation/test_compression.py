@@ -147,7 +147,12 @@ def test_under_privacy_no_seed_decides_the_coins(tmp_path: Path) -> None:
     cohort = tiny_cohort(tmp_path / "cohort")
     site = Site.register(tmp_path / "s", SiteRecord(name="ward", cohort=str(cohort.root)), closed)
     asked = PrivateTraining(
-        unit="patient", noise_multiplier=1.0, sampling_rate=0.5, draws=1, declared_patients=6, clip_norm=0.5
+        unit="patient",
+        noise_multiplier=1.0,
+        sampling_rate=0.5,
+        noise_multiplicity=1,
+        declared_patients=6,
+        clip_norm=0.5,
     )
     job, old = tiny_request(compression="int8", privacy=asked)
     new = {n: w + torch.linspace(0, 1e-3, w.numel()).view_as(w) for n, w in old.items()}

@@ -50,9 +50,9 @@ PRIVATE = {
         "epsilon": 6.0,
         "delta": 0.01,
         "declared_patients": 3,
-        "autoencoder": {"sampling_rate": 0.5, "draws": 2},
-        "mask": {"sampling_rate": 0.5, "draws": 1},
-        "image": {"sampling_rate": 0.5, "draws": 1},
+        "autoencoder": {"sampling_rate": 0.5, "noise_multiplicity": 2},
+        "mask": {"sampling_rate": 0.5, "noise_multiplicity": 1},
+        "image": {"sampling_rate": 0.5, "noise_multiplicity": 1},
     },
 }
 

@@ -198,6 +198,16 @@ def test_progress_counts_the_items():
 
 
 # --- files --------------------------------------------------------------------------------------
+def test_a_generator_that_was_saved_with_the_former_names_of_settings_is_loaded(tmp_path):
+    made = tiny_generator()
+    made.save(tmp_path / "g")
+    path = tmp_path / "g" / "generator.json"
+    text = path.read_text(encoding="utf-8")
+    assert '"timestep_sampling"' in text
+    path.write_text(text.replace('"timestep_sampling"', '"time_law"'), encoding="utf-8")
+    assert Generator.load(tmp_path / "g").config == made.config
+
+
 def test_what_is_saved_is_loaded(generator, tmp_path):
     generator.save(tmp_path / "g")
     loaded = Generator.load(tmp_path / "g")

@@ -73,10 +73,10 @@ def test_flow_perturbs_on_straight_paths():
 
 def test_laws_of_time():
     many = torch.zeros(20000, 1)
-    uniform = make_process(FlowConfig(time_law="uniform")).perturb(many, rng())[1] / 1000
-    bell = make_process(FlowConfig(time_law="logit_normal")).perturb(many, rng())[1] / 1000
+    uniform = make_process(FlowConfig(timestep_sampling="uniform")).perturb(many, rng())[1] / 1000
+    bell = make_process(FlowConfig(timestep_sampling="logit_normal")).perturb(many, rng())[1] / 1000
     steps = make_process(DDPMConfig()).perturb(many, rng())[1]
-    middle = make_process(DDPMConfig(time_law="logit_normal")).perturb(many, rng())[1]
+    middle = make_process(DDPMConfig(timestep_sampling="logit_normal")).perturb(many, rng())[1]
     for probability in (0.1, 0.5, 0.9):
         normal = torch.distributions.Normal(0, 1).icdf(torch.tensor(probability)).sigmoid()
         assert abs(uniform.quantile(probability) - probability) < 0.02

@@ -33,8 +33,8 @@ RECIPE = {
         "epsilon": 6.0,
         "delta": 0.01,
         "declared_patients": 3,
-        "mask": {"sampling_rate": 0.5, "draws": 1},
-        "image": {"sampling_rate": 0.5, "draws": 1, "trained": ["*bias"]},
+        "mask": {"sampling_rate": 0.5, "noise_multiplicity": 1},
+        "image": {"sampling_rate": 0.5, "noise_multiplicity": 1, "trained": ["*bias"]},
     },
     "compute": {"threads": 1},
 }

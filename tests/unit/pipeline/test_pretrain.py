@@ -44,8 +44,8 @@ RECIPE = {
         "epsilon": 8.0,
         "delta": 0.05,
         "declared_patients": 3,
-        "mask": {"sampling_rate": 1.0, "draws": 1, "trained": TRAINED},
-        "image": {"sampling_rate": 1.0, "draws": 1, "trained": TRAINED},
+        "mask": {"sampling_rate": 1.0, "noise_multiplicity": 1, "trained": TRAINED},
+        "image": {"sampling_rate": 1.0, "noise_multiplicity": 1, "trained": TRAINED},
     },
     "compute": {"threads": 1},
 }

@@ -83,8 +83,13 @@ def test_a_target_out_of_reach_names_what_could_be_had() -> None:
 
 
 def test_a_request_holds_what_a_site_needs_and_no_share_of_a_budget() -> None:
-    asked = config(image={"draws": 4, "noise_ratio": 3.0}).request("image", 1.5)
-    assert (asked.draws, asked.noise_multiplier, asked.unit, asked.declared_patients) == (4, 1.5, "patient", 15)
+    asked = config(image={"noise_multiplicity": 4, "noise_ratio": 3.0}).request("image", 1.5)
+    assert (asked.noise_multiplicity, asked.noise_multiplier, asked.unit, asked.declared_patients) == (
+        4,
+        1.5,
+        "patient",
+        15,
+    )
     assert "noise_ratio" not in asked.model_dump()
 
 

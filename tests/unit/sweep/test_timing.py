@@ -38,7 +38,10 @@ def test_steps_at_all_sites_count(clock):
 
 def test_a_private_step_is_one_gradient_for_each_patient_who_is_expected_in_it(clock):
     privacy = {"unit": "patient", "epsilon": 8.0, "declared_patients": 10, "delta": 0.05}
-    stages = {"mask": {"sampling_rate": 0.5, "draws": 2}, "image": {"sampling_rate": 0.2, "draws": 2}}
+    stages = {
+        "mask": {"sampling_rate": 0.5, "noise_multiplicity": 2},
+        "image": {"sampling_rate": 0.2, "noise_multiplicity": 2},
+    }
     tree = TREE | {"privacy": privacy | stages, "federation": {"weighting": "equal"}}
     assert training_seconds(resolve(tree), clock) == pytest.approx(3 * (10 * 0.5 * 10 + 15 * 0.2 * 10))
     few = put(tree, {"privacy.image.subspace": {"rank": 2, "patients": 6, "scanners": 3, "draws": 2}})

@@ -18,7 +18,13 @@ TRAINING = TrainingConfig(rounds=2, local_steps=3, warmup_steps=1, learning_rate
 
 
 def failed(stage="image", training=TRAINING, **asked):
-    settings = {"sampling_rate": 0.5, "draws": 2, "declared_patients": 20, "clip_norm": 0.7, "unit": "patient"}
+    settings = {
+        "sampling_rate": 0.5,
+        "noise_multiplicity": 2,
+        "declared_patients": 20,
+        "clip_norm": 0.7,
+        "unit": "patient",
+    }
     privacy = PrivateTraining(**settings | asked, noise_multiplier=1.1)
     config = tiny_config("mask", ddpm("sample")) if stage == "mask" else tiny_config("pixel", FlowConfig())
     checks = check_trainer(stage, config, training, privacy, "cpu")
@@ -45,7 +51,9 @@ def test_plain_sgd_passes_too():
 
 
 def test_a_stage_is_audited_by_its_step_and_its_trainer():
-    privacy = PrivateTraining(sampling_rate=0.5, draws=2, declared_patients=20, unit="patient", noise_multiplier=1.1)
+    privacy = PrivateTraining(
+        sampling_rate=0.5, noise_multiplicity=2, declared_patients=20, unit="patient", noise_multiplier=1.1
+    )
     row = audit_training("image", tiny_config("pixel", FlowConfig()), TRAINING, privacy, "cpu").row("image")
     assert row.passed
     names = " ".join(check.name for check in row.checks)

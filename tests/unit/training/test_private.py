@@ -22,7 +22,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory):
 
 def made(cohort, *, kind=None, codec="pixel", stage="image", unit="patient", sigma=1.0, config=CONFIG, **asked):
     privacy = PrivateTraining(
-        **{"sampling_rate": 1.0, "draws": 2, "declared_patients": 6, **asked}, unit=unit, noise_multiplier=sigma
+        **{"sampling_rate": 1.0, "noise_multiplicity": 2, "declared_patients": 6, **asked},
+        unit=unit,
+        noise_multiplier=sigma,
     )
     event = PrivacyEvent(
         noise_multiplier=sigma,
@@ -102,7 +104,7 @@ def test_where_slices_are_the_unit_a_slice_does_not_see_its_neighbours(cohort, m
     seen = []
     monkeypatch.setattr("cmrfed.training.private.stage_inputs", lambda batch, *_: seen.append(batch) or 1 / 0)
     for unit, hidden in (("slice", True), ("patient", False)):
-        trainer = made(cohort, stage="mask", codec="mask", kind=ddpm("sample"), unit=unit, draws=30)
+        trainer = made(cohort, stage="mask", codec="mask", kind=ddpm("sample"), unit=unit, noise_multiplicity=30)
         with pytest.raises(ZeroDivisionError):
             trainer._losses(1)
         batch = seen.pop()

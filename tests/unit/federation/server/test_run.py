@@ -80,7 +80,7 @@ def test_the_average_of_the_weights_warms_up_and_is_what_the_generator_holds(tmp
 
 def test_averages_with_further_decays_are_generators_beside_the_stages_own(tmp_path: Path) -> None:
     make_sites(tmp_path)
-    run = federated_run(tmp_path, tiny_stage(rounds=2, ema_decay=0.15, ema_others=[0.0, 0.1]))
+    run = federated_run(tmp_path, tiny_stage(rounds=2, ema_decay=0.15, extra_ema_decays=[0.0, 0.1]))
     first = dict(Generator(run.stages[0].generator, fold(run.seed, "init", "image")).network.state_dict())
     run.start_or_resume()
     for folder, limit in {"image": 0.15, "image-ema-0.0": 0.0, "image-ema-0.1": 0.1}.items():
@@ -123,9 +123,11 @@ def test_a_stage_starts_from_the_weights_of_a_saved_generator(tmp_path: Path) ->
 def test_times_in_training_may_follow_another_law_than_at_the_start(tmp_path: Path) -> None:
     make_sites(tmp_path)
     stage = tiny_stage(rounds=1)
-    Generator(stage.generator.model_copy(update={"process": FlowConfig(time_law="uniform")})).save(tmp_path / "start")
+    Generator(stage.generator.model_copy(update={"process": FlowConfig(timestep_sampling="uniform")})).save(
+        tmp_path / "start"
+    )
     stage = replace(stage, start=tmp_path / "start")
-    assert stage.generator.process == FlowConfig(time_law="logit_normal")
+    assert stage.generator.process == FlowConfig(timestep_sampling="logit_normal")
     federated_run(tmp_path, stage).start_or_resume()
 
 

@@ -101,7 +101,7 @@ def test_joined_statements_hold_for_both() -> None:
 
 # --- a whole run ------------------------------------------------------------------------------------
 ASKED = PrivateTraining(
-    unit="patient", noise_multiplier=4.0, sampling_rate=1.0, draws=1, declared_patients=3, clip_norm=0.5
+    unit="patient", noise_multiplier=4.0, sampling_rate=1.0, noise_multiplicity=1, declared_patients=3, clip_norm=0.5
 )
 
 

@@ -16,7 +16,9 @@ from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
 from tests.federation_world import make_sites, tiny_request
 
-PRIVATE = PrivateTraining(sampling_rate=0.5, draws=1, declared_patients=2, unit="patient", noise_multiplier=1.0)
+PRIVATE = PrivateTraining(
+    sampling_rate=0.5, noise_multiplicity=1, declared_patients=2, unit="patient", noise_multiplier=1.0
+)
 
 
 class Audits:

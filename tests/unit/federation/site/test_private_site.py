@@ -24,7 +24,7 @@ from tests.federation_world import tiny_cohort, tiny_request
 
 CLOSED = SitePolicy(epsilon_cap=8.0, delta=1e-2, smallest_cohort=1)
 ASKED = PrivateTraining(
-    unit="patient", noise_multiplier=2.0, sampling_rate=0.5, draws=2, declared_patients=6, clip_norm=0.5
+    unit="patient", noise_multiplier=2.0, sampling_rate=0.5, noise_multiplicity=2, declared_patients=6, clip_norm=0.5
 )
 
 
