@@ -33,10 +33,10 @@ def add_to(app: typer.Typer) -> None:
 
 # --- whoever provisions ------------------------------------------------------------------------------
 def provision(
-    federation: Annotated[Path, typer.Argument(help="Who takes part, such as configs/federation.yaml.")],
-    out: Annotated[Path, typer.Option(help="Folder of the kits; what is there is kept and completed.")],
-    renew: Annotated[bool, typer.Option("--renew", help="Make all certificates anew, for the same keys.")] = False,
-    revoke: Annotated[str | None, typer.Option(help="Take back the certificate of this site, and stop.")] = None,
+    federation: Annotated[Path, typer.Argument(help="Federation file, such as configs/federation.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder of the start-up kits; existing ones are kept and completed.")],
+    renew: Annotated[bool, typer.Option("--renew", help="Reissue all certificates for the same keys.")] = False,
+    revoke: Annotated[str | None, typer.Option(help="Revoke the certificate of this site, and exit.")] = None,
 ) -> None:
     """Make a start-up kit for the coordinator and for each site."""
     from cmrfed.deploy import provision as kits
@@ -61,7 +61,7 @@ def bundle() -> None:
 
 
 def health(address: Annotated[str, typer.Argument(help="host:port of a gRPC health service.")]) -> None:
-    """Ask a process whether it serves; for health checks of containers."""
+    """Query a gRPC health service; for health checks of containers."""
     from cmrfed.deploy.health import serving
 
     if not serving(address):
@@ -75,7 +75,7 @@ def site_keys(
     folder: Annotated[Path, typer.Argument(help="A new folder for the keys; they stay at the site.")],
     name: Annotated[str, typer.Option(help="Name of the site in the federation.")],
 ) -> None:
-    """Make a site's own keys, and the request and public key to send to whoever provisions."""
+    """Create a site's keys, and the certificate request and public key to send to the provisioner."""
     from cmrfed.deploy.provision import make_own_keys
 
     request, public = make_own_keys(folder, name)
@@ -84,7 +84,7 @@ def site_keys(
 
 @site_app.command("check", epilog="Example: cmrfed site check kits/hospital-a")
 def site_check(kit: Kit) -> None:
-    """Check all that a site needs; each line that fails says what to do."""
+    """Check a site's prerequisites; each failed check says what to do."""
     from cmrfed.deploy.checks import check_site
 
     lines = check_site(kit)
@@ -97,7 +97,7 @@ def site_check(kit: Kit) -> None:
 
 @site_app.command("start", epilog="Example: cmrfed site start kits/hospital-a")
 def site_start(kit: Kit) -> None:
-    """Take part until told to end; gate and node are started again when they end."""
+    """Take part in the federation until stopped; gate and node are restarted when they exit."""
     from cmrfed.deploy.site_node import start
 
     start(kit)
@@ -105,7 +105,7 @@ def site_start(kit: Kit) -> None:
 
 @site_app.command("status", epilog="Example: cmrfed site status kits/hospital-a")
 def site_status(kit: Kit) -> None:
-    """Show certificate, approvals, what was asked and what left."""
+    """Show a site's certificate, approvals, received requests and what left the site."""
     from cmrfed.deploy.site_node import status_lines
 
     for line in status_lines(kit):
@@ -115,8 +115,8 @@ def site_status(kit: Kit) -> None:
 @site_app.command("approve", epilog="Example: cmrfed site approve kits/hospital-a DIGEST")
 def site_approve(
     kit: Kit,
-    digest: Annotated[str, typer.Argument(help="Of the bundle, in full: 64 characters.")],
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take it off the list instead.")] = False,
+    digest: Annotated[str, typer.Argument(help="Full digest of the bundle: 64 characters.")],
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw the approval instead.")] = False,
 ) -> None:
     """Allow a bundle of code to run on this site's data."""
     from cmrfed.deploy.approval import Approvals
@@ -153,7 +153,7 @@ def site_node(kit: Kit, gate: Annotated[str, typer.Option(help="host:port of the
 # --- the coordinator ------------------------------------------------------------------------------------
 @coordinator_app.command("start", epilog="Example: cmrfed coordinator start kits/coordinator")
 def coordinator_start(kit: Kit, compose: Annotated[bool, typer.Option("--compose", hidden=True)] = False) -> None:
-    """Run proxy, SuperLink and what executes runs, until told to end; goes on with interrupted runs."""
+    """Run proxy, SuperLink and run executor until stopped; resumes interrupted runs."""
     from cmrfed.deploy.coordinator import start
 
     start(kit, with_proxy=not compose)
@@ -175,7 +175,7 @@ def coordinator_submit(
     recipe: Annotated[Path, typer.Argument(help="A recipe, for as many sites as the federation has.")],
     assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
 ) -> None:
-    """Start a run, or go on with one that was interrupted."""
+    """Start a run, or resume an interrupted one."""
     from cmrfed.deploy.coordinator import status_lines, submit
 
     name = submit(kit, find_recipe(recipe), list(assign or []))
@@ -186,9 +186,9 @@ def coordinator_submit(
 
 @coordinator_app.command("status", epilog="Example: cmrfed coordinator status kits/coordinator --watch")
 def coordinator_status(
-    kit: Kit, watch: Annotated[bool, typer.Option("--watch", help="Show it again every 5 s, until Ctrl-C.")] = False
+    kit: Kit, watch: Annotated[bool, typer.Option("--watch", help="Refresh every 5 s until Ctrl-C.")] = False
 ) -> None:
-    """Show sites, runs, rounds, and each site's reason where it is left out."""
+    """Show sites, runs and rounds, and why a site is excluded."""
     from cmrfed.deploy.coordinator import status_lines
 
     while True:
@@ -201,7 +201,7 @@ def coordinator_status(
 
 @coordinator_app.command("logs", epilog="Example: cmrfed coordinator logs kits/coordinator my-run")
 def coordinator_logs(kit: Kit, run: Annotated[str, typer.Argument(help="Name of the run.")]) -> None:
-    """Show what a run printed at the coordinator."""
+    """Show the coordinator's log of a run."""
     from cmrfed.deploy.coordinator import logs
 
     print(logs(kit, run))

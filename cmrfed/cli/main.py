@@ -25,14 +25,14 @@ from cmrfed.core.progress import console, say
 
 app = typer.Typer(
     name="cmrfed",
-    help="Federated generation of synthetic, labelled short-axis cardiac MRI, measured.",
+    help="Federated, differentially private generation of synthetic cardiac MRI (short axis, with labels).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 export_app = typer.Typer(
-    help="Write a synthetic data set in another layout.", no_args_is_help=True, rich_markup_mode=None
+    help="Export a synthetic data set in another format.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(export_app, name="export")
 add_to(app)
@@ -43,9 +43,9 @@ INTERRUPTED = 130
 
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 TensorBoardFolder = Annotated[
-    Path | None, typer.Option(help="Tell TensorBoard: the folder that `tensorboard --logdir` is given.")
+    Path | None, typer.Option(help="TensorBoard log directory, as for `tensorboard --logdir`.")
 ]
-MlflowUri = Annotated[str | None, typer.Option(help="Tell MLflow: the URI of the tracking server, or sqlite:///FILE.")]
+MlflowUri = Annotated[str | None, typer.Option(help="MLflow tracking URI, such as that of a server or sqlite:///FILE.")]
 Trackers = Annotated[
     list[str] | None, typer.Option("--tracker", metavar="NAME=ADDRESS", help="Track with an installed plugin too.")
 ]
@@ -76,12 +76,12 @@ def _named_cohorts(texts: list[str]) -> dict[str, str]:
 @app.command(epilog="Example: cmrfed phantom out/scans --patients 12 --sites 3 --seed 0")
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder for the scans: one folder per site, in ACDC's layout.")],
-    patients: Annotated[int, typer.Option(min=1, help="Patients in all.")] = 24,
-    sites: Annotated[int, typer.Option(min=1, help="Sites, each with a scanner of its own.")] = 3,
-    seed: Annotated[int, typer.Option(help="Same seed, same scans.")] = 0,
+    patients: Annotated[int, typer.Option(min=1, help="Total number of patients.")] = 24,
+    sites: Annotated[int, typer.Option(min=1, help="Number of sites, each with its own simulated scanner.")] = 3,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     force: Force = False,
 ) -> None:
-    """Make scans of a simulated beating heart, with known volumes."""
+    """Simulate cardiac MRI scans of a numerical phantom with known volumes."""
     from cmrfed.data.phantom import write_phantom
     from cmrfed.data.settings import PhantomConfig
 
@@ -92,17 +92,21 @@ def phantom(
 
 @app.command(epilog="Example: cmrfed prepare data/acdc cohorts/acdc --source acdc")
 def prepare(
-    src: Annotated[Path, typer.Argument(help="The data set as it was downloaded.")],
+    src: Annotated[Path, typer.Argument(help="The data set as downloaded.")],
     out: Annotated[Path, typer.Argument(help="The cohort folder to write.")],
     source: Annotated[str, typer.Option(help="acdc, mnms, mnms2 or nnunet, or that of a plugin.")],
     size: Annotated[int, typer.Option(min=16, help="Height and width of the slices, in pixels.")] = 64,
-    field_mm: Annotated[float, typer.Option(help="Field of view about the heart, where spacing is known.")] = 180.0,
-    field_px: Annotated[int, typer.Option(help="The same in pixels of the scan, where spacing is unknown.")] = 128,
-    name: Annotated[str | None, typer.Option(help="Name of the cohort; by default that of the folder.")] = None,
+    field_mm: Annotated[
+        float, typer.Option(help="Field of view around the heart in mm, where the pixel spacing is known.")
+    ] = 180.0,
+    field_px: Annotated[
+        int, typer.Option(help="Field of view in pixels of the scan, where the spacing is unknown.")
+    ] = 128,
+    name: Annotated[str | None, typer.Option(help="Name of the cohort; defaults to that of the folder.")] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first unusable file instead of setting it aside.")] = False,
     force: Force = False,
 ) -> None:
-    """Turn scans into a cohort: canonical labels, one field of view, intensities in [-1, 1]."""
+    """Prepare scans as a cohort: canonical labels, a common field of view, intensities in [-1, 1]."""
     from cmrfed.data.preparation.prepare import PrepareConfig
     from cmrfed.data.preparation.prepare import prepare as prepare_cohort
 
@@ -114,11 +118,13 @@ def prepare(
 
 @app.command(epilog="Example: cmrfed verify data/acdc")
 def verify(
-    path: Annotated[list[Path], typer.Argument(help="Scans or cohort folders; duplicates are sought across all.")],
-    source: Annotated[str | None, typer.Option(help="Layout of the scans; found out when not given.")] = None,
-    strict: Annotated[bool, typer.Option(help="Exit with an error when anything is wrong.")] = False,
+    path: Annotated[
+        list[Path], typer.Argument(help="Scans or cohort folders; duplicates are detected across all of them.")
+    ],
+    source: Annotated[str | None, typer.Option(help="Layout of the scans; detected by default.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with an error if any problem is found.")] = False,
 ) -> None:
-    """Check scans or cohorts and give a reason for every file that cannot be used."""
+    """Check scans or cohorts and report why files cannot be used."""
     from cmrfed.data.preparation.verify import verify_many
 
     print(verify_many(path, source, strict=strict).text())
@@ -126,8 +132,10 @@ def verify(
 
 @app.command(epilog="Example: cmrfed recipes demo my-recipe.yaml")
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="The one to copy; none lists all.")] = None,
-    out: Annotated[Path | None, typer.Argument(help="Where to; NAME.yaml in this folder by default.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Recipe or sweep to copy; without it, all are listed.")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(help="Destination; defaults to NAME.yaml in the current folder.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """List the recipes and sweeps that come with CMRFed, or copy one to start from."""
@@ -149,16 +157,20 @@ def recipes(
 
 @app.command(epilog="Example: cmrfed run configs/recipes/demo.yaml --run-dir runs/demo")
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe: a file, or a name of `cmrfed recipes`.")],
-    run_dir: Annotated[Path, typer.Option(help="Where results go; the same command resumes.")],
-    data: Annotated[list[Path] | None, typer.Option(help="Cohort folder; several make a site each.")] = None,
-    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="Recipe: a file, or a name listed by `cmrfed recipes`.")],
+    run_dir: Annotated[Path, typer.Option(help="Output folder; the same command resumes an interrupted run.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Cohort folder; if given several times, each cohort is a site.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting of the recipe: key=value.")
+    ] = None,
     tensorboard: TensorBoardFolder = None,
     mlflow: MlflowUri = None,
     tracker: Trackers = None,
-    dry_run: Annotated[bool, typer.Option(help="Print settings and plan, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the settings and the privacy plan without running.")] = False,
 ) -> None:
-    """Train both stages over the sites, synthesise, evaluate, report."""
+    """Train the generators across sites, then synthesise, evaluate and report."""
     from cmrfed.config.experiment import resolve
     from cmrfed.pipeline import run as pipeline
     from cmrfed.pipeline.tracking import trackers
@@ -177,12 +189,12 @@ def run(
 
 @app.command(epilog="Example: cmrfed track runs/demo --tensorboard runs/tensorboard")
 def track(
-    run: Annotated[list[Path], typer.Argument(help="Folders made by `cmrfed run`, finished or not.")],
+    run: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not.")],
     tensorboard: TensorBoardFolder = None,
     mlflow: MlflowUri = None,
     tracker: Trackers = None,
 ) -> None:
-    """Send numbers of runs to TensorBoard or MLflow; what is there already is not sent again."""
+    """Log metrics of runs to TensorBoard or MLflow; metrics already logged are skipped."""
     from cmrfed.pipeline.tracking import track_run, trackers
 
     asked = trackers(tensorboard, mlflow, tracker or ())
@@ -193,19 +205,25 @@ def track(
 
 @app.command(epilog="Example: cmrfed sweep configs/sweeps/quick.yaml --run-dir runs/quick --jobs 2")
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A sweep: a file, or a name of `cmrfed recipes`.")],
-    run_dir: Annotated[Path, typer.Option(help="Where points, table and report go; the same command resumes.")],
-    data: Annotated[list[Path] | None, typer.Option(help="Cohort folder of all points, as for run.")] = None,
-    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's, for all.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Points at a time, each a process with its share of cores.")] = 1,
+    file: Annotated[Path, typer.Argument(help="Sweep: a file, or a name listed by `cmrfed recipes`.")],
+    run_dir: Annotated[Path, typer.Option(help="Output folder for runs, table and report; the same command resumes.")],
+    data: Annotated[list[Path] | None, typer.Option(help="Cohort folder for all points, as in `cmrfed run`.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting for all points: key=value.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Points to run in parallel, each a process with its share of cores.")
+    ] = 1,
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster that runs the points, such as auto.")
+        str | None, typer.Option(metavar="ADDRESS", help="Address of a Ray cluster to run the points on, such as auto.")
     ] = None,
     tensorboard: TensorBoardFolder = None,
     mlflow: MlflowUri = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the points, their times and the ε of all, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the points, their estimated times and the total ε without running.")
+    ] = False,
 ) -> None:
-    """Run one recipe at many settings and lay utility, fidelity and leakage out against ε. Not for release."""
+    """Run a recipe at many settings and compare utility, fidelity and privacy leakage against ε. Not for release."""
     from cmrfed.pipeline.tracking import trackers
     from cmrfed.sweep import estimate, points, work
     from cmrfed.sweep.results import REPORT
@@ -241,14 +259,18 @@ def sweep(
 
 @app.command(epilog="Example: cmrfed plan configs/recipes/acdc-private.yaml --patients 20,40,60 --epsilon 8")
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe; how it trains privately is taken from it.")],
-    patients: Annotated[str, typer.Option(help="Patients of each site, such as 20,40,60, as they may be known.")],
-    epsilon: Annotated[float, typer.Option(help="Target for each patient, over both stages.")],
-    delta: Annotated[float | None, typer.Option(help="δ; by default the recipe's, or N^-1.1 of each site.")] = None,
-    table: Annotated[Path | None, typer.Option(help="results.csv or .parquet of a sweep, for a forecast.")] = None,
-    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="Recipe whose private training is planned.")],
+    patients: Annotated[str, typer.Option(help="Publicly declared number of patients per site, such as 20,40,60.")],
+    epsilon: Annotated[float, typer.Option(help="Target ε per patient, composed over all stages.")],
+    delta: Annotated[float | None, typer.Option(help="Target δ; defaults to the recipe's, or N^-1.1 per site.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="results.csv or .parquet of a sweep, from which utility is forecast.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting of the recipe: key=value.")
+    ] = None,
 ) -> None:
-    """Say what a target ε would mean for sites of given sizes, before anyone trains."""
+    """Plan private training for a target ε and given site sizes, without training."""
     from cmrfed.sweep.forecast import forecast, forecast_text
 
     try:
@@ -263,10 +285,12 @@ def plan(
 
 @app.command(epilog="Example: cmrfed pretrain configs/recipes/acdc-private.yaml")
 def pretrain(
-    recipe: Annotated[Path, typer.Argument(help="A recipe with pretrain.")],
-    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="Recipe with a pretrain section.")],
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting of the recipe: key=value.")
+    ] = None,
 ) -> None:
-    """Train the generators of a recipe on the phantom alone, for private runs to start from; kept in a cache."""
+    """Pre-train the generators of a recipe on the phantom alone; the weights are cached."""
     from cmrfed.config.experiment import resolve
     from cmrfed.pipeline.pretrain import pretrained
 
@@ -275,13 +299,13 @@ def pretrain(
 
 @app.command(epilog="Example: cmrfed synthesize runs/demo --out out/synthetic --patients 20 --seed 1")
 def synthesize(
-    run_dir: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    out: Annotated[Path, typer.Option(help="The data set to write.")],
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="Folder of the synthetic data set to write.")],
     patients: Annotated[int, typer.Option(min=1, help="Synthetic patients, each at ED and ES.")] = 20,
-    seed: Annotated[int, typer.Option(help="Same seed, same patients.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     force: Force = False,
 ) -> None:
-    """Draw a synthetic data set from the generators of a run."""
+    """Sample a synthetic data set from the generators of a run."""
     from cmrfed.core.owner import owned_around
     from cmrfed.pipeline.synthesis import synthesize_run
 
@@ -295,10 +319,10 @@ def synthesize(
 def export_nnunet(
     synthetic: Annotated[Path, typer.Argument(help="A synthetic data set.")],
     out: Annotated[Path, typer.Argument(help="nnU-Net's raw folder (nnUNet_raw).")],
-    dataset_id: Annotated[int, typer.Option(min=1, max=999, help="Number of the data set.")] = 501,
+    dataset_id: Annotated[int, typer.Option(min=1, max=999, help="nnU-Net data set ID.")] = 501,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "CMRFedSynthetic",
 ) -> None:
-    """Write a data set that nnU-Net v2 can plan and train on."""
+    """Export a synthetic data set in the raw format of nnU-Net v2."""
     from cmrfed.data.nnunet_export import export_nnunet as export
 
     say(f"nnU-Net data set: {export(synthetic, out, dataset_id, name)}")
@@ -309,25 +333,27 @@ def export_nnunet(
 )
 def evaluate(
     synthetic: Annotated[Path, typer.Option(help="A synthetic data set; or an nnU-Net v2 raw or ACDC-layout folder.")],
-    train: Annotated[Path, typer.Option(help="Cohort that the generators learned from.")],
-    holdout: Annotated[Path, typer.Option(help="Cohort that no generator has seen.")],
-    out: Annotated[Path, typer.Option(help="Folder for the numbers, pictures and report.")],
-    external: Annotated[list[str] | None, typer.Option(help="NAME=COHORT of another data set.")] = None,
-    site: Annotated[list[str] | None, typer.Option(help="NAME=COHORT of one site's training patients.")] = None,
-    paired: Annotated[Path | None, typer.Option(help="Images drawn for the hold-out's own masks.")] = None,
+    train: Annotated[Path, typer.Option(help="Training cohort of the generators.")],
+    holdout: Annotated[Path, typer.Option(help="Hold-out cohort, unseen by the generators.")],
+    out: Annotated[Path, typer.Option(help="Output folder for metrics, pictures and report.")],
+    external: Annotated[list[str] | None, typer.Option(help="External test cohort: NAME=COHORT.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="Training cohort of one site: NAME=COHORT.")] = None,
+    paired: Annotated[Path | None, typer.Option(help="Synthetic images generated from the hold-out's masks.")] = None,
     reconstructed: Annotated[
-        Path | None, typer.Option(help="The hold-out's own images, through the autoencoder of a latent generator.")
+        Path | None, typer.Option(help="Hold-out images reconstructed by the autoencoder of a latent generator.")
     ] = None,
     generator: Annotated[
-        Path | None, typer.Option(help="Saved generator to attack too (white box): minutes for 60 patients at 64 px.")
+        Path | None, typer.Option(help="Saved generator for white-box attacks; takes minutes for 60 patients at 64 px.")
     ] = None,
     reference: Annotated[
-        list[Path] | None, typer.Option(help="Generator like it that has seen neither cohort; give two or more.")
+        list[Path] | None, typer.Option(help="Reference generator trained on neither cohort; give two or more.")
     ] = None,
-    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value of the evaluation's settings.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting of the evaluation: key=value.")
+    ] = None,
 ) -> None:
-    """Measure a synthetic data set against real ones."""
-    from cmrfed.config.experiment import resolve
+    """Evaluate a synthetic data set against real ones: fidelity, anatomy, utility and privacy."""
+    from cmrfed.config.experiment import resolve_evaluation
     from cmrfed.core.owner import owned, owned_around
     from cmrfed.data.cohort import Cohort
     from cmrfed.evaluation.evaluate import claim_of
@@ -335,8 +361,7 @@ def evaluate(
     from cmrfed.evaluation.privacy.white_box import white_box
     from cmrfed.report.html import write_report
 
-    overrides = [f"evaluation.{text}" for text in assign or []]
-    config = resolve({"name": "evaluation", "data": {}}, overrides).evaluation
+    config = resolve_evaluation(list(assign or []))
     if reference and not generator:
         raise ConfigError(
             "references calibrate an attack on a generator", got="--reference alone", do="give --generator"
@@ -365,10 +390,12 @@ def evaluate(
 
 @app.command(epilog="Example: cmrfed audit configs/recipes/acdc-private.yaml")
 def audit(
-    recipe: Annotated[Path, typer.Argument(help="A private recipe.")],
-    assign: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="Recipe with private training.")],
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting of the recipe: key=value.")
+    ] = None,
 ) -> None:
-    """Measure whether the private step of a recipe releases no more than it promises; needs no patients."""
+    """Audit the DP-SGD implementation of a recipe empirically; needs no patients."""
     from cmrfed.config.experiment import resolve
     from cmrfed.pipeline.guarantee import audit_experiment, audit_text
     from cmrfed.pipeline.plan import PrivacyPlan
@@ -381,17 +408,19 @@ def audit(
 
 @app.command(epilog="Example: cmrfed settings privacy.image")
 def settings(
-    word: Annotated[str | None, typer.Argument(help="Part of the names to show; without it, all as Markdown.")] = None,
+    word: Annotated[
+        str | None, typer.Argument(help="Show settings whose names contain this; without it, all as Markdown.")
+    ] = None,
 ) -> None:
-    """Show what a recipe may say: each setting, what it takes, its default and its meaning."""
+    """List the settings of recipes, with types, defaults and descriptions."""
     from cmrfed.config import reference
 
     print(reference.find(word) if word else reference.page())
 
 
 @app.command(epilog="Example: cmrfed report runs/demo")
-def report(folder: Annotated[Path, typer.Argument(help="The folder of a run or of an evaluation.")]) -> None:
-    """Write the report again from the numbers of a run or an evaluation."""
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a run or an evaluation.")]) -> None:
+    """Rebuild the report of a run or an evaluation from its stored results."""
     from cmrfed.report.html import write_report
 
     print(write_report(folder))
@@ -400,13 +429,13 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run or o
 @app.command(epilog="Example: cmrfed figures runs/ddpm runs/fm runs/ldm --out out/figures --cohort data/acdc")
 def figures(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, such as one of each family.")],
-    out: Annotated[Path, typer.Option(help="Folder for figures (SVG and PDF) and tables (Markdown and CSV).")],
-    cohort: Annotated[Path | None, typer.Option(help="The runs' cohort, for the shapes of real masks.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder for figures (SVG and PDF) and tables (Markdown and CSV).")],
+    cohort: Annotated[Path | None, typer.Option(help="Cohort of the runs, for shape statistics of real masks.")] = None,
     show_real: Annotated[
-        bool, typer.Option("--show-real", help="Show a hold-out patient too. Not for release.")
+        bool, typer.Option("--show-real", help="Also show a hold-out patient. Not for release.")
     ] = False,
 ) -> None:
-    """Draw and tabulate runs side by side: pipeline, denoising, one patient in every family, shapes, numbers."""
+    """Compare runs in figures and tables: pipeline, denoising, samples of each family, shapes, metrics."""
     from cmrfed.figures.make import make_figures
 
     made = make_figures(runs, out, cohort, show_real=show_real)
@@ -418,15 +447,15 @@ def ledger(
     site_root: Annotated[Path, typer.Argument(help="The site's folder, with site.json and policy.yaml.")],
     repair: Annotated[
         str | None,
-        typer.Option(help="What happened to a damaged, lost or restored ledger: makes it usable and logs this reason."),
+        typer.Option(help="Repair a damaged, lost or restored ledger; the reason given is logged."),
     ] = None,
     missing: Annotated[
-        list[str] | None, typer.Option(help="With --repair: hash of a line that a coordinator was told of.")
+        list[str] | None, typer.Option(help="With --repair: hash of a ledger line that a coordinator has received.")
     ] = None,
-    delta: Annotated[float | None, typer.Option(help="δ for a site without policy.yaml; otherwise 0.001.")] = None,
+    delta: Annotated[float | None, typer.Option(help="δ for a site without policy.yaml; defaults to 0.001.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; null is an unbounded ε.")] = False,
 ) -> None:
-    """Show what a site's patients have paid in privacy, over all runs, and what is left."""
+    """Show the privacy budget spent by a site's patients over all runs, and what is left."""
     from cmrfed.privacy.ledger.ledger import PrivacyLedger
     from cmrfed.privacy.ledger.statement import read_statement, statement_text
 

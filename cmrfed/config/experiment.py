@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -227,10 +227,12 @@ def check_fits_sites(experiment: Experiment) -> None:
             except ValidationError as error:
                 raise ConfigError(
                     f"deployed sites cannot train the {stage} generator: they run approved code alone, without plugins",
-                    got="; ".join(_in_words(problem) for problem in error.errors()),
+                    got="; ".join(_in_words(problem, GeneratorConfig) for problem in error.errors()),
                     do="train with the project's own parts, or simulate the sites with `cmrfed run`",
                 ) from None
 
+
+S = TypeVar("S", bound=Section)
 
 INVALID_RECIPE = "invalid-recipe"
 """Code of the error that settings do not make an experiment."""
@@ -316,13 +318,25 @@ def resolve(recipe: Path | dict[str, Any], overrides: list[str] | None = None) -
         ConfigError: A key is misspelt or a value does not fit; the message names each.
     """
     tree = override(read_recipe(recipe) if isinstance(recipe, Path) else recipe, overrides or [])
-    tree = _with_threads(tree)
+    where = str(recipe) if isinstance(recipe, Path) else "the recipe"
+    return _validated(Experiment, _with_threads(tree), where)
+
+
+def resolve_evaluation(overrides: list[str] | None = None) -> EvaluationConfig:
+    """Settings of an evaluation without a recipe: the defaults, and overrides without ``evaluation.`` before the key.
+
+    Raises:
+        ConfigError: A key is misspelt or a value does not fit; the message names each.
+    """
+    return _validated(EvaluationConfig, override({}, overrides or []), "the evaluation's settings")
+
+
+def _validated(section: type[S], tree: dict[str, Any], where: str) -> S:
     try:
         with outdated_keys() as outdated:
-            found = Experiment.model_validate(tree)
+            found = section.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(_in_words(problem) for problem in error.errors())
-        where = recipe if isinstance(recipe, Path) else "the recipe"
+        problems = "; ".join(_in_words(problem, section) for problem in error.errors())
         do = "correct these settings"
         raise ConfigError(f"{where} cannot be used", got=problems, do=do, code=INVALID_RECIPE) from None
     if outdated:
@@ -346,13 +360,13 @@ def _with_threads(tree: dict[str, Any]) -> dict[str, Any]:
     return tree | {"compute": said | {"threads": int(asked)}}
 
 
-def _in_words(problem: Any) -> str:
+def _in_words(problem: Any, section: type[Section]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "union_tag_not_found":
         return f"{where}: needs a {problem['ctx']['discriminator']}"
     if problem["type"] != "extra_forbidden":
         return f"{where or 'recipe'}: {problem['msg']}"
-    near = difflib.get_close_matches(where, list(_settings(Experiment)), 1)
+    near = difflib.get_close_matches(where, list(_settings(section)), 1)
     return f"{where}: no such setting" + (f" (did you mean {near[0]}?)" if near else "")
 
 

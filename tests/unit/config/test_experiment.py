@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmrfed.config.experiment import _names, _note_once, override, put, read_recipe, resolve
+from cmrfed.config.experiment import _names, _note_once, override, put, read_recipe, resolve, resolve_evaluation
 from cmrfed.core.errors import ConfigError
 from cmrfed.generators.generator import Generator
 
@@ -265,3 +265,14 @@ def test_an_override_is_stronger_than_a_recipe_under_whatever_name(new):
 
 def test_every_renamed_setting_is_tested():
     assert _names() == {tuple(name.split(".")[-1] for name in (old, new)) for new, (old, _) in RENAMED.items()}
+
+
+# --- an evaluation without a recipe ---------------------------------------------------------------
+def test_settings_of_an_evaluation_need_no_recipe():
+    assert resolve_evaluation() == resolve({"name": "demo", "data": {}}).evaluation
+    assert resolve_evaluation(["segmenter.steps=7"]).segmenter.steps == 7
+
+
+def test_a_misspelt_setting_of_an_evaluation_is_refused_by_its_own_name():
+    with pytest.raises(ConfigError, match=r"segmenter\.stepz: no such setting \(did you mean segmenter\.steps\?\)"):
+        resolve_evaluation(["segmenter.stepz=7"])
