@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from cmrfed.core.artifacts import read_json
+from cmrfed.core.processes import end_with_parent
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.bundle import installed_digest
 from cmrfed.deploy.kit import CoordinatorSettings, Federation, SiteSettings
 from cmrfed.deploy.provision import provision
-from cmrfed.deploy.supervisor import end_with_parent
 from cmrfed.privacy.policy import SitePolicy
 from tests.federation_world import OPEN, SIZE_PX, tiny_cohort, tiny_stage
 from tests.flower_process import free_ports

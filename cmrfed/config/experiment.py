@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.config import Section, Seed, outdated_keys
+from cmrfed.core.config import Section, Seed, outdated_keys, sections_of
 from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.progress import say
@@ -374,7 +374,7 @@ def _settings(section: type[Section], prefix: str = "") -> Iterator[str]:
     """The full names of all settings of a section and of those inside it."""
     for name, field in section.model_fields.items():
         yield prefix + name
-        for inner in _sections(field.annotation):
+        for inner in sections_of(field.annotation):
             yield from _settings(inner, f"{prefix}{name}.")
 
 
@@ -382,11 +382,5 @@ def _all_sections(section: type[Section]) -> Iterator[type[Section]]:
     """A section and all inside it."""
     yield section
     for field in section.model_fields.values():
-        for inner in _sections(field.annotation):
+        for inner in sections_of(field.annotation):
             yield from _all_sections(inner)
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [section for part in get_args(annotation) for section in _sections(part)]

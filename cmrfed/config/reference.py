@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.choices import OrInstalled, OrInstalledName
-from cmrfed.core.config import Section
+from cmrfed.core.config import Section, sections_of
 from cmrfed.core.errors import ConfigError
 from cmrfed.deploy.kit import Federation
 from cmrfed.privacy.policy import SitePolicy
@@ -101,7 +101,7 @@ def _of_variants(variants: list[type[Section]], prefix: str, tag: str, start: Se
 
 def _variants(field: FieldInfo) -> list[type[Section]]:
     """The sections that may stand there, those of installed plugins too."""
-    own, registries = _sections(field.annotation), [m.registry for m in field.metadata if isinstance(m, OrInstalled)]
+    own, registries = sections_of(field.annotation), [m.registry for m in field.metadata if isinstance(m, OrInstalled)]
     return own + [registry.get(plugin.name) for registry in registries for plugin in registry.plugins]
 
 
@@ -118,12 +118,6 @@ def _installed_names(field: FieldInfo) -> str:
 
 def _tag(variant: type[Section], tag: str) -> str:
     return str(get_args(variant.model_fields[tag].annotation)[0])
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [section for part in get_args(annotation) for section in _sections(part)]
 
 
 # --- in words -------------------------------------------------------------------------------------
@@ -173,7 +167,7 @@ def _takes(annotation: Any) -> str:
         return " or ".join(words)
     if annotation in (None, NoneType):
         return "null"
-    return _PLAIN.get(annotation) or ("section" if _sections(annotation) else str(annotation))
+    return _PLAIN.get(annotation) or ("section" if sections_of(annotation) else str(annotation))
 
 
 def _within(metadata: list[Any]) -> str:

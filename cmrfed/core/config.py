@@ -81,3 +81,10 @@ def _takes_truth_value(annotation: Any) -> bool:
         or isinstance(annotation, bool)
         or any(_takes_truth_value(part) for part in get_args(annotation))
     )
+
+
+def sections_of(annotation: Any) -> list[type[Section]]:
+    """The sections that a type of a setting allows, in order."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in sections_of(part)]

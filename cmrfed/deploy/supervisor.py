@@ -1,16 +1,15 @@
 """Processes that are started again when they end, with growing pauses, and that never outlive their supervisor."""
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from cmrfed.core.processes import end_with_parent
 from cmrfed.core.progress import say
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
@@ -21,7 +20,6 @@ GRACE_S = 10.0
 LOG_BYTES = 10 << 20
 """A log that is longer when its process starts becomes ``NAME.log.old``."""
 _POLL_S = 0.2
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -127,13 +125,6 @@ class Supervisor:
         with self.log(worker).open("rb") as log:
             log.seek(worker.logged)
             return log.read()[-20_000:].decode(errors="replace")
-
-
-def end_with_parent() -> None:
-    """Ask Linux to end this process when the one that started it dies, however it dies; elsewhere nothing is done."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(worker: Worker) -> None:

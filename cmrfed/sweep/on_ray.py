@@ -3,7 +3,6 @@
 python -m cmrfed.sweep.on_ray ADDRESS CORES COMMAND…
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -12,11 +11,11 @@ import subprocess
 import sys
 
 from cmrfed.core.errors import ERROR_FILE, leave_error
+from cmrfed.core.processes import end_with_parent
 
 SHARED = ("XDG_CACHE_HOME", "PYTHONPATH", ERROR_FILE)
 """Variables of the environment that hold on the cluster too."""
 _PATIENCE_S = 30.0
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
 def run_here(words: list[str], environment: dict[str, str]) -> tuple[int, bytes]:
@@ -29,14 +28,10 @@ def run_here(words: list[str], environment: dict[str, str]) -> tuple[int, bytes]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=os.environ | environment,
-        preexec_fn=_end_with_parent,
+        preexec_fn=lambda: end_with_parent(signal.SIGKILL),
         check=False,
     )
     return done.returncode, done.stdout
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def _knock(address: str) -> None:

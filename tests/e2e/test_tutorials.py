@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.deploy.supervisor import end_with_parent
+from cmrfed.core.processes import end_with_parent
 from tests.deployment_world import needs_nginx
 from tests.flower_process import REPOSITORY, consecutive_ports
 
@@ -24,7 +24,7 @@ LIMIT_S = 1200
 PORTS = 12
 """That the tutorial of a deployment uses, from $PORT on."""
 
-STARTED = "from cmrfed.deploy.supervisor import end_with_parent as e; e(); from cmrfed.cli.main import main; main()"
+STARTED = "from cmrfed.core.processes import end_with_parent as e; e(); from cmrfed.cli.main import main; main()"
 """The command, which ends with the shell that started it, as the shell does with the tests."""
 
 pytestmark = [

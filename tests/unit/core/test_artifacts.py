@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from cmrfed.core.artifacts import (
     digest_json,
     digest_state,
     load_state,
+    locked,
     new_folder,
     read_json,
     save_state,
@@ -159,3 +161,32 @@ def test_the_digest_of_a_folder_sees_names_and_contents(tmp_path):
 def test_tensors_are_readable_by_whom_other_files_are(tmp_path):
     tensors, text = save_state(tmp_path / "a", {"w": torch.ones(2)}), write_bytes(tmp_path / "b", b"b")
     assert tensors.stat().st_mode == text.stat().st_mode
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from cmrfed.core.artifacts import locked
+with locked(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_waited_for_and_is_free_when_its_holder_is_killed(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "a"], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "mine\n"
+    entered = threading.Event()
+
+    def enter():
+        with locked(tmp_path / "a"):
+            entered.set()
+
+    waiting = threading.Thread(target=enter)
+    waiting.start()
+    assert not entered.wait(0.3)
+    with locked(tmp_path / "b"):  # another name is another lock
+        holder.kill()
+        holder.wait()
+    assert entered.wait(10)
+    waiting.join()
