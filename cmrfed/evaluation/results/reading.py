@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from cmrfed.core.artifacts import read_json
 from cmrfed.core.errors import DataError
+from cmrfed.core.text import one_line
+from cmrfed.core.validation import problems
 from cmrfed.evaluation.results import version1
 from cmrfed.evaluation.results.result import SCHEMA_VERSION, EvaluationReport
 
@@ -29,7 +31,8 @@ def read_evaluation(path: Path) -> EvaluationReport:
     try:
         return EvaluationReport.model_validate(version1.upgrade(tree) if version == 1 else tree)
     except (ValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} cannot be used", got=error, do="evaluate again with this version") from None
+        got = problems(error) if isinstance(error, ValidationError) else one_line(f"{type(error).__name__}: {error}")
+        raise DataError(f"{path} cannot be used", got=got, do="evaluate again with this version") from None
 
 
 def json_schema() -> dict[str, Any]:
