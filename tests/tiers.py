@@ -61,8 +61,14 @@ SLOW: Modules = {
             "kits, certificates, proxies and real processes; the weights are those of one process",
         ),
     },
+    "e2e/test_example_package.py": {
+        "test_the_part_works": (60, "a package of others adds one part of each kind, and each works"),
+    },
     "e2e/test_notebooks.py": {
         "test_the_notebook_runs": (60, "the notebooks that show the Python API run from top to bottom"),
+    },
+    "e2e/test_wheel.py": {
+        "": (50, "an installed wheel runs a recipe by its name in an empty folder"),
     },
     "e2e/test_tutorials.py": {
         "test_a_tutorial_runs_as_it_is_written[simulate.md]": (147, "what most users read first"),
