@@ -9,6 +9,7 @@ from cmrfed.core.artifacts import read_json, write_json
 from cmrfed.core.config import Section
 from cmrfed.core.errors import CmrfedError, ConfigError
 from cmrfed.core.strict_yaml import read_mapping
+from cmrfed.core.validation import problems
 
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,50}$"
@@ -88,7 +89,7 @@ class Federation(Section):
         except FileNotFoundError:
             raise ConfigError(f"there is no {path}", do="name a file such as configs/federation.yaml") from None
         except ValidationError as error:
-            raise ConfigError(f"{path} cannot be used", got=_in_words(error), do="correct it") from None
+            raise ConfigError(f"{path} cannot be used", got=problems(error), do="correct it") from None
         root = path.parent
         sites = tuple(
             site.model_copy(
@@ -145,13 +146,9 @@ def _read(folder: Path, kind: type[K], what: str) -> K:
         return kind.model_validate(read_json(folder / KIT))
     except ValidationError as error:
         raise ConfigError(
-            f"{folder} is not the kit of a {what}", got=_in_words(error), do="name the right folder"
+            f"{folder} is not the kit of a {what}", got=problems(error), do="name the right folder"
         ) from None
     except CmrfedError:
         raise ConfigError(
             f"{folder} is not a kit", got="no kit.json", expected="a folder that `cmrfed provision` made"
         ) from None
-
-
-def _in_words(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

@@ -15,6 +15,7 @@ from cmrfed.core.artifacts import digest_json, digest_state
 from cmrfed.core.config import Digest, Section, Seed
 from cmrfed.core.digests import digested
 from cmrfed.core.errors import FederationError, SiteRefused
+from cmrfed.core.validation import problems
 from cmrfed.federation.settings import Compression
 from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.privacy.event import PrivacyEvent, Unit
@@ -231,8 +232,8 @@ def decode_job(content: RecordDict) -> tuple[StageJob, dict[str, Tensor]]:
 
 
 def _unreadable(error: Exception) -> SiteRefused:
-    problems = error.errors() if isinstance(error, ValidationError) else []
-    if any(problem["type"] == "not_approved" for problem in problems):
+    found = error.errors() if isinstance(error, ValidationError) else []
+    if any(problem["type"] == "not_approved" for problem in found):
         return SiteRefused(
             "the request needs a plugin, and this site runs the code that its owner has approved, which has none",
             got=_short(error),
@@ -334,5 +335,5 @@ def decode_info(content: RecordDict) -> SiteInfo:
 
 def _short(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())[:500]
+        return problems(error)[:500]
     return f"{type(error).__name__}: {error}"[:500]

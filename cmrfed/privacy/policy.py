@@ -11,6 +11,7 @@ from cmrfed.core.artifacts import OWNER_ALONE, write_bytes
 from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
 from cmrfed.core.strict_yaml import read_mapping
+from cmrfed.core.validation import problems
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.settings import MOST_DRAWS
 
@@ -164,8 +165,7 @@ class SitePolicy(Section):
                 f"{path} is missing", expected="the site's own privacy policy", do="write epsilon_cap and delta into it"
             ) from None
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise PrivacyError(f"{path} cannot be followed", got=found, do="correct it") from None
+            raise PrivacyError(f"{path} cannot be followed", got=problems(error), do="correct it") from None
 
     def check(self, event: PrivacyEvent, history: "History", patients: int) -> None:
         """Refuse what the site does not allow, before anything is trained or spent.

@@ -36,6 +36,7 @@ from cmrfed.core.config import Section
 from cmrfed.core.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
 from cmrfed.core.registry import builtins_only
 from cmrfed.core.rng import fold, torch_generator
+from cmrfed.core.validation import problems
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.compression import compress
 from cmrfed.federation.messages import (
@@ -247,7 +248,7 @@ class Site:
         except ValidationError as error:
             raise DataError(
                 f"{root}/site.json cannot be used",
-                got="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
+                got=problems(error),
                 expected="name, style, cohort, patients",
                 do="correct it",
             ) from None

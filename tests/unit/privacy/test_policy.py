@@ -51,7 +51,7 @@ def test_what_may_leave_is_nothing_by_default(tmp_path):
         (None, "policy.yaml is missing"),
         ("epsilon_cap: [", "is not YAML"),
         ("delta: 0.1", "epsilon_cap: Field required"),
-        ("epsilon_cap: 4\ndelta: 0.1\nepsilon: 3", "epsilon: Extra inputs"),
+        ("epsilon_cap: 4\ndelta: 0.1\nepsilon: 3", "epsilon: no such field"),
         ("epsilon_cap: 4\ndelta: 2", "delta: Input should be less than 1"),
         ("epsilon_cap: 4\ndelta: 0.1\npermitted_units: [none]", "needs epsilon_cap: null"),
     ],
