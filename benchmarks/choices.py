@@ -31,7 +31,7 @@ from cmrfed.evaluation.settings import FeatureConfig, SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import labelled_slices, segment, train_segmenter, volume_dice
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.training.loop import stage_inputs
+from cmrfed.training.batches import stage_inputs
 
 SCALES = (0.5, 1.0, 1.25, 1.5, 2.0, 3.0)
 

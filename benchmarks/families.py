@@ -26,7 +26,8 @@ from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport, Metric
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline.record import read_run
-from cmrfed.training.loop import LocalTrainer, stage_inputs
+from cmrfed.training.batches import stage_inputs
+from cmrfed.training.loop import LocalTrainer
 
 QUALITY = {
     "KID": "fidelity.kid.synthetic.phantom-cnn-v1",

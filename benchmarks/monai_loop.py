@@ -42,7 +42,8 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.training.loop import LocalTrainer, stage_inputs
+from cmrfed.training.batches import stage_inputs
+from cmrfed.training.loop import LocalTrainer
 
 LABELS = 4
 

@@ -37,7 +37,7 @@ from cmrfed.pipeline.data import Data, open_data, write_sites
 from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.pipeline.pretrain import pretrained
 from cmrfed.pipeline.training import stage_specs
-from cmrfed.training.loop import stage_inputs
+from cmrfed.training.batches import stage_inputs
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc-private.yaml"
 NAMED = "[unet.conv_in.*, unet.conv_out.*, unet.conv_norm_out.*, '*norm*']"

@@ -27,7 +27,7 @@ from cmrfed.evaluation.fidelity.distances import kid
 from cmrfed.evaluation.settings import FeatureConfig
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import FlowConfig, SamplerConfig
-from cmrfed.training.loop import stage_inputs
+from cmrfed.training.batches import stage_inputs
 
 Curves = dict[str, list[tuple[int, float]]]
 """Recipe and sampler => number of evaluations and KID."""

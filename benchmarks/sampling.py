@@ -46,7 +46,8 @@ from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import DDPMConfig, SamplerConfig
 from cmrfed.pipeline.record import read_run
-from cmrfed.training.loop import LocalTrainer, stage_inputs
+from cmrfed.training.batches import stage_inputs
+from cmrfed.training.loop import LocalTrainer
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc.yaml"
 SUBSETS = 100

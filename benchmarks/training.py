@@ -47,9 +47,10 @@ from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.settings import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.stages import StageName
 from cmrfed.privacy.policy import SitePolicy
-from cmrfed.training.loop import LocalTrainer, stage_inputs
-from cmrfed.training.settings import Stage
+from cmrfed.training.batches import stage_inputs
+from cmrfed.training.loop import LocalTrainer
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "acdc.yaml"
 SITES = 4
@@ -67,7 +68,7 @@ def phantom_cohort(folder: Path, patients: int, size_px: int) -> Cohort:
     return prepare(folder / "scans" / "site-0", folder / "cohort", "acdc", config, name="phantom")
 
 
-def specification(experiment: Experiment, stage: Stage, rounds: int, local_steps: int) -> StageSpec:
+def specification(experiment: Experiment, stage: StageName, rounds: int, local_steps: int) -> StageSpec:
     """A stage of the recipe, without augmentation, for so many rounds."""
     settings = experiment.mask if stage == "mask" else experiment.image
     update = {"rounds": rounds, "local_steps": local_steps, "augment": None}

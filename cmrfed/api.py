@@ -15,6 +15,7 @@ from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.synthetic import NOT_PRIVATE, Manifest, PostProcessed, SyntheticDataset
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig, GeneratorSettings
+from cmrfed.generators.stages import DRAWING
 from cmrfed.pipeline.record import versions
 from cmrfed.synthesis.settings import SynthesisConfig
 from cmrfed.synthesis.two_stage import synthesize
@@ -76,8 +77,8 @@ def build_generator(
             "build_generator makes generators of pixels, without an autoencoder",
             do="train a latent generator with a recipe: image.generator.autoencoder and pretrain.autoencoder",
         )
-    masks = stage == "mask"
-    own = {"codec": "mask" if masks else "pixel", "condition_masks": 2 if masks else 1, "size_px": size_px}
+    one = DRAWING[stage]
+    own = {"codec": one.codec(chosen), "condition_masks": one.condition_masks, "size_px": size_px}
     return Generator(GeneratorConfig.model_validate(chosen.model_dump(mode="json") | own), seed)
 
 

@@ -15,7 +15,7 @@ from cmrfed.evaluation.results.result import Estimate
 from cmrfed.evaluation.settings import AttackConfig
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import BackboneConfig
-from cmrfed.training.loop import stage_inputs
+from cmrfed.training.batches import stage_inputs
 from tests.generator_world import SIZE_PX, ddpm, heart, tiny_generator
 
 QUICK = AttackConfig(noise_samples=2)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,14 +19,16 @@ from cmrfed.core.strict_yaml import load, read_mapping
 from cmrfed.data.settings import PartitionConfig, PhantomConfig
 from cmrfed.evaluation.settings import EvaluationConfig
 from cmrfed.federation.settings import FederationConfig
+from cmrfed.generators import stages
 from cmrfed.generators.settings import GeneratorConfig, GeneratorSettings
+from cmrfed.generators.stages import StageName
 from cmrfed.privacy.settings import PrivacyConfig
 from cmrfed.synthesis.settings import SynthesisConfig
-from cmrfed.training.settings import PretrainConfig, Stage, TrainingConfig
+from cmrfed.training.settings import PretrainConfig, TrainingConfig
 
-STAGES: tuple[Stage, ...] = ("mask", "image")
+STAGES: tuple[StageName, ...] = tuple(stages.DRAWING)
 """Those that draw."""
-ALL_STAGES: tuple[Stage, ...] = get_args(Stage)
+ALL_STAGES: tuple[StageName, ...] = tuple(stages.STAGES)
 """In the order in which they are trained."""
 
 
@@ -160,22 +162,23 @@ class Experiment(Section):
         """Number of sites that train, which is also the number of styles."""
         return len(self.data.partition.numbers)
 
-    def generator(self, stage: Stage) -> GeneratorConfig:
+    def generator(self, stage: StageName) -> GeneratorConfig:
         """The generator of a stage in full: the recipe's settings and what follows from the data.
 
         The autoencoder's is that of the images, which has it.
         """
-        settings = (self.mask if stage == "mask" else self.image).generator
+        one = stages.STAGES[stage]
+        settings: GeneratorSettings = getattr(self, one.section).generator
         return GeneratorConfig(
             **settings.model_dump(),
-            finetuned_autoencoder=stage != "mask" and self.autoencoder is not None,
-            codec="mask" if stage == "mask" else "latent" if settings.autoencoder else "pixel",
-            condition_masks=2 if stage == "mask" else 1,
+            finetuned_autoencoder=one.learns_images and self.autoencoder is not None,
+            codec=one.codec(settings),
+            condition_masks=one.condition_masks,
             size_px=self.data.size_px,
             styles=self.sites,
         )
 
-    def starts_publicly(self, stage: Stage) -> bool:
+    def starts_publicly(self, stage: StageName) -> bool:
         """Whether the stage begins with weights that were trained on the phantom."""
         return self.pretrain is not None and self.pretrain.of(stage) is not None
 
@@ -185,21 +188,20 @@ class Experiment(Section):
         return {stage: t.rounds * t.local_steps for stage, t in training.items() if t.rounds}
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[StageName, ...]:
         """What the recipe trains, or leaves as it starts, in order."""
         return ALL_STAGES if self.autoencoder else STAGES
 
-    def training(self, stage: Stage) -> TrainingConfig:
+    def training(self, stage: StageName) -> TrainingConfig:
         """How a stage is trained.
 
         Raises:
             ConfigError: It is that of an autoencoder that stays as it is.
         """
-        if stage != "autoencoder":
-            return (self.mask if stage == "mask" else self.image).training
-        if self.autoencoder is None:
-            raise ConfigError("the recipe does not train an autoencoder at the sites", do="set autoencoder: {}")
-        return self.autoencoder.training
+        section: StageConfig | AutoencoderStage | None = getattr(self, stage)
+        if section is None:
+            raise ConfigError(f"the recipe does not train the {stage} at the sites", do=f"set {stage}: {{}}")
+        return section.training
 
     @property
     def digest(self) -> str:

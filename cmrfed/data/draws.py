@@ -35,6 +35,11 @@ class SliceBatch:
     def __len__(self) -> int:
         return len(self.image)
 
+    @property
+    def neighbours(self) -> Tensor:
+        """The basal neighbour and the ED mask, int64 (B, 2, H, W); -1 where there is none."""
+        return torch.stack([self.basal, self.ed], 1)
+
 
 def draw_rows(cohort: Cohort, patients: int, slices_each: int, rng: np.random.Generator) -> np.ndarray:
     """Draw ``patients`` patients with replacement and of each ``slices_each`` slices: rows (patients * slices_each,).

@@ -7,6 +7,7 @@ from flwr.clientapp import ClientApp
 
 from cmrfed.federation.flower import check_version
 from cmrfed.federation.site.site import answer_hello, answer_step, answer_train
+from cmrfed.training.subspace import LastDirections
 
 
 def on_tested_flower(message: Message, context: Context, answer: Callable[[Message, Context], Message]) -> Message:
@@ -16,12 +17,14 @@ def on_tested_flower(message: Message, context: Context, answer: Callable[[Messa
 
 
 app = ClientApp(mods=[on_tested_flower])
+_directions = LastDirections()
+"""Shared by the simulated sites of this process, which ask for the same one after another; no patient is behind it."""
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round."""
-    return Message(answer_train(context, message.content), reply_to=message)
+    return Message(answer_train(context, message.content, _directions), reply_to=message)
 
 
 @app.train("shares")

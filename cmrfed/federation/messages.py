@@ -18,10 +18,11 @@ from cmrfed.core.errors import FederationError, SiteRefused
 from cmrfed.core.validation import problems
 from cmrfed.federation.settings import Compression
 from cmrfed.generators.settings import GeneratorConfig
+from cmrfed.generators.stages import STAGES, StageName
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.training.settings import Stage, TrainingConfig
+from cmrfed.training.settings import TrainingConfig
 
 State = Mapping[str, Tensor]
 """Weights by name, in order of name; floating point only."""
@@ -45,7 +46,7 @@ class StageJob(Section):
     experiment: Digest
     """Digest of the whole experiment."""
     seed: Seed
-    stage: Stage
+    stage: StageName
     round: int = Field(ge=1, le=100_000)
     generator: GeneratorConfig
     training: TrainingConfig
@@ -65,7 +66,7 @@ class StageJob(Section):
 
     @model_validator(mode="after")
     def _sends_its_codec(self) -> "StageJob":
-        uses_one = self.generator.autoencoder is not None and self.stage != "autoencoder"
+        uses_one = STAGES[self.stage].needs_autoencoder(self.generator)
         if uses_one != (self.codec_digest is not None):
             raise ValueError("codec_digest belongs to a generator with an autoencoder, and to no other")
         return self

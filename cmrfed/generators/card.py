@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cmrfed.data.labels import Label
 from cmrfed.generators.backbone import UNet
 from cmrfed.generators.condition import CLASSES, global_planes
+from cmrfed.generators.stages import LABELS, drawn_by
 
 if TYPE_CHECKING:
     from cmrfed.generators.generator import Generator
@@ -93,24 +93,22 @@ _WITHOUT_DIFFUSERS = """
 parts `generator.json` names.
 """
 
-_LABELS = ", ".join(f"{int(label)} {label.name}" for label in Label)
-
 
 def example(generator: "Generator", network: UNet) -> str:
     """Python that draws one sample with diffusers alone, by the sampler of the configuration, without guidance."""
-    config, masked = generator.config, generator.config.codec == "mask"
+    config, stage = generator.config, drawn_by(generator.config)
     sampler: Any = generator.sampler()
     spacing = getattr(sampler.config, "timestep_spacing", None)
     latent = ["AutoencoderKL"] if config.autoencoder else []
     return _EXAMPLE.format(
         sampler=type(sampler).__name__,
         imports=", ".join([*latent, type(sampler).__name__, "UNet2DModel"]),
-        stage="mask" if masked else "image",
+        stage=stage.name,
         options=f', timestep_spacing="{spacing}"' if spacing else "",
         steps=config.sampler.steps,
         masks=config.condition_masks,
-        fill=-1 if masked else 0,
-        fill_words="there is no slice before this one" if masked else f"put your labels here: {_LABELS}",
+        fill=stage.example_mask,
+        fill_words=stage.example_text,
         size=generator.size,
         size_px=config.size_px,
         classes=CLASSES,
@@ -142,7 +140,7 @@ def _head(generator: "Generator", library: str, network_words: str) -> str:
     return _HEAD.format(
         library=library,
         family=config.process.family.tag,
-        what="masks" if config.codec == "mask" else "images for masks",
+        what=drawn_by(config).output,
         family_words=config.process.family.card,
         latent_words=latent,
         network_words=network_words,
@@ -155,13 +153,9 @@ def _unet(generator: "Generator", network: UNet) -> str:
     config = generator.config
     return _UNET.format(
         noisy=generator.codec.channels * network.patch_px**2,
-        masks_words=_masks_words(config.codec == "mask"),
-        labels=_LABELS,
+        masks_words=drawn_by(config).condition_text,
+        labels=LABELS,
         mask_planes=config.condition_masks * CLASSES * network.mask_patch_px**2,
         styles=global_planes(config.styles) - global_planes(0),
         example=example(generator, network),
     )
-
-
-def _masks_words(masked: bool) -> str:
-    return "the mask of the slice nearer to the base, and the ED mask for ES" if masked else "the slice's mask"

@@ -14,6 +14,7 @@ from cmrfed.generators.autoencoder import autoencoder_losses, build_autoencoder,
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
+from cmrfed.generators.stages import STAGES, StageName
 
 KL_WEIGHT = 1e-4
 """Of the divergence per latent number where an autoencoder learns at the sites; public training has its own setting."""
@@ -81,7 +82,7 @@ class TrainableAutoencoder(nn.Module):
 
 
 def make_trainable(
-    stage: str, config: GeneratorConfig, seed: int = 0, autoencoder: Mapping[str, Tensor] | None = None
+    stage: StageName, config: GeneratorConfig, seed: int = 0, autoencoder: Mapping[str, Tensor] | None = None
 ) -> Generator | TrainableAutoencoder:
     """What a stage trains, with random weights.
 
@@ -91,14 +92,14 @@ def make_trainable(
         seed: Of the initial weights.
         autoencoder: Weights of the autoencoder of a generator that has one; it stays as it is.
     """
-    if stage == "autoencoder":
+    if STAGES[stage].trains_autoencoder:
         return TrainableAutoencoder(config, seed)
     return Generator(config, seed, autoencoder)
 
 
 # --- shapes, without the memory -------------------------------------------------------------------
 @lru_cache(maxsize=16)
-def weight_layout(stage: str, config: GeneratorConfig) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
+def weight_layout(stage: StageName, config: GeneratorConfig) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Name, type and shape of all that a stage trains, without the memory for it.
 
     Args:

@@ -14,6 +14,7 @@ from cmrfed.federation.messages import Spent
 from cmrfed.federation.server.checkpoint import RoundStore
 from cmrfed.federation.server.statements import FILE as STATEMENTS
 from cmrfed.federation.server.statements import read_statements
+from cmrfed.generators.stages import StageName
 from cmrfed.pipeline.plan import PrivacyPlan, public_words
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.audit import AuditRow
@@ -21,7 +22,6 @@ from cmrfed.privacy.event import ADJACENCY, PrivacyEvent
 from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.training.audit import audit_training
-from cmrfed.training.settings import Stage
 
 SIMULATED = (
     "The sites were simulated on one machine: their ledgers begin with this run, and what other runs spent on the same "
@@ -67,7 +67,7 @@ def audit_experiment(plan: PrivacyPlan) -> list[AuditRow]:
     return [_audited(plan.experiment, stage, request) for stage, request in plan.requests.items() if request]
 
 
-def _audited(experiment: Experiment, stage: Stage, request: PrivateTraining) -> AuditRow:
+def _audited(experiment: Experiment, stage: StageName, request: PrivateTraining) -> AuditRow:
     device = experiment.compute.device
     return audit_training(stage, experiment.generator(stage), experiment.training(stage), request, device).row(stage)
 

@@ -7,12 +7,12 @@ from pydantic import ConfigDict, Field
 
 from cmrfed.config.experiment import ALL_STAGES, STAGES, Experiment
 from cmrfed.core.config import Section
+from cmrfed.generators.stages import StageName
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.budget import Plan, PlannedStage, calibrate_privacy, noise_to_signal
 from cmrfed.privacy.event import ADJACENCY
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.training.private import train_only
-from cmrfed.training.settings import Stage
 
 
 class PlanRow(Section):
@@ -75,7 +75,7 @@ class PrivacyPlan:
         return plan_privacy(self.experiment)
 
     @cached_property
-    def requests(self) -> dict[Stage, PrivateTraining | None]:
+    def requests(self) -> dict[StageName, PrivateTraining | None]:
         """What the requests of each stage say of privacy."""
         privacy = self.experiment.privacy
         private = {stage.stage: privacy.request(stage.stage, stage.noise_multiplier) for stage in self._stages}
@@ -129,7 +129,7 @@ def plan_text(experiment: Experiment) -> str:
 
 def _row(experiment: Experiment, stage: PlannedStage) -> PlanRow:
     settings = experiment.privacy.stage(stage.stage)
-    name: Stage = next(each for each in ALL_STAGES if each == stage.stage)
+    name: StageName = next(each for each in ALL_STAGES if each == stage.stage)
     network = make_trainable(name, experiment.generator(name)).network
     trained = sum(p.numel() for p in train_only(network, settings.trained))
     patients = experiment.privacy.declared_patients or 1

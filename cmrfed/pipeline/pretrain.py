@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,13 +16,15 @@ from cmrfed.data.public import PUBLIC_VERSION, cache_folder, public_patients
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig
+from cmrfed.generators.stages import StageName
 from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.public import train_publicly
-from cmrfed.training.settings import PretrainConfig, Stage
+from cmrfed.training.settings import PretrainConfig
 
 SCHEMA_VERSION = 4
 """To be raised when networks or training change so that the same settings give other weights; tests hold it to them."""
-ABOUT, CODEC = "pretrained.json", "autoencoder"
+ABOUT = "pretrained.json"
+CODEC: Literal["autoencoder"] = "autoencoder"
 
 
 def origin(experiment: Experiment) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def origin(experiment: Experiment) -> dict[str, Any]:
         ConfigError: The recipe has no pre-training.
     """
     stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]
-    codec = {CODEC: codec_origin(experiment)} if experiment.image.generator.autoencoder else {}
+    codec: dict[str, Any] = {CODEC: codec_origin(experiment)} if experiment.image.generator.autoencoder else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "pretrain": digested(_config(experiment)),
@@ -42,9 +44,9 @@ def origin(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def stage_origin(experiment: Experiment, stage: Stage) -> dict[str, Any]:
+def stage_origin(experiment: Experiment, stage: StageName) -> dict[str, Any]:
     """What decides the weights of one stage: nothing of the other, so that recipes share what they have in common."""
-    others = {name: None for name in ("mask", "image", CODEC) if name != stage}
+    others: dict[str, Any] = {name: None for name in (*STAGES, CODEC) if name != stage}
     return {
         "schema_version": SCHEMA_VERSION,
         "pretrain": digested(_config(experiment).model_copy(update=others)),
@@ -54,7 +56,7 @@ def stage_origin(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _public(experiment: Experiment, stage: Stage) -> GeneratorConfig:
+def _public(experiment: Experiment, stage: StageName) -> GeneratorConfig:
     """A generator as the phantom teaches it, whatever is done with its autoencoder later."""
     return experiment.generator(stage).model_copy(update={"finetuned_autoencoder": False})
 
@@ -109,7 +111,7 @@ def _make(experiment: Experiment, folder: Path, made_from: dict[str, Any], root:
         write_json(part / ABOUT, made_from | {"weights": _weights(part, experiment)})
 
 
-def _stage(experiment: Experiment, stage: Stage, root: Path) -> Path:
+def _stage(experiment: Experiment, stage: StageName, root: Path) -> Path:
     """Find one pre-trained stage in the cache, or train it: a folder that holds it. Recipes share what they can."""
     own = stage_origin(experiment, stage)
     folder = root / f"stage-{digest_json(own)[:16]}"
@@ -171,7 +173,7 @@ def _cohort(experiment: Experiment, cache: Path) -> Cohort:
     return public_patients(config, experiment.data.size_px, fold(config.seed, "public phantom"), cache)
 
 
-def _train(experiment: Experiment, stage: Stage, cohort: Cohort, out: Path) -> str:
+def _train(experiment: Experiment, stage: StageName, cohort: Cohort, out: Path) -> str:
     """Pre-train one stage, save it beside the autoencoder and return the digest of its weights."""
     config = _config(experiment)
     training, settings = config.of(stage), _public(experiment, stage)

@@ -8,10 +8,10 @@ from cmrfed.core.artifacts import digest_folder
 from cmrfed.core.errors import DataError
 from cmrfed.data.synthetic import Manifest, PrivacyStatement
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.stages import StageName
 from cmrfed.pipeline.guarantee import claim
 from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.pipeline.record import RunRecord, read_run, versions
-from cmrfed.training.settings import Stage
 
 
 class TrainedRun:
@@ -57,7 +57,7 @@ class TrainedRun:
         """Stage → digest of its saved generator."""
         return {stage: digest_folder(self.folder(stage)) for stage in STAGES}
 
-    def folder(self, stage: Stage) -> Path:
+    def folder(self, stage: StageName) -> Path:
         """Where the generator of a stage is saved.
 
         Raises:
@@ -71,7 +71,7 @@ class TrainedRun:
             )
         return folder
 
-    def generator(self, stage: Stage) -> Generator:
+    def generator(self, stage: StageName) -> Generator:
         """The generator of a stage, loaded when it is first asked for.
 
         Raises:

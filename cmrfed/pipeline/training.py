@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cmrfed.core.artifacts import new_folder
 from cmrfed.federation.server.run import FederatedRun, StageSpec
+from cmrfed.generators.stages import STAGES
 from cmrfed.pipeline.context import RunContext
 from cmrfed.pipeline.guarantee import audit_experiment, write_audit
 from cmrfed.pipeline.plan import PrivacyPlan
@@ -25,7 +26,7 @@ def stage_specs(plan: PrivacyPlan, start: Path | None = None, generators: Path |
     codec = generators / "autoencoder" if generators and experiment.autoencoder else public
     for stage in experiment.stages:
         generator, training = experiment.generator(stage), experiment.training(stage)
-        if stage == "autoencoder":
+        if STAGES[stage].trains_autoencoder:
             out.append(StageSpec(stage, generator, training, private[stage], public))
             continue
         first = start / stage if start and experiment.starts_publicly(stage) else None

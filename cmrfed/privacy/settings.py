@@ -155,7 +155,8 @@ class PrivacyConfig(Section):
 
     def stage(self, name: str) -> StagePlan:
         """Settings of a stage, by name."""
-        return {"autoencoder": self.autoencoder, "mask": self.mask, "image": self.image}[name]
+        found: StagePlan = getattr(self, name)
+        return found
 
     def request(self, name: str, noise_multiplier: float) -> PrivateTraining:
         """What a request for this stage says."""

@@ -11,6 +11,7 @@ from cmrfed.data.synthetic import MANIFEST, Manifest, read_manifest
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport
 from cmrfed.federation.server.metrics import RoundMetrics, read_rounds
+from cmrfed.generators.stages import StageName
 from cmrfed.pipeline.guarantee import read_audit
 from cmrfed.pipeline.record import RunRecord, is_run, read_run
 from cmrfed.privacy.audit import AuditRow
@@ -34,7 +35,7 @@ class Contents:
 
     folder: Path
     run: RunRecord | None
-    rounds: dict[str, list[RoundMetrics]]
+    rounds: dict[StageName, list[RoundMetrics]]
     manifest: Manifest | None
     audit: list[AuditRow]
     """Rows of audit.json, one for each private stage."""
@@ -44,7 +45,7 @@ class Contents:
     previews: tuple[Picture, ...]
 
 
-def _rounds(folder: Path) -> dict[str, list[RoundMetrics]]:
+def _rounds(folder: Path) -> dict[StageName, list[RoundMetrics]]:
     """Stage → metrics of its rounds, in order of round."""
     found = {stage: read_rounds(folder, stage) for stage in ALL_STAGES}
     return {stage: metrics for stage, metrics in found.items() if metrics}

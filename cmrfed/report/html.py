@@ -18,6 +18,7 @@ from cmrfed.core.artifacts import write_text
 from cmrfed.data.synthetic import INTENDED_USE, Manifest
 from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.federation.server.metrics import RoundMetrics
+from cmrfed.generators.stages import STAGES, StageName
 from cmrfed.pipeline.plan import PlanRow
 from cmrfed.pipeline.record import RunRecord
 from cmrfed.privacy.audit import AuditRow
@@ -27,7 +28,6 @@ from cmrfed.report.plots import Chart, curves
 from cmrfed.report.results import axes, cards, duration, trade_off_chart
 
 REPORT = "report.html"
-STAGE_TITLES = {"autoencoder": "Autoencoder", "mask": "Masks", "image": "Images"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _simulated(run: RunRecord | None) -> bool:
     return run is not None and run.experiment.data.phantom is not None and not run.experiment.data.cohorts
 
 
-def _training(rounds: dict[str, list[RoundMetrics]]) -> dict[str, Any]:
+def _training(rounds: dict[StageName, list[RoundMetrics]]) -> dict[str, Any]:
     """Loss curves per stage, and a sentence for every round that a site was not part of."""
     charts: list[Chart] = []
     notes: list[str] = []
@@ -106,7 +106,7 @@ def _training(rounds: dict[str, list[RoundMetrics]]) -> dict[str, Any]:
                     reason = f" ({values.reason})" if values.reason else ""
                     notes.append(f"{stage}, round {entry.round}: {site} {values.status}{reason}.")
         if losses:
-            charts.append(curves(f"{STAGE_TITLES[stage]}: loss per site", dict(sorted(losses.items())), "loss"))
+            charts.append(curves(f"{STAGES[stage].heading}: loss per site", dict(sorted(losses.items())), "loss"))
     why = "the sites keep their losses to themselves" if any(rounds.values()) else "no round was trained in this folder"
     return {"charts": charts, "notes": notes, "why_no_charts": why}
 
@@ -115,7 +115,7 @@ def _moment(text: str | None) -> str:
     return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M %Z").strip() if text else "not finished"
 
 
-def _traffic(rounds: dict[str, list[RoundMetrics]]) -> str | None:
+def _traffic(rounds: dict[StageName, list[RoundMetrics]]) -> str | None:
     total = sum(metrics.bytes_down + metrics.bytes_up for entries in rounds.values() for metrics in entries)
     return f"{total / 1e6:,.1f} MB, all sites and rounds" if total else None
 
@@ -164,7 +164,7 @@ def _timings(run: RunRecord | None) -> list[tuple[str, str]]:
     return [*((name, duration(seconds)) for name, seconds in run.timings_s.items()), ("all", duration(run.seconds))]
 
 
-def _curves_csv(rounds: dict[str, list[RoundMetrics]]) -> str | None:
+def _curves_csv(rounds: dict[StageName, list[RoundMetrics]]) -> str | None:
     out = io.StringIO()
     table = csv.writer(out)
     table.writerow(("stage", "round", "site", "loss", "items", "seconds", "status"))

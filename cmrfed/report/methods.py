@@ -7,6 +7,7 @@ from typing import Any
 from cmrfed.evaluation.results.catalogue import word
 from cmrfed.evaluation.results.result import Metric
 from cmrfed.generators.settings import PROCESSES
+from cmrfed.generators.stages import DRAWING, StageName
 
 SOURCES = {
     "latent": "Rombach R, Blattmann A, Lorenz D, Esser P, Ommer B. High-resolution image synthesis with latent "
@@ -124,21 +125,20 @@ class Paragraph:
     sources: tuple[str, ...]
 
 
-def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
+def _generator(experiment: dict[str, Any], stage: StageName) -> Paragraph:
     settings = experiment[stage]["generator"]
     kind, sampler = settings["process"]["kind"], settings["sampler"]
-    what = "Masks are drawn by" if stage == "mask" else "Images are drawn for each mask by"
     guided = sampler.get("guidance_scale", 1) != 1
     latent = bool(settings.get("autoencoder"))
     family = PROCESSES.get(kind).family.text if kind in PROCESSES else kind
     family += _LATENT if latent else ""
     text = (
-        f"{what} {family}, sampled with {sampler['name']} in {sampler['steps']} steps"
+        f"{DRAWING[stage].methods_text} {family}, sampled with {sampler['name']} in {sampler['steps']} steps"
         + (f" and classifier-free guidance of {sampler['guidance_scale']}" if guided else "")
         + "."
     )
     done = experiment.get("synthesis", {}).get("mask_post_processing", "none")
-    if stage == "mask" and done != "none":
+    if not DRAWING[stage].learns_images and done != "none":
         text += f" {_POST_PROCESSING.get(done, f'They were post-processed: {done}.')}"
     extra = [_SAMPLER_SOURCES[sampler["name"]]] if sampler["name"] in _SAMPLER_SOURCES else []
     marks = [*([kind] if kind in PROCESSES else []), *(["latent"] if latent else []), *extra]
@@ -148,7 +148,7 @@ def _generator(experiment: dict[str, Any], stage: str) -> Paragraph:
 def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
     name = experiment["federation"]["strategy"]["name"]
     words, source = STRATEGIES.get(name, (name, None))
-    training = {stage: experiment[stage]["training"] for stage in ("mask", "image")}
+    training = {stage: experiment[stage]["training"] for stage in DRAWING}
     finetuned = _finetuned(experiment)
     rounds = [f"{t['rounds']} rounds of {t['local_steps']} local steps for the {s}s" for s, t in training.items()]
     done = [text for text, t in zip(rounds, training.values(), strict=True) if t["rounds"]]
@@ -174,7 +174,7 @@ def _start(pretrain: dict[str, Any], *, finetuned: bool) -> Paragraph:
     phantom = (
         f"on a phantom alone ({pretrain['patients']} simulated patients on {pretrain['scanners']} simulated scanners)"
     )
-    started, parts = [stage for stage in ("mask", "image") if pretrain[stage]], []
+    started, parts = [stage for stage in DRAWING if pretrain[stage]], []
     if started:
         who, they = ("Both generators were", "they") if len(started) == 2 else (f"The {started[0]} generator was", "it")
         parts.append(f"{who} first trained {phantom}; so {they} began with public weights.")
@@ -232,7 +232,7 @@ def paragraphs(run: dict[str, Any] | None, measured: Iterable[Metric]) -> list[P
     out = []
     if run is not None:
         experiment = run["experiment"]
-        out += [_generator(experiment, "mask"), _generator(experiment, "image")]
+        out += [_generator(experiment, stage) for stage in DRAWING]
         out += (
             [_start(experiment["pretrain"], finetuned=bool(_finetuned(experiment)))]
             if experiment.get("pretrain")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from cmrfed.config.experiment import STAGES, Experiment
+from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.digests import digested
 from cmrfed.core.precision import arithmetic, autocast
-from cmrfed.data.labels import Label, Phase
+from cmrfed.data.labels import Label
 from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import build_segmenter
 from cmrfed.federation.server.run import StageSpec
@@ -19,8 +19,11 @@ from cmrfed.generators.autoencoder import autoencoder_loss, build_autoencoder
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
+from cmrfed.generators.stages import DRAWING, STAGES, StageName, drawn_by
 from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs
+from cmrfed.training.batches import stage_inputs
+from cmrfed.training.rehearsal import made_up_slices
 
 REPEATS = 2
 """Timed steps of each kind, after one that is not; their median counts."""
@@ -137,10 +140,7 @@ def _generator(config: GeneratorConfig) -> Generator:
 
 def _slices(config: GeneratorConfig, count: int) -> tuple[torch.Tensor, Condition]:
     """Made-up slices and conditions: how long a step takes depends on their number and size alone."""
-    size = config.size_px
-    labels = torch.randint(len(Label), (count, config.condition_masks, size, size))
-    cond = Condition(labels, torch.full((count,), int(Phase.ED)), torch.rand(count), torch.zeros(count).long())
-    return (labels[:, 0] if config.codec == "mask" else torch.rand(count, 1, size, size) * 2 - 1), cond
+    return stage_inputs(made_up_slices(count, config.size_px, torch.Generator()), drawn_by(config).name, style=0)
 
 
 # --- a point ------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:
     steps = experiment.sites * training.rounds * training.local_steps
 
     def step(slices: int) -> float:
-        if spec.name == "autoencoder" and size:
+        if STAGES[spec.name].trains_autoencoder and size:
             return clock.autoencoder_step(size, spec.generator.size_px, slices)
         return clock.training_step(spec.generator, slices, training.precision)
 
@@ -167,12 +167,12 @@ def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:
     return seconds
 
 
-def public_seconds(experiment: Experiment, stage: str, clock: Clock) -> float:
+def public_seconds(experiment: Experiment, stage: StageName, clock: Clock) -> float:
     """Pre-training of one stage on the phantom, or of the autoencoder ("autoencoder")."""
     if experiment.pretrain is None:
         return 0.0
     codec, size = experiment.pretrain.autoencoder, experiment.image.generator.autoencoder
-    if stage not in STAGES:
+    if STAGES[stage].trains_autoencoder:
         step = clock.autoencoder_step(size, experiment.data.size_px, codec.batch_size) if codec and size else 0.0
         return codec.steps * step if codec else 0.0
     training = experiment.pretrain.of(stage)
@@ -186,7 +186,7 @@ def drawing_seconds(experiment: Experiment, clock: Clock) -> float:
     """Drawing the synthetic set: masks and images of all slices of ED and ES."""
     config = experiment.synthesis
     slices = config.patients * sum(config.slices)  # two phases of the mean depth
-    return slices * sum(clock.drawing(experiment.generator(stage), config.precision) for stage in STAGES)
+    return slices * sum(clock.drawing(experiment.generator(stage), config.precision) for stage in DRAWING)
 
 
 def segmenter_seconds(experiment: Experiment, steps: int, clock: Clock) -> float:

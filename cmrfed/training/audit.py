@@ -26,6 +26,7 @@ from cmrfed.data.draws import NO_SLICE
 from cmrfed.data.labels import Phase
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.settings import GeneratorConfig
+from cmrfed.generators.stages import STAGES, StageName
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.audit import AuditResult, Check, audit
 from cmrfed.privacy.audit.checks import Finding, binomial_p, normal_p, squares_p, worst_of, yes_or_no
@@ -35,7 +36,7 @@ from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import private
 from cmrfed.training.loop import make_optimizer
-from cmrfed.training.settings import Stage, TrainingConfig
+from cmrfed.training.settings import TrainingConfig
 from cmrfed.training.subspace import public_directions
 
 PATIENTS, STEPS = 12, 6
@@ -53,7 +54,7 @@ _SOME = 50_000
 
 
 def audit_training(
-    stage: Stage, generator: GeneratorConfig, training: TrainingConfig, privacy: PrivateTraining, device: str
+    stage: StageName, generator: GeneratorConfig, training: TrainingConfig, privacy: PrivateTraining, device: str
 ) -> AuditResult:
     """Audit one stage on a device, in seconds, without any patient.
 
@@ -84,7 +85,7 @@ def audit_training(
 
 
 def check_trainer(
-    stage: Stage, generator: GeneratorConfig, training: TrainingConfig, privacy: PrivateTraining, device: str
+    stage: StageName, generator: GeneratorConfig, training: TrainingConfig, privacy: PrivateTraining, device: str
 ) -> list[Check]:
     """Lines on the trainer: with hardly any noise and each patient's pixels of one value, then as configured."""
     privacy = privacy.model_copy(update={"sampling_rate": max(privacy.sampling_rate, LEAST_RATE)})
@@ -134,7 +135,7 @@ class _Marked:
         device: "cpu" or "cuda".
     """
 
-    def __init__(self, stage: Stage, config: GeneratorConfig, device: str) -> None:
+    def __init__(self, stage: StageName, config: GeneratorConfig, device: str) -> None:
         self.config, self.network = config, make_trainable(stage, config, seed=1).to(device).network
         self.direction: list[Tensor] = []
         self.read: Callable[[Tensor, Condition], float] | None = None
@@ -191,7 +192,7 @@ class _MarkedRun:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: StageName,
         generator: GeneratorConfig,
         training: TrainingConfig,
         privacy: PrivateTraining,
@@ -323,7 +324,7 @@ class _MarkedRun:
         """Where slices are the unit, all draws are of one of them, and its neighbours are other records."""
         if len(cond.position.unique()) > 1 or len(cond.phase.unique()) > 1:
             self._fault("a pass reads several slices where a slice is the unit")
-        if self.stage == "mask" and bool((cond.masks != NO_SLICE).any()):
+        if STAGES[self.stage].sees_neighbours and bool((cond.masks != NO_SLICE).any()):
             self._fault("a slice is read with its neighbours, which are other records")
 
     def _fault(self, text: str) -> None:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,10 +18,11 @@ from cmrfed.core.rng import numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import SliceBatch, draw_rows, gather
 from cmrfed.generators.condition import Condition
+from cmrfed.generators.stages import StageName
 from cmrfed.generators.trainable import Trainable
-from cmrfed.training.augment import augment
+from cmrfed.training.batches import training_inputs
 from cmrfed.training.rehearsal import made_up_slices, needed_bytes
-from cmrfed.training.settings import Stage, TrainingConfig
+from cmrfed.training.settings import AugmentConfig, TrainingConfig
 
 
 def make_optimizer(config: TrainingConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -41,15 +43,20 @@ class LocalResult:
     """Of private training: the part that depends on who was sampled."""
 
 
-def stage_inputs(batch: SliceBatch, stage: Stage, style: int) -> tuple[Tensor, Condition]:
-    """What the stage generates, and what it is told.
+class Trainer(Protocol):
+    """What trains at a site, privately or not."""
 
-    The mask stage learns a slice from its basal neighbour and, for ES, from the ED mask; the image stage learns an
-    image from its mask, and an autoencoder an image alone.
-    """
-    masks = torch.stack([batch.basal, batch.ed], 1) if stage == "mask" else batch.mask[:, None]
-    raw = batch.mask if stage == "mask" else batch.image
-    return raw, Condition(masks, batch.phase, batch.position, torch.full_like(batch.phase, style))
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def keeps_optimizer_state(self) -> bool:
+        """Whether the optimizer's state of the round before holds in the next."""
+
+    def needed_bytes(self) -> int:
+        """Estimate of the memory of a step; no patient is looked at, and little memory is taken."""
+
+    def run(self, first_step: int, steps: int) -> LocalResult:
+        """Take ``steps`` steps, the first of which is number ``first_step`` of the stage."""
 
 
 class LocalTrainer:
@@ -71,7 +78,7 @@ class LocalTrainer:
         self,
         generator: Trainable,
         cohort: Cohort,
-        stage: Stage,
+        stage: StageName,
         style: int,
         config: TrainingConfig,
         seed: int,
@@ -82,8 +89,7 @@ class LocalTrainer:
         self.parameters = [p for p in generator.network.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(config, self.parameters)
 
-    carries_on = True
-    """The optimizer's state of the round before holds in the next."""
+    keeps_optimizer_state = True
 
     def run(
         self,
@@ -129,18 +135,19 @@ class LocalTrainer:
 
         def losses() -> Tensor:
             batch = made_up_slices(1, self.generator.config.size_px, rng)
-            raw, cond = stage_inputs(batch, self.stage, self.style)
-            return self.generator.loss(raw.to(self.generator.device), cond.to(self.generator.device), rng)
+            return self.generator.loss(*self._inputs(batch, None, rng), rng)
 
         return needed_bytes(self.generator.network, losses, self.config.batch_size)
+
+    def _inputs(
+        self, batch: SliceBatch, augmentation: AugmentConfig | None, rng: torch.Generator
+    ) -> tuple[Tensor, Condition]:
+        return training_inputs(batch, self.stage, self.style, augmentation, rng, self.generator.device)
 
     def _batch(self, step: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
         draws = numpy_generator(self.seed, "rows", self.stage, self.style, step)
         batch = gather(self.cohort, draw_rows(self.cohort, self.config.batch_size, 1, draws))
-        if self.config.augment:
-            batch = augment(batch, self.config.augment, rng, with_images=self.stage != "mask")
-        raw, cond = stage_inputs(batch, self.stage, self.style)
-        return raw.to(self.generator.device), cond.to(self.generator.device)
+        return self._inputs(batch, self.config.augment, rng)
 
     def _step(self, step: int, hold: list[Tensor] | None, proximal_mu: float) -> float:
         rng = torch_generator(self.seed, "step", self.stage, self.style, step)

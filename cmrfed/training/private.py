@@ -16,15 +16,16 @@ from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.precision import granted
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import NO_SLICE, SliceBatch, gather
+from cmrfed.generators.stages import StageName
 from cmrfed.generators.trainable import Trainable
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD, StepNotes
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining, Subspace
-from cmrfed.training.augment import augment
-from cmrfed.training.loop import LocalResult, check_size, make_optimizer, stage_inputs
+from cmrfed.training.batches import training_inputs
+from cmrfed.training.loop import LocalResult, check_size, make_optimizer
 from cmrfed.training.rehearsal import made_up_slices, needed_bytes
-from cmrfed.training.settings import Stage, TrainingConfig
-from cmrfed.training.subspace import Coordinates, public_directions
+from cmrfed.training.settings import TrainingConfig
+from cmrfed.training.subspace import Coordinates, FindDirections, public_directions
 
 _log = logging.getLogger("cmrfed")
 
@@ -58,6 +59,7 @@ class PrivateTrainer:
         config: How to train; ``batch_size`` and ``max_grad_norm`` have no part in it.
         privacy: What was asked for.
         event: What was paid for: noise multiplier, sampling rate and number of steps.
+        find_directions: Finds the public directions, where ``privacy`` has a subspace.
 
     Raises:
         DataError: The cohort is empty, of another size, or has no patient with masks.
@@ -68,11 +70,12 @@ class PrivateTrainer:
         self,
         generator: Trainable,
         cohort: Cohort,
-        stage: Stage,
+        stage: StageName,
         style: int,
         config: TrainingConfig,
         privacy: PrivateTraining,
         event: PrivacyEvent,
+        find_directions: FindDirections = public_directions,
     ) -> None:
         check_size(generator, cohort)
         _open_arrays(cohort)
@@ -80,7 +83,7 @@ class PrivateTrainer:
         self.config, self.draws = config, privacy.noise_multiplicity
         self.records, self.alone = _records(cohort, event), event.unit == "slice"
         trained = train_only(generator.network, privacy.trained)
-        self.coordinates = self._coordinates(privacy.subspace)
+        self.coordinates = self._coordinates(privacy.subspace, find_directions)
         self.optimizer = make_optimizer(config, trained if self.coordinates is None else [self.coordinates.z])
         mechanism = MechanismConfig(
             clip_norm=privacy.clip_norm,
@@ -92,15 +95,15 @@ class PrivateTrainer:
         self._random = torch.Generator().manual_seed(secrets.randbits(63))
         self._rows = np.random.default_rng(secrets.randbits(128))
 
-    def _coordinates(self, subspace: Subspace | None) -> Coordinates | None:
+    def _coordinates(self, subspace: Subspace | None, find_directions: FindDirections) -> Coordinates | None:
         if subspace is None:
             return None
-        directions = public_directions(self.generator, self.stage, subspace, self.config)
+        directions = find_directions(self.generator, self.stage, subspace, self.config)
         return Coordinates(self.generator.network, directions)
 
     @property
-    def carries_on(self) -> bool:
-        """Whether the optimizer's state of the round before means anything in this one: directions are found anew."""
+    def keeps_optimizer_state(self) -> bool:
+        """Not where directions are found anew: the state of the round before belongs to others."""
         return self.coordinates is None
 
     def needed_bytes(self) -> int:
@@ -150,11 +153,10 @@ class PrivateTrainer:
         if self.alone:  # a neighbour is another record: seen from here, it would be in two gradients
             nothing = torch.full_like(batch.mask, NO_SLICE)
             batch = replace(batch, basal=nothing, ed=nothing)
-        if self.config.augment:
-            batch = augment(batch, self.config.augment, self._random, with_images=self.stage != "mask")
-        raw, cond = stage_inputs(batch, self.stage, self.style)
-        device = self.generator.device
-        return self.generator.loss(raw.to(device), cond.to(device), self._random)
+        raw, cond = training_inputs(
+            batch, self.stage, self.style, self.config.augment, self._random, self.generator.device
+        )
+        return self.generator.loss(raw, cond, self._random)
 
 
 def _open_arrays(cohort: Cohort) -> None:

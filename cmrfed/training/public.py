@@ -4,11 +4,13 @@ from cmrfed.core.progress import track
 from cmrfed.data.cohort import Cohort
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.stages import StageName
+from cmrfed.training.average import moved_average
 from cmrfed.training.loop import LocalTrainer
-from cmrfed.training.settings import PublicTraining, Stage
+from cmrfed.training.settings import PublicTraining
 
 
-def train_publicly(generator: Generator, cohort: Cohort, stage: Stage, config: PublicTraining, seed: int) -> None:
+def train_publicly(generator: Generator, cohort: Cohort, stage: StageName, config: PublicTraining, seed: int) -> None:
     """Train a generator in place on a public cohort; it ends with the running average of its weights.
 
     The style is unknown throughout: scanners of a phantom are no sites of a federation. The weights of the styles are
@@ -29,6 +31,6 @@ def train_publicly(generator: Generator, cohort: Cohort, stage: Stage, config: P
         for number in range(1, config.rounds + 1):
             result = trainer.run((number - 1) * config.local_steps, config.local_steps)
             decay = config.decay_at(config.ema_decay, number)
-            average = {n: decay * average[n] + (1 - decay) * new for n, new in network.state_dict().items()}
+            average = moved_average(average, network.state_dict(), decay)
             progress.advance(config.local_steps, f"loss {sum(result.losses) / len(result.losses):.4f}")
     network.load_state_dict(average)

@@ -7,9 +7,7 @@ from pydantic import Field
 
 from cmrfed.core.config import Precision, Section
 from cmrfed.data.settings import PublicPatients
-
-Stage = Literal["autoencoder", "mask", "image"]
-"""In the order in which they are trained; the first only where a recipe asks for it."""
+from cmrfed.generators.stages import DRAWING, STAGES, StageName
 
 
 class AugmentConfig(Section):
@@ -27,6 +25,19 @@ class AugmentConfig(Section):
     apex."""
     context_shift_px: float = Field(1.5, ge=0, le=256)
     """Independent translation jitter of each conditioning mask, in pixels."""
+
+
+def warmup_cosine(largest: float, step: int, steps: int, warmup_steps: int) -> float:
+    """Learning rate at a step: linear warm-up, then a half cosine to 1 % at the last step, and that from there on.
+
+    Args:
+        largest: The rate that the cosine begins with.
+        step: From 0.
+        steps: Steps in all.
+        warmup_steps: Steps over which the rate rises.
+    """
+    warm = min(1.0, (step + 1) / (warmup_steps + 1))
+    return largest * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))))
 
 
 class TrainingConfig(Section):
@@ -61,9 +72,7 @@ class TrainingConfig(Section):
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then a half cosine to 1 % at the last step of the last round."""
-        total = self.rounds * self.local_steps
-        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))))
+        return warmup_cosine(self.learning_rate, step, self.rounds * self.local_steps, self.warmup_steps)
 
     @staticmethod
     def decay_at(decay: float, number: int) -> float:
@@ -92,8 +101,7 @@ class AutoencoderTraining(Section):
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then a half cosine to 1 %."""
-        warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return self.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+        return warmup_cosine(self.learning_rate, step, self.steps, self.warmup_steps)
 
 
 class PublicTraining(TrainingConfig):
@@ -117,13 +125,14 @@ class PretrainConfig(PublicPatients):
     autoencoder: AutoencoderTraining | None = None
     """Training of the image generator's autoencoder; required for a latent generator."""
 
-    def of(self, stage: Stage) -> PublicTraining | None:
+    def of(self, stage: StageName) -> PublicTraining | None:
         """How a stage is pre-trained, if it is."""
-        return self.mask if stage == "mask" else self.image
+        found: PublicTraining | None = getattr(self, STAGES[stage].section)
+        return found
 
     def in_words(self, *, finetuned: bool) -> str:
         """What may be said of what is public, for plans and manifests; ``finetuned``: sites train the autoencoder."""
-        started = [stage for stage, training in (("mask", self.mask), ("image", self.image)) if training]
+        started = [stage for stage in DRAWING if self.of(stage)]
         first = "The generators start" if len(started) == 2 else f"The {''.join(started)} generator starts"
         parts = [f"{first} from public weights"] if started else []
         stays = "the autoencoder of the images is public and stays as it is"

@@ -6,6 +6,7 @@ released before, so it costs no privacy (Zhou et al., arXiv 2007.03813; Yu et al
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,12 +20,12 @@ from cmrfed.data.draws import gather
 from cmrfed.data.public import public_patients
 from cmrfed.data.settings import PublicPatients
 from cmrfed.generators.condition import UNKNOWN
+from cmrfed.generators.stages import StageName
 from cmrfed.generators.trainable import Trainable
 from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.settings import Subspace
-from cmrfed.training.augment import augment
-from cmrfed.training.loop import stage_inputs
-from cmrfed.training.settings import Stage, TrainingConfig
+from cmrfed.training.batches import training_inputs
+from cmrfed.training.settings import TrainingConfig
 
 
 class Coordinates(nn.Module):
@@ -70,7 +71,14 @@ class Coordinates(nn.Module):
         self._guard = StateGuard(self._network[0])
 
 
-def public_directions(generator: Trainable, stage: Stage, config: Subspace, training: TrainingConfig) -> Tensor:
+class FindDirections(Protocol):
+    """Finds the public directions; see `public_directions`."""
+
+    def __call__(self, generator: Trainable, stage: StageName, config: Subspace, training: TrainingConfig) -> Tensor:
+        """float32 (k, d)."""
+
+
+def public_directions(generator: Trainable, stage: StageName, config: Subspace, training: TrainingConfig) -> Tensor:
     """The directions in which gradients of simulated patients differ most from nothing, at the generator's weights.
 
     Sites that hold the same weights find the same ones. The simulated patients are kept in the user's cache.
@@ -84,18 +92,25 @@ def public_directions(generator: Trainable, stage: Stage, config: Subspace, trai
     Returns:
         float32 (k, d) with orthonormal rows, the strongest first; k is less than asked for where fewer are distinct.
     """
-    names = [n for n, p in generator.network.named_parameters() if p.requires_grad]
-    asked = [digest_state(generator.network.state_dict()), names, stage, config.model_dump(), training.model_dump()]
-    key = digest_json(asked)
-    if key not in _LAST:
-        _LAST.clear()
-        cohort = _cohort(config, generator.config.size_px)
-        _LAST[key] = _strongest(_gradients(generator, cohort, stage, config, training), config.rank)
-    return _LAST[key]
+    cohort = _cohort(config, generator.config.size_px)
+    return _strongest(_gradients(generator, cohort, stage, config, training), config.rank)
 
 
-_LAST: dict[str, Tensor] = {}
-"""What was found last: simulated sites ask for the same directions one after another."""
+class LastDirections:
+    """`public_directions` that keeps what it found last: simulated sites ask for the same one after another."""
+
+    def __init__(self) -> None:
+        self._found: tuple[str, Tensor] | None = None
+
+    def __call__(self, generator: Trainable, stage: StageName, config: Subspace, training: TrainingConfig) -> Tensor:
+        """As `public_directions`; the same tensor where weights, names and settings are the same."""
+        names = [n for n, p in generator.network.named_parameters() if p.requires_grad]
+        asked = [digest_state(generator.network.state_dict()), names, stage, config.model_dump(), training.model_dump()]
+        key = digest_json(asked)
+        if self._found is None or self._found[0] != key:
+            self._found = None  # no two sets of directions in memory
+            self._found = key, public_directions(generator, stage, config, training)
+        return self._found[1]
 
 
 def _cohort(config: Subspace, size_px: int) -> Cohort:
@@ -104,7 +119,7 @@ def _cohort(config: Subspace, size_px: int) -> Cohort:
 
 
 def _gradients(
-    generator: Trainable, cohort: Cohort, stage: Stage, config: Subspace, training: TrainingConfig
+    generator: Trainable, cohort: Cohort, stage: StageName, config: Subspace, training: TrainingConfig
 ) -> Tensor:
     """One gradient of each simulated patient, (patients, d)."""
     rng, rows = torch_generator(config.seed, "directions"), numpy_generator(config.seed, "direction rows")
@@ -113,11 +128,9 @@ def _gradients(
     dtype, out = arithmetic(training.precision, device.type), []
     for own in cohort.rows_of:
         batch = gather(cohort, rows.choice(np.asarray(own), size=config.draws))
-        if training.augment:
-            batch = augment(batch, training.augment, rng, with_images=stage != "mask")
-        raw, cond = stage_inputs(batch, stage, UNKNOWN)
+        raw, cond = training_inputs(batch, stage, UNKNOWN, training.augment, rng, device)
         with autocast(device.type, dtype):
-            losses = generator.loss(raw.to(device), cond.to(device), rng)
+            losses = generator.loss(raw, cond, rng)
         gradient = record_gradient(losses, moved)
         if gradient is not None:
             out.append(torch.cat([g.flatten() for g in gradient]))

@@ -172,14 +172,13 @@ def test_one_patient_more_changes_nothing_but_the_weights(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError, OSError, ValueError, torch.OutOfMemoryError])
-@pytest.mark.parametrize("where", ["gather", "stage_inputs"])
+@pytest.mark.parametrize("where", ["gather", "training_inputs"])
 @pytest.mark.parametrize("along", [None, FEW], ids=["free", "public directions"])
 def test_a_patient_who_cannot_be_computed_changes_nothing_but_the_weights(
     tmp_path: Path, monkeypatch, error: type[Exception], where: str, along: Subspace | None
 ) -> None:
     cohort = tiny_cohort(tmp_path / "c", 3)
     monkeypatch.setattr(subspace, "_cohort", lambda *_: tiny_cohort(tmp_path / "public", 4))
-    monkeypatch.setattr(subspace, "_LAST", {})
     asked = ASKED.model_copy(update={"subspace": along})
     sample(monkeypatch, everybody)
     well = seen(ward(tmp_path / "well", cohort), *tiny_request(privacy=asked))
@@ -192,7 +191,6 @@ def test_a_patient_who_cannot_be_computed_changes_nothing_but_the_weights(
         return original(*arguments)
 
     monkeypatch.setattr(private, where, fails)
-    monkeypatch.setattr(subspace, "_LAST", subspace._LAST)
     ill = seen(ward(tmp_path / "ill", cohort), *tiny_request(privacy=asked))
     assert len(calls) > 2
     assert outcome(well) == "ok"
@@ -220,7 +218,7 @@ def test_what_does_not_pass_through_the_step_is_refused_whoever_is_sampled(tmp_p
     def fails(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(private, "stage_inputs", fails)
+    monkeypatch.setattr(private, "training_inputs", fails)
     for choose in (nobody, everybody):
         sample(monkeypatch, choose)
         found = seen(ward(tmp_path / choose.__name__, cohort), *tiny_request(privacy=ASKED))

@@ -26,7 +26,7 @@ from cmrfed.generators.generator import Generator
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.training.loop import stage_inputs
+from cmrfed.training.batches import stage_inputs
 from cmrfed.training.private import PrivateTrainer
 from tests.federation_world import federated_run, make_sites, tiny_cohort, tiny_stage
 

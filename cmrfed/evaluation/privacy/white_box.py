@@ -38,7 +38,8 @@ from cmrfed.evaluation.settings import AttackConfig
 from cmrfed.evaluation.slices import slices_of_cohort
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
-from cmrfed.training.loop import stage_inputs
+from cmrfed.generators.stages import drawn_by
+from cmrfed.training.batches import stage_inputs
 
 TIMES = (25, 50, 75, 100, 125, 150, 175, 200)
 """Of 1000, at which the loss is averaged; low ones tell most."""
@@ -146,7 +147,7 @@ def _rows(cohort: Cohort, patients: Sequence[str], count: int) -> list[np.ndarra
 
 
 def _slices(generator: Generator, cohort: Cohort, rows: np.ndarray, first: int) -> Slices:
-    raw, cond = stage_inputs(gather(cohort, rows), "mask" if generator.config.codec == "mask" else "image", style=0)
+    raw, cond = stage_inputs(gather(cohort, rows), drawn_by(generator.config).name, style=0)
     return Slices(generator.codec.encode(raw), cond, torch.arange(first, first + len(rows)))
 
 

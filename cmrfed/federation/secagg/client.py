@@ -52,7 +52,7 @@ from cmrfed.federation.secagg.arithmetic import (
     split,
     unseal,
 )
-from cmrfed.training.settings import Stage
+from cmrfed.generators.stages import StageName
 
 MOST_SITES = 1024
 """Largest number of sites in one secure sum; each agrees on a secret with every other."""
@@ -71,7 +71,7 @@ class Step(Section):
     """A request within a secure sum; which sum is said by the first five."""
 
     run: str = Field(pattern=SAFE_NAME)
-    stage: Stage
+    stage: StageName
     round: int = Field(ge=1, le=100_000)
     key: str = Field(pattern=r"^[0-9a-f]{64,64}$")
     """`StageJob.key` of the request whose update is summed."""

@@ -9,7 +9,7 @@ from cmrfed.core.artifacts import write_json
 from cmrfed.core.config import Section
 from cmrfed.core.validation import read_versioned
 from cmrfed.federation.messages import Spent
-from cmrfed.training.loop import Stage
+from cmrfed.generators.stages import StageName
 
 FILE = "metrics.json"
 SCHEMA_VERSION: Final = 2
@@ -45,7 +45,7 @@ class RoundMetrics(Section):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     schema_version: Literal[2] = SCHEMA_VERSION
-    stage: Stage
+    stage: StageName
     round: int = Field(ge=1)
     """From 1."""
     seconds: float | None

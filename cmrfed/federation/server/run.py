@@ -26,16 +26,12 @@ from cmrfed.federation.settings import FederationConfig
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig
+from cmrfed.generators.stages import STAGES, StageName
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.training.settings import Stage, TrainingConfig
+from cmrfed.training.average import moved_average
+from cmrfed.training.settings import TrainingConfig
 
-TITLES: dict[Stage, str] = {
-    "autoencoder": "autoencoder",
-    "mask": "mask generator",
-    "image": "image generator",
-}
-"""What each stage trains."""
 CHANGEABLE = {"sampler", "condition_dropout", "mask_dropout", "finetuned_autoencoder"}
 """Settings in which a generator may differ from the one that it starts from; so may the law of times in training."""
 
@@ -44,7 +40,7 @@ CHANGEABLE = {"sampler", "condition_dropout", "mask_dropout", "finetuned_autoenc
 class StageSpec:
     """One generator, or the autoencoder of one, to train."""
 
-    name: Stage
+    name: StageName
     generator: GeneratorConfig
     training: TrainingConfig
     privacy: PrivateTraining | None = None
@@ -58,8 +54,8 @@ class StageSpec:
 class RunResult:
     """Per stage: the folder of the averaged generator, and the digest of the last global weights."""
 
-    generators: dict[Stage, Path] = field(default_factory=dict)
-    digests: dict[Stage, str] = field(default_factory=dict)
+    generators: dict[StageName, Path] = field(default_factory=dict)
+    digests: dict[StageName, str] = field(default_factory=dict)
 
 
 class FederatedRun:
@@ -125,7 +121,7 @@ class FederatedRun:
         self.roster.wait()
         aggregator = Aggregator(self.federation.strategy)
         aggregator.load_state_dict(state["strategy"])
-        with track(f"Training the {TITLES[stage.name]}", total) as progress:
+        with track(f"Training the {STAGES[stage.name].title}", total) as progress:
             progress.advance(done)
             for number in range(done + 1, total + 1):
                 start = time.monotonic()
@@ -139,7 +135,7 @@ class FederatedRun:
         return state
 
     def _initial(self, stage: StageSpec) -> ServerState:
-        if stage.start and stage.name == "autoencoder":
+        if stage.start and STAGES[stage.name].trains_autoencoder:
             weights = load_autoencoder(stage.start)
         elif stage.start:
             weights = _read_start(stage.start, stage.generator).network.state_dict()
@@ -186,7 +182,7 @@ class FederatedRun:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _pending(self, stage: Stage, number: int) -> Path:
+    def _pending(self, stage: StageName, number: int) -> Path:
         """Where the masked sum of a round is kept until the round is saved."""
         return self.run_dir / stage / f"pending-{number:04d}"
 
@@ -221,7 +217,7 @@ class FederatedRun:
             )
         return float(patients)
 
-    def _metrics(self, stage: Stage, number: int, seconds: float | None, outcome: Outcome) -> RoundMetrics:
+    def _metrics(self, stage: StageName, number: int, seconds: float | None, outcome: Outcome) -> RoundMetrics:
         return RoundMetrics(
             stage=stage,
             round=number,
@@ -242,10 +238,9 @@ def _averaged(training: TrainingConfig, number: int, old: State, new: State) -> 
     """All averages of the global weights after a round."""
     out: dict[str, Tensor] = {}
     for chosen, decay in [(True, training.ema_decay), *((False, decay) for decay in training.extra_ema_decays)]:
-        now = training.decay_at(decay, number)
-        for name in new:
-            kept = name if chosen else _other(decay, name)
-            out[kept] = now * old[kept] + (1 - now) * new[name]
+        kept = {name: name if chosen else _other(decay, name) for name in new}
+        average = moved_average({name: old[kept[name]] for name in new}, new, training.decay_at(decay, number))
+        out |= {kept[name]: weights for name, weights in average.items()}
     return out
 
 

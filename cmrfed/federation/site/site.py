@@ -73,8 +73,9 @@ from cmrfed.privacy.ledger.place import ledger_folder
 from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import strict_delta
-from cmrfed.training.loop import LocalResult, LocalTrainer, optimizer_state, restore_optimizer
+from cmrfed.training.loop import LocalResult, LocalTrainer, Trainer, optimizer_state, restore_optimizer
 from cmrfed.training.private import PrivateTrainer
+from cmrfed.training.subspace import FindDirections, public_directions
 
 KEPT_ROUNDS = 2
 _SEE_LOG = "the site cannot use its data or its settings; the reason is in its own log, and stays there"
@@ -124,8 +125,15 @@ def open_site(context: Context) -> "Site":
     return Site.open(Path(str(run_dir)) / "sites" / f"{int(number):02d}")
 
 
-def answer_train(context: Context, content: RecordDict) -> RecordDict:
+def answer_train(
+    context: Context, content: RecordDict, find_directions: FindDirections = public_directions
+) -> RecordDict:
     """Answer a request to train; what a user can act on becomes a refusal, not a failure.
+
+    Args:
+        context: The node's.
+        content: The request.
+        find_directions: Finds the public directions of private training in a subspace.
 
     Raises:
         FederationError: The site failed. Its words may hold patients' data, so they stay in the site's log unless its
@@ -135,6 +143,7 @@ def answer_train(context: Context, content: RecordDict) -> RecordDict:
 
     def act(site: "Site") -> RecordDict:
         nonlocal key
+        site.find_directions = find_directions
         job, arrays = decode_job(content)
         key = job.key
         if named := content.config_records["config"].get("ledger"):
@@ -235,6 +244,8 @@ class Site:
 
     def __init__(self, root: Path, record: SiteRecord) -> None:
         self.root, self.record = root, record
+        self.find_directions: FindDirections = public_directions
+        """Finds the public directions of private training in a subspace."""
 
     @classmethod
     def open(cls, root: Path) -> "Site":
@@ -403,9 +414,9 @@ class Site:
         first, steps = (job.round - 1) * job.training.local_steps, job.training.local_steps
         common = (generator, self.cohort, job.stage, self.record.style, job.training)
         threads, limits = torch.get_num_threads(), self.policy.limits
-        trainer: PrivateTrainer | LocalTrainer
+        trainer: Trainer
         if job.privacy:
-            trainer = private = PrivateTrainer(*common, job.privacy, job.event)
+            trainer = private = PrivateTrainer(*common, job.privacy, job.event, self.find_directions)
             run = partial(private.run, first, steps)
             budget = rehearse(private, job, limits)
         else:
@@ -414,7 +425,7 @@ class Site:
             run = partial(plain.run, first, steps, anchor=arrays, proximal_mu=job.proximal_mu)
             run = partial(run, longest_s=limits.round_seconds)
             budget = 0.0
-        if previous is not None and trainer.carries_on:
+        if previous is not None and trainer.keeps_optimizer_state:
             restore_optimizer(trainer.optimizer, previous)
 
         def train() -> tuple[LocalResult, TrainReply, State]:

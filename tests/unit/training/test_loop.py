@@ -7,7 +7,8 @@ from cmrfed.core.artifacts import load_state, save_state
 from cmrfed.core.errors import DataError
 from cmrfed.data.draws import gather
 from cmrfed.generators.generator import Generator
-from cmrfed.training.loop import LocalTrainer, optimizer_state, restore_optimizer, stage_inputs
+from cmrfed.training.batches import stage_inputs
+from cmrfed.training.loop import LocalTrainer, optimizer_state, restore_optimizer
 from cmrfed.training.settings import TrainingConfig
 from tests.generator_world import blob_cohort, ddpm, same_weights, tiny_config
 

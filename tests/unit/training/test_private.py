@@ -102,7 +102,7 @@ def test_records_are_patients_or_slices(cohort):
 
 def test_where_slices_are_the_unit_a_slice_does_not_see_its_neighbours(cohort, monkeypatch):
     seen = []
-    monkeypatch.setattr("cmrfed.training.private.stage_inputs", lambda batch, *_: seen.append(batch) or 1 / 0)
+    monkeypatch.setattr("cmrfed.training.batches.stage_inputs", lambda batch, *_: seen.append(batch) or 1 / 0)
     for unit, hidden in (("slice", True), ("patient", False)):
         trainer = made(cohort, stage="mask", codec="mask", kind=ddpm("sample"), unit=unit, noise_multiplicity=30)
         with pytest.raises(ZeroDivisionError):

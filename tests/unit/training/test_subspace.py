@@ -12,7 +12,7 @@ from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import subspace
 from cmrfed.training.private import PrivateTrainer, train_only
 from cmrfed.training.settings import TrainingConfig
-from cmrfed.training.subspace import Coordinates, _gradients, _strongest, public_directions
+from cmrfed.training.subspace import Coordinates, LastDirections, _gradients, _strongest, public_directions
 from tests.generator_world import blob_cohort, tiny_generator
 
 TRAINING = TrainingConfig(rounds=2, local_steps=2, precision="fp32", learning_rate=1e-2)
@@ -26,9 +26,8 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def simulated(cohort, monkeypatch):
-    """Blobs instead of the phantom, and nothing found before."""
+    """Blobs instead of the phantom."""
     monkeypatch.setattr(subspace, "_cohort", lambda config, size_px: cohort)
-    monkeypatch.setattr(subspace, "_LAST", {})
 
 
 def event(steps=2):
@@ -54,11 +53,32 @@ def test_sites_with_the_same_weights_find_the_same_directions(cohort):
     first, second, other = tiny_generator(seed=1), tiny_generator(seed=1), tiny_generator(seed=2)
     found = public_directions(first, "image", FEW, TRAINING)
     assert found.shape == (3, sum(p.numel() for p in first.network.parameters()))
-    subspace._LAST.clear()
     assert torch.equal(found, public_directions(second, "image", FEW, TRAINING))
     assert not torch.equal(found, public_directions(other, "image", FEW, TRAINING))
     spread = _gradients(first, cohort, "image", FEW, TRAINING)
     assert (spread @ found.T).norm() > 0.8 * spread.norm(), "they hold most of what simulated patients say"
+
+
+def test_what_was_found_last_is_found_again_where_nothing_differs_and_in_nothing_else(monkeypatch):
+    searches = []
+    search = subspace.public_directions
+    monkeypatch.setattr(subspace, "public_directions", lambda *asked: searches.append(asked) or search(*asked))
+    find, generator = LastDirections(), tiny_generator(seed=1)
+    first = find(generator, "image", FEW, TRAINING)
+    assert find(tiny_generator(seed=1), "image", FEW, TRAINING) is first
+    assert len(searches) == 1
+    others = [
+        (tiny_generator(seed=2), "image", FEW, TRAINING),
+        (generator, "autoencoder", FEW, TRAINING),
+        (generator, "image", FEW.model_copy(update={"rank": 2}), TRAINING),
+        (generator, "image", FEW, TRAINING.model_copy(update={"augment": None})),
+    ]
+    for asked in others:
+        assert torch.equal(find(*asked), search(*asked))
+    train_only(generator.network, ("*conv*",))
+    assert find(generator, "image", FEW, TRAINING).shape[1] < first.shape[1]
+    assert len(searches) == 2 + len(others)
+    assert LastDirections()._found is None, "another one remembers nothing of it"
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 6, "patients": 6}, {"patients": 5, "scanners": 6}])
@@ -149,7 +169,7 @@ def test_a_trainer_moves_named_weights_within_the_subspace(cohort, stage):
     before = {n: p.detach().clone() for n, p in generator.network.named_parameters()}
     trainer = PrivateTrainer(generator, cohort, stage, 0, TRAINING, privacy, event())
     directions = public_directions(generator, stage, FEW, TRAINING)
-    assert trainer.carries_on is False
+    assert trainer.keeps_optimizer_state is False
     assert trainer.steps.parameters[0].shape == (3,), "three numbers are released"
     trainer.run(0, 2)
     after = dict(generator.network.named_parameters())

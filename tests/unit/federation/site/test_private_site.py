@@ -20,6 +20,7 @@ from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training import subspace
 from cmrfed.training.private import PrivateTrainer
+from cmrfed.training.subspace import FindDirections
 from tests.federation_world import tiny_cohort, tiny_request
 
 CLOSED = SitePolicy(epsilon_cap=8.0, delta=1e-2, smallest_cohort=1)
@@ -49,8 +50,13 @@ def context(site: Site) -> Context:
     return Context(1, 2, {"site-root": str(site.root)}, RecordDict(), {})
 
 
-def answer(site: Site, job: StageJob, weights: dict[str, torch.Tensor]) -> TrainReply:
-    return decode_reply(answer_train(context(site), encode_job(job, to_array_record(weights))))
+def answer(
+    site: Site,
+    job: StageJob,
+    weights: dict[str, torch.Tensor],
+    find_directions: FindDirections = subspace.public_directions,
+) -> TrainReply:
+    return decode_reply(answer_train(context(site), encode_job(job, to_array_record(weights)), find_directions))
 
 
 def paid(site: Site) -> list[bool]:
@@ -340,13 +346,18 @@ def test_registering_again_keeps_policy_and_ledger(site: Site) -> None:
 def test_rounds_in_public_directions_begin_anew_and_move_along_them_alone(site: Site, monkeypatch) -> None:
     """The optimizer's state of the round before belongs to other directions: it is not taken up."""
     monkeypatch.setattr(subspace, "_cohort", lambda config, size_px: site.cohort)
-    monkeypatch.setattr(subspace, "_LAST", {})
+    found, search = [], subspace.public_directions
+
+    def noted(*asked: object) -> torch.Tensor:
+        found.append(search(*asked))
+        return found[-1]
+
     few = ASKED.model_copy(update={"subspace": Subspace(rank=2, patients=4, scanners=2, draws=2)})
     for number in (1, 2):
         job, weights = request(number, weights_seed=number, privacy=few)
-        reply = answer(site, job, weights)
+        reply = answer(site, job, weights, noted)
         assert reply.status == "ok"
-        [directions] = subspace._LAST.values()
+        directions = found[-1]
         shift = torch.cat([((reply.arrays or {})[name] - start).flatten() for name, start in weights.items()])
         assert shift.norm() > 0
         assert torch.allclose((shift @ directions.T) @ directions, shift, atol=1e-5)
