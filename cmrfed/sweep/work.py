@@ -10,6 +10,7 @@ Folder::
 """
 
 import fcntl
+import importlib.util
 import os
 import signal
 import subprocess
@@ -73,7 +74,12 @@ def on_ray(command: Command, address: str) -> Command:
         command: As on this machine.
         address: Of the cluster, as ``ray.init`` takes it, such as "auto". Its machines find the sweep's folder, the
             cohorts and the cache (``XDG_CACHE_HOME``) where this one does.
+
+    Raises:
+        ConfigError: Ray is not installed here.
     """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("a Ray cluster needs Ray", got="no package ray", do="pip install 'cmrfed[simulation]'")
 
     def submitted(recipe: Path) -> list[str]:
         cores = read_recipe(recipe)["compute"]["threads"]

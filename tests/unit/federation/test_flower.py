@@ -49,9 +49,7 @@ def test_one_module_alone_imports_what_flower_does_not_announce():
 def test_the_tested_release_is_the_one_that_is_installed_and_required():
     required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     major, minor = map(int, flower.TESTED.split("."))
-    assert [each.partition("]")[2] or each[4:] for each in required if each.startswith("flwr")] == [
-        f">={major}.{minor},<{major}.{minor + 1}"
-    ]
+    assert [each for each in required if each.startswith("flwr")] == [f"flwr>={major}.{minor},<{major}.{minor + 1}"]
     flower.check_version()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cmrfed.core.errors import ConfigError
 from cmrfed.sweep.results import run
 from cmrfed.sweep.work import on_ray
 from tests.sweep_world import give_orders, make_sweep, nothing_shared, stub
@@ -64,3 +65,9 @@ def test_a_command_is_told_apart_from_what_the_cluster_is_told(tmp_path):
     (tmp_path / "recipe.yaml").write_text("compute: {threads: 3}")
     words = on_ray(lambda recipe: ["python", str(recipe)], "auto")(tmp_path / "recipe.yaml")
     assert words[1:] == ["-m", "cmrfed.sweep.on_ray", "auto", "3", "python", str(tmp_path / "recipe.yaml")]
+
+
+def test_without_ray_it_is_said_before_anything_starts(monkeypatch):
+    monkeypatch.setattr("cmrfed.sweep.work.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"a Ray cluster needs Ray.*pip install 'cmrfed\[simulation\]'"):
+        on_ray(stub, "auto")
