@@ -65,7 +65,7 @@ SLOW: Modules = {
         "test_the_part_works": (60, "a package of others adds one part of each kind, and each works"),
     },
     "e2e/test_notebooks.py": {
-        "test_the_notebook_runs": (60, "the notebooks that show the Python API run from top to bottom"),
+        "test_the_notebook_runs": (39, "the notebooks that show the Python API run from top to bottom"),
     },
     "e2e/test_wheel.py": {
         "": (50, "an installed wheel runs a recipe by its name in an empty folder"),

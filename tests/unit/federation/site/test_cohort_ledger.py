@@ -11,9 +11,10 @@ from cmrfed.core.errors import ConfigError, DataError, PrivacyError, SiteRefused
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.event import PrivacyEvent
+from cmrfed.privacy.ledger.chain import Chain
 from cmrfed.privacy.ledger.journal import Journal
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
-from cmrfed.privacy.ledger.memory import COPY, MARKER
+from cmrfed.privacy.ledger.memory import COPY, MARKER, Memory
 from cmrfed.privacy.policy import SitePolicy
 from tests.federation_world import tiny_cohort, tiny_patient, write_cohort
 
@@ -381,10 +382,8 @@ def test_a_crash_while_it_is_moved_loses_and_doubles_nothing(
         return act
 
     with monkeypatch.context() as dying:
-        for where, name in (("chain.Chain", "append"), ("memory.Memory", "follow")):
-            target = f"cmrfed.privacy.{where}.{name}"
-            dying.setattr(target, crash_later(getattr(__import__("importlib").import_module(
-                f"cmrfed.privacy.{where.split('.')[0]}").__dict__[where.split(".")[1]], name)))  # fmt: skip
+        for kind, name in ((Chain, "append"), (Memory, "follow")):
+            dying.setattr(kind, name, crash_later(getattr(kind, name)))
         with pytest.raises(KeyboardInterrupt):
             kit(root, cohort)
     assert spent(kit(root, cohort)) == pytest.approx(cost(2))
