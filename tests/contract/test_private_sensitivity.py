@@ -48,7 +48,7 @@ def clipped_sum(module, config, records, losses):
 @given(
     net=networks(),
     patients=st.integers(1, 6),
-    noise_multiplicity=st.integers(1, 4),
+    draws=st.integers(1, 4),
     clip=st.sampled_from([1e-3, 0.1, 1.0, 50.0]),
     scales=st.lists(st.sampled_from(SCALES), min_size=6, max_size=6),
     precision=st.sampled_from(["fp32", "bf16"]),

@@ -88,7 +88,7 @@ def requests(draw: st.DrawFn) -> tuple[StageJob, dict[str, torch.Tensor]]:
         noise_multiplier=draw(extreme(0.01, 1e4)),
         sampling_rate=draw(extreme(1e-9, 1.0)),
         clip_norm=draw(extreme(1e-6, 1e6)),
-        draws=draw(st.sampled_from([1, 2, 5, 1024, 1025, 4096])) if draw(st.booleans()) else 2,
+        noise_multiplicity=draw(st.sampled_from([1, 2, 5, 1024, 1025, 4096])) if draw(st.booleans()) else 2,
         declared_patients=draw(st.sampled_from([1, 2, 6, 100, 101, 10_000_000])),
         trained=draw(st.sampled_from([("*",), ("*bias",), ("*norm*", "*conv_out*"), ("nothing",)])),
     )
