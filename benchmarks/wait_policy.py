@@ -57,7 +57,9 @@ def steps_a_second(policy: str, processes: int, args: argparse.Namespace) -> flo
     command += ["--threads", str(args.threads)] + (["--quick"] if args.quick else [])
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"OMP_WAIT_POLICY": policy}
     started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
+        )
         for _ in range(processes)
     ]
     for process in started:
