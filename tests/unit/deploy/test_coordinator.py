@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cmrfed.config.experiment import resolve
 from cmrfed.core.artifacts import read_json, write_json
 from cmrfed.core.errors import ConfigError, DataError, InUse
 from cmrfed.deploy import coordinator
@@ -74,6 +75,12 @@ def test_a_recipe_for_another_number_of_sites_is_refused(kit: Path, tmp_path: Pa
     assert not flower["asked"]
 
 
+def write_record(folder: Path, changes: dict) -> None:
+    experiment = resolve(folder / "recipe.yaml")
+    record = {"experiment": experiment.model_dump(mode="json"), "digest": experiment.digest}
+    write_json(folder / "run.json", record | changes)
+
+
 def test_another_experiment_of_the_same_name_is_refused(kit: Path, tmp_path: Path, flower: dict[str, Any]) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", 2)
     coordinator.submit(kit, recipe, [])
@@ -98,7 +105,7 @@ def test_only_what_was_killed_goes_on_by_itself(
     assert coordinator.interrupted(kit) == []  # Flower still runs it
     flower["runs"][0]["status"] = "finished:failed"
     write_json(folder / "submission.json", read_json(folder / "submission.json") | change)
-    write_json(folder / "run.json", record)
+    write_record(folder, record)
     assert coordinator.interrupted(kit) == (["tiny"] if goes_on else [])
 
 
@@ -108,7 +115,7 @@ def test_a_run_that_finishes_while_flower_is_asked_is_not_begun_again(
     coordinator.submit(kit, write_recipe(tmp_path / "r.yaml", 2), [])
 
     def finish(kit_folder: Path) -> list[dict[str, str]]:
-        write_json(kit / "runs" / "tiny" / "run.json", {"finished": "2030-01-01", "problem": None})
+        write_record(kit / "runs" / "tiny", {"finished": "2030-01-01"})
         return [{"run-id": "1", "status": "finished:completed"}]
 
     monkeypatch.setattr(coordinator, "_runs", finish)
