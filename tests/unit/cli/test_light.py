@@ -19,7 +19,6 @@ HEAVY = (
     "skimage",
     "nibabel",
     "cryptography",
-    "numpy",
 )
 COMMANDS = """
 import click, sys, typer
