@@ -1,0 +1,70 @@
+"""Commands on scans and cohorts: phantom, prepare, verify."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmrfed.cli.options import Force, refuse_to_replace
+from cmrfed.core.progress import say
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(epilog="Example: cmrfed phantom out/scans --patients 12 --sites 3 --seed 0")(phantom)
+    app.command(epilog="Example: cmrfed prepare data/acdc cohorts/acdc --source acdc")(prepare)
+    app.command(epilog="Example: cmrfed verify data/acdc")(verify)
+
+
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder for the scans: one folder per site, in ACDC's layout.")],
+    patients: Annotated[int, typer.Option(min=1, help="Total number of patients.")] = 24,
+    sites: Annotated[int, typer.Option(min=1, help="Number of sites, each with its own simulated scanner.")] = 3,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    force: Force = False,
+) -> None:
+    """Simulate cardiac MRI scans of a numerical phantom with known volumes."""
+    from cmrfed.data.phantom import write_phantom
+    from cmrfed.data.settings import PhantomConfig
+
+    refuse_to_replace(out, force)
+    write_phantom(out, PhantomConfig(patients=patients, sites=sites, seed=seed))
+    say(f"{patients} patients at {sites} site(s): {out}")
+
+
+def prepare(
+    src: Annotated[Path, typer.Argument(help="The data set as downloaded.")],
+    out: Annotated[Path, typer.Argument(help="The cohort folder to write.")],
+    source: Annotated[str, typer.Option(help="acdc, mnms, mnms2 or nnunet, or that of a plugin.")],
+    size: Annotated[int, typer.Option(min=16, help="Height and width of the slices, in pixels.")] = 64,
+    field_mm: Annotated[
+        float, typer.Option(help="Field of view around the heart in mm, where the pixel spacing is known.")
+    ] = 180.0,
+    field_px: Annotated[
+        int, typer.Option(help="Field of view in pixels of the scan, where the spacing is unknown.")
+    ] = 128,
+    name: Annotated[str | None, typer.Option(help="Name of the cohort; defaults to that of the folder.")] = None,
+    strict: Annotated[bool, typer.Option(help="Stop at the first unusable file instead of setting it aside.")] = False,
+    force: Force = False,
+) -> None:
+    """Prepare scans as a cohort: canonical labels, a common field of view, intensities in [-1, 1]."""
+    from cmrfed.data.preparation.prepare import PrepareConfig
+    from cmrfed.data.preparation.prepare import prepare as prepare_cohort
+
+    refuse_to_replace(out, force)
+    config = PrepareConfig(size_px=size, field_mm=field_mm, field_px=field_px)
+    cohort = prepare_cohort(src, out, source, config, name=name or out.name, strict=strict)
+    say(f"cohort {cohort.name}: {len(cohort)} patients, {len(cohort.rows)} slices: {out}")
+
+
+def verify(
+    path: Annotated[
+        list[Path], typer.Argument(help="Scans or cohort folders; duplicates are detected across all of them.")
+    ],
+    source: Annotated[str | None, typer.Option(help="Layout of the scans; detected by default.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with an error if any problem is found.")] = False,
+) -> None:
+    """Check scans or cohorts and report why files cannot be used."""
+    from cmrfed.data.preparation.verify import verify_many
+
+    print(verify_many(path, source, strict=strict).text())
