@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cmrfed.synthesis.settings import SynthesisConfig as SynthesisConfig
     from cmrfed.training.settings import TrainingConfig as TrainingConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "build_generator": "cmrfed.api",
