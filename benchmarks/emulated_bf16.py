@@ -30,8 +30,8 @@ import torch
 from benchmarks import run_benchmark
 from benchmarks.training import QUICK, phantom_cohort
 from cmrfed.config.experiment import Experiment, resolve
-from cmrfed.core.config import Precision
 from cmrfed.core.precision import SWITCH, has_bf16
+from cmrfed.core.settings.config import Precision
 from cmrfed.data.cohort import Cohort
 from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import labelled_slices, train_segmenter

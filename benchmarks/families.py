@@ -25,7 +25,7 @@ from cmrfed.data.draws import gather
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport, Metric
 from cmrfed.generators.generator import Generator
-from cmrfed.pipeline.record import read_run
+from cmrfed.pipeline.files.record import read_run
 from cmrfed.training.batches import stage_inputs
 from cmrfed.training.loop import LocalTrainer
 

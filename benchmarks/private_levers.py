@@ -34,8 +34,8 @@ from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.pipeline.data import Data, open_data, write_sites
-from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.pipeline.pretrain import pretrained
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs
 from cmrfed.training.batches import stage_inputs
 

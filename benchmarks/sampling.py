@@ -45,7 +45,7 @@ from cmrfed.evaluation.settings import FeatureConfig
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import DDPMConfig, SamplerConfig
-from cmrfed.pipeline.record import read_run
+from cmrfed.pipeline.files.record import read_run
 from cmrfed.training.batches import stage_inputs
 from cmrfed.training.loop import LocalTrainer
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from cmrfed.generators.condition import Condition as Condition
     from cmrfed.generators.generator import Generator as Generator
     from cmrfed.generators.settings import GeneratorSettings as GeneratorSettings
-    from cmrfed.pipeline.plan import plan_privacy as plan_privacy
-    from cmrfed.pipeline.plan import plan_text as plan_text
+    from cmrfed.pipeline.privacy.plan import plan_privacy as plan_privacy
+    from cmrfed.pipeline.privacy.plan import plan_text as plan_text
     from cmrfed.pipeline.run import run as run
     from cmrfed.privacy.accountant import Epsilon as Epsilon
     from cmrfed.privacy.accountant import epsilon as epsilon
@@ -67,8 +67,8 @@ _PLACES = {
     "Condition": "cmrfed.generators.condition",
     "Generator": "cmrfed.generators.generator",
     "GeneratorSettings": "cmrfed.generators.settings",
-    "plan_privacy": "cmrfed.pipeline.plan",
-    "plan_text": "cmrfed.pipeline.plan",
+    "plan_privacy": "cmrfed.pipeline.privacy.plan",
+    "plan_text": "cmrfed.pipeline.privacy.plan",
     "run": "cmrfed.pipeline.run",
     "Epsilon": "cmrfed.privacy.accountant",
     "epsilon": "cmrfed.privacy.accountant",

@@ -16,7 +16,7 @@ from cmrfed.data.synthetic import NOT_PRIVATE, Manifest, PostProcessed, Syntheti
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig, GeneratorSettings
 from cmrfed.generators.stages import DRAWING
-from cmrfed.pipeline.record import versions
+from cmrfed.pipeline.files.record import versions
 from cmrfed.synthesis.settings import SynthesisConfig
 from cmrfed.synthesis.two_stage import synthesize
 from cmrfed.synthesis.write import write_dataset

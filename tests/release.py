@@ -9,7 +9,7 @@ import numpy as np
 from cmrfed.core.artifacts import read_json
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import Manifest
-from cmrfed.pipeline.contents import item_of
+from cmrfed.pipeline.files.contents import item_of
 
 
 def files_of(run_dir: Path) -> list[str]:

@@ -204,7 +204,7 @@ SLOW: Modules = {
         "test_an_old_round_with_other_settings_loses_no_answer_and_is_paid_anew": (5, "four private rounds"),
         "test_it_stops_at_the_cap_and_never_beyond": (4, "private rounds up to the cap"),
     },
-    "unit/pipeline/test_guarantee.py": {
+    "unit/pipeline/privacy/test_guarantee.py": {
         "test_the_claim_is_the_largest_loss_in_any_ledger_and_within_the_target": (6, "a private run of both stages"),
     },
     "contract/test_requests_tell_nothing.py": {

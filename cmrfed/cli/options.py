@@ -29,6 +29,6 @@ def refuse_to_replace(out: Path, force: bool) -> None:
 
 def cohort_override(data: list[Path]) -> str:
     """The override that names cohort folders."""
-    from cmrfed.core.strict_yaml import quoted
+    from cmrfed.core.settings.strict_yaml import quoted
 
     return f"data.cohorts=[{', '.join(quoted(str(path.absolute())) for path in data)}]"

@@ -23,8 +23,8 @@ def audit(
 ) -> None:
     """Audit the DP-SGD implementation of a recipe empirically; needs no patients."""
     from cmrfed.config.experiment import resolve
-    from cmrfed.pipeline.guarantee import audit_experiment, audit_text
-    from cmrfed.pipeline.plan import PrivacyPlan
+    from cmrfed.pipeline.privacy.guarantee import audit_experiment, audit_text
+    from cmrfed.pipeline.privacy.plan import PrivacyPlan
 
     rows = audit_experiment(PrivacyPlan(resolve(find_recipe(recipe), list(assign or []))))
     print(audit_text(rows))

@@ -10,12 +10,12 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.config import Section, Seed, outdated_keys, sections_of
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.progress import say
-from cmrfed.core.registry import builtins_only
-from cmrfed.core.strict_yaml import load, read_mapping
+from cmrfed.core.settings.config import Section, Seed, outdated_keys, sections_of
+from cmrfed.core.settings.digests import digested
+from cmrfed.core.settings.registry import builtins_only
+from cmrfed.core.settings.strict_yaml import load, read_mapping
 from cmrfed.data.settings import PartitionConfig, PhantomConfig
 from cmrfed.evaluation.settings import EvaluationConfig
 from cmrfed.federation.settings import FederationConfig
@@ -241,7 +241,7 @@ INVALID_RECIPE = "invalid-recipe"
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a YAML recipe, by the rules of `cmrfed.core.strict_yaml`.
+    """Read a YAML recipe, by the rules of `cmrfed.core.settings.strict_yaml`.
 
     Raises:
         ConfigError: There is none, it is not in UTF-8, or it is not such YAML.

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from cmrfed.config.experiment import Experiment
-from cmrfed.core.choices import OrInstalled, OrInstalledName
-from cmrfed.core.config import Section, sections_of
 from cmrfed.core.errors import ConfigError
+from cmrfed.core.settings.choices import OrInstalled, OrInstalledName
+from cmrfed.core.settings.config import Section, sections_of
 from cmrfed.deploy.kit import Federation
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.sweep.points import SweepFile

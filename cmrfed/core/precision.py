@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from cmrfed.core.config import Precision
+from cmrfed.core.settings.config import Precision
 
 SWITCH = "CMRFED_NO_BF16"
 _CPU_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})

@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from cmrfed.core.artifacts import digest_bytes, digest_json, new_folder, read_object, write_json, write_text
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError
 from cmrfed.core.rng import uniform
+from cmrfed.core.settings.config import Section
 from cmrfed.core.text import one_line, parse_json, read_text
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.preparation.account import Account

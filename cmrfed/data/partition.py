@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from cmrfed.core.artifacts import write_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError
 from cmrfed.core.rng import numpy_generator
-from cmrfed.core.validation import read_model
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.validation import read_model
 from cmrfed.data.cohort import Cohort, PatientRecord
 from cmrfed.data.settings import PartitionConfig
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cmrfed.core.config import Section
+from cmrfed.core.settings.config import Section
 
 
 class PartitionConfig(Section):

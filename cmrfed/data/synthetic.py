@@ -20,10 +20,10 @@ import nibabel as nib
 import numpy as np
 
 from cmrfed.core.artifacts import read_object, write_json, write_text
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.validation import validated
 from cmrfed.core.text import read_text
-from cmrfed.core.validation import validated
 from cmrfed.data.labels import Label, Phase
 
 MANIFEST = "manifest.json"

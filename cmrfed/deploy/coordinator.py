@@ -17,11 +17,11 @@ import yaml
 
 from cmrfed.config.experiment import ALL_STAGES, Experiment, check_fits_sites, read_recipe, resolve
 from cmrfed.core.artifacts import new_folder, write_bytes, write_json, write_text
-from cmrfed.core.config import Section
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError
 from cmrfed.core.owner import owned, refuse_if_owned
 from cmrfed.core.progress import say
-from cmrfed.core.validation import read_model
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.validation import read_model
 from cmrfed.deploy.bundle import digest_bundle, write_app
 from cmrfed.deploy.certificates import days_left
 from cmrfed.deploy.health import serving
@@ -35,7 +35,7 @@ from cmrfed.deploy.supervisor import Supervisor, Worker
 from cmrfed.federation.server.checkpoint import RoundStore
 from cmrfed.federation.server.metrics import SiteRound
 from cmrfed.federation.server.statements import FILE as STATEMENTS
-from cmrfed.pipeline.record import is_run, read_run
+from cmrfed.pipeline.files.record import is_run, read_run
 
 CONNECTION = "coordinator"
 FETCHED = ("CONTENTS.md", "run.json", "audit.json", STATEMENTS, "generators", "start", *ALL_STAGES)

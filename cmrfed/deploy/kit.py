@@ -6,10 +6,10 @@ from typing import TypeVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmrfed.core.artifacts import read_json, write_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import CmrfedError, ConfigError
-from cmrfed.core.strict_yaml import read_mapping
-from cmrfed.core.validation import problems
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.strict_yaml import read_mapping
+from cmrfed.core.settings.validation import problems
 
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,50}$"

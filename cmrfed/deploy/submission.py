@@ -5,8 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from cmrfed.core.artifacts import write_json
-from cmrfed.core.config import Section
-from cmrfed.core.validation import read_model
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.validation import read_model
 
 FILE = "submission.json"
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cmrfed.core.errors import ConfigError, EvaluationError
-from cmrfed.core.registry import Registry
+from cmrfed.core.settings.registry import Registry
 from cmrfed.evaluation.results.catalogue import Measure, register
 from cmrfed.evaluation.results.result import Findings
 from cmrfed.evaluation.settings import AttackConfig

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cmrfed.core.config import Precision, Section
+from cmrfed.core.settings.config import Precision, Section
 
 NNUNET = "nnU-Net v2, 2d"
 

@@ -135,3 +135,8 @@ def slices_of_synthetic(data: SyntheticDataset, size_px: int) -> SliceSet:
     before = np.concatenate(drawn)
     changed = int((found.masks != before).any((1, 2)).sum())  # counted here: the manifest is what others say
     return replace(found, drawn=before, post_processing=f"{done.method} changed {changed} of {len(before)} slices")
+
+
+def patient_means(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Mean of each patient's slices, (P,), from one value and one owner a slice, (N,)."""
+    return np.array([values[owners == p].mean() for p in np.unique(owners)])

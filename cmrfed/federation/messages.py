@@ -12,10 +12,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cmrfed.core.artifacts import digest_json, digest_state
-from cmrfed.core.config import Digest, Section, Seed
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import FederationError, SiteRefused
-from cmrfed.core.validation import problems
+from cmrfed.core.settings.config import Digest, Section, Seed
+from cmrfed.core.settings.digests import digested
+from cmrfed.core.settings.validation import problems
 from cmrfed.federation.settings import Compression
 from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.generators.stages import STAGES, StageName

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cmrfed.core.choices import OrInstalled, settings_registry
-from cmrfed.core.config import Section
-from cmrfed.core.registry import Registry
+from cmrfed.core.settings.choices import OrInstalled, settings_registry
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.registry import Registry
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import FedAvg

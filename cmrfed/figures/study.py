@@ -15,8 +15,8 @@ from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import PROCESSES
-from cmrfed.pipeline.record import RunRecord
-from cmrfed.pipeline.record import read_run as read_record
+from cmrfed.pipeline.files.record import RunRecord
+from cmrfed.pipeline.files.record import read_run as read_record
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cmrfed.core.choices import OrInstalled, OrInstalledName, settings_registry
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError
-from cmrfed.core.registry import Registry
+from cmrfed.core.settings.choices import OrInstalled, OrInstalledName, settings_registry
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.registry import Registry
 
 if TYPE_CHECKING:
     from cmrfed.generators.backbone import Backbone

@@ -12,10 +12,10 @@ from cmrfed.config.experiment import Experiment, check_fits_sites
 from cmrfed.core.progress import say
 from cmrfed.data.preparation.account import facts
 from cmrfed.federation.local_grid import LocalGrid
-from cmrfed.pipeline.contents import write_contents
 from cmrfed.pipeline.data import Data, describe_sites, open_data, write_sites
-from cmrfed.pipeline.plan import PrivacyPlan
-from cmrfed.pipeline.record import RecordWriter, SiteEntry, SplitSizes
+from cmrfed.pipeline.files.contents import write_contents
+from cmrfed.pipeline.files.record import RecordWriter, SiteEntry, SplitSizes
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.trained import TrainedRun
 
 

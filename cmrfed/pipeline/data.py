@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json, read_json, write_json
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError
+from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.partition import (
     PLACEMENT,
@@ -25,7 +25,7 @@ from cmrfed.evaluation.evaluate import check_test_names
 from cmrfed.evaluation.installed import check_installed
 from cmrfed.federation.identity import make_identities
 from cmrfed.federation.site.site import Site, SiteRecord
-from cmrfed.pipeline.record import SiteEntry
+from cmrfed.pipeline.files.record import SiteEntry
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.training.loop import refuse_unlabelled
 

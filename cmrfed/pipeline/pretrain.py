@@ -8,9 +8,9 @@ import torch
 
 from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_json, digest_state, locked, new_folder, read_json, write_json
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError
 from cmrfed.core.rng import fold
+from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.public import PUBLIC_VERSION, cache_folder, public_patients
 from cmrfed.generators.autoencoder import load_autoencoder

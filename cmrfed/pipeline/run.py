@@ -12,15 +12,15 @@ from flwr.serverapp import Grid
 
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError
 from cmrfed.core.owner import owned
 from cmrfed.core.progress import say
+from cmrfed.core.settings.digests import digested
 from cmrfed.generators.generator import Generator
-from cmrfed.pipeline.contents import write_contents
 from cmrfed.pipeline.context import RunContext, begin, begin_deployed
 from cmrfed.pipeline.evaluation import evaluate_run
-from cmrfed.pipeline.plan import PrivacyPlan
+from cmrfed.pipeline.files.contents import write_contents
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.synthesis import draw_all
 from cmrfed.pipeline.tracking import Tracker, tracking_callback
 from cmrfed.pipeline.training import stage_specs, train

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmrfed.core.progress import track
-from cmrfed.core.validation import read_model
+from cmrfed.core.settings.validation import read_model
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import PAIRED, RECONSTRUCTED, Case, PostProcessed, SyntheticDataset
 from cmrfed.federation.site.site import SiteRecord

@@ -19,11 +19,11 @@ from cmrfed.config.experiment import ALL_STAGES
 from cmrfed.core.artifacts import digest_bytes
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.progress import say
-from cmrfed.core.registry import Registry
+from cmrfed.core.settings.registry import Registry
 from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.federation.server.metrics import RoundMetrics, read_rounds
-from cmrfed.pipeline.record import RunRecord, read_run
+from cmrfed.pipeline.files.record import RunRecord, read_run
 
 FINAL = 0
 """Step of what is measured once, at the end."""

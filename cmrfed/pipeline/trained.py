@@ -9,9 +9,9 @@ from cmrfed.core.errors import DataError
 from cmrfed.data.synthetic import Manifest, PrivacyStatement
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.stages import StageName
-from cmrfed.pipeline.guarantee import claim
-from cmrfed.pipeline.plan import PrivacyPlan
-from cmrfed.pipeline.record import RunRecord, read_run, versions
+from cmrfed.pipeline.files.record import RunRecord, read_run, versions
+from cmrfed.pipeline.privacy.guarantee import claim
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 
 
 class TrainedRun:

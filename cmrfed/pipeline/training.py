@@ -7,9 +7,9 @@ from cmrfed.core.artifacts import new_folder
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.generators.stages import STAGES
 from cmrfed.pipeline.context import RunContext
-from cmrfed.pipeline.guarantee import audit_experiment, write_audit
-from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.pipeline.pretrain import CODEC, pretrained, starting_weights
+from cmrfed.pipeline.privacy.guarantee import audit_experiment, write_audit
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 
 
 def stage_specs(plan: PrivacyPlan, start: Path | None = None, generators: Path | None = None) -> list[StageSpec]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pydantic import Field
 from scipy.optimize import brentq
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import PrivacyError
+from cmrfed.core.settings.config import Section
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.settings import PrivacyConfig

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cmrfed.core.config import Section
+from cmrfed.core.settings.config import Section
 
 Unit = Literal["patient", "slice", "none"]
 """Whose presence is hidden. "slice" is weaker: a patient has many slices. "none" is training without privacy."""

@@ -8,10 +8,10 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 from pydantic_core import PydanticCustomError
 
 from cmrfed.core.artifacts import OWNER_ALONE, write_bytes
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError, PrivacyBudgetExhausted, PrivacyError, SiteRefused
-from cmrfed.core.strict_yaml import read_mapping
-from cmrfed.core.validation import problems
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.strict_yaml import read_mapping
+from cmrfed.core.settings.validation import problems
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.settings import MOST_DRAWS
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cmrfed.core.config import Section, Seed
+from cmrfed.core.settings.config import Section, Seed
 from cmrfed.privacy.event import Unit
 
 STRICT_DELTA = 1e-3

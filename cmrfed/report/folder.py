@@ -12,8 +12,8 @@ from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import EvaluationReport
 from cmrfed.federation.server.metrics import RoundMetrics, read_rounds
 from cmrfed.generators.stages import StageName
-from cmrfed.pipeline.guarantee import read_audit
-from cmrfed.pipeline.record import RunRecord, is_run, read_run
+from cmrfed.pipeline.files.record import RunRecord, is_run, read_run
+from cmrfed.pipeline.privacy.guarantee import read_audit
 from cmrfed.privacy.audit import AuditRow
 
 PREVIEWS_SHOWN = 4

@@ -19,8 +19,8 @@ from cmrfed.data.synthetic import INTENDED_USE, Manifest
 from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.federation.server.metrics import RoundMetrics
 from cmrfed.generators.stages import STAGES, StageName
-from cmrfed.pipeline.plan import PlanRow
-from cmrfed.pipeline.record import RunRecord
+from cmrfed.pipeline.files.record import RunRecord
+from cmrfed.pipeline.privacy.plan import PlanRow
 from cmrfed.privacy.audit import AuditRow
 from cmrfed.report.folder import Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError
-from cmrfed.pipeline.plan import plan_privacy
+from cmrfed.core.settings.digests import digested
 from cmrfed.pipeline.pretrain import CODEC, codec_origin, stage_origin
+from cmrfed.pipeline.privacy.plan import plan_privacy
 from cmrfed.report.results import duration
 from cmrfed.sweep.paid import would_pay
 from cmrfed.sweep.points import Point, Sweep

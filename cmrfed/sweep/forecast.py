@@ -9,7 +9,7 @@ from typing import Any
 from cmrfed.config.experiment import Experiment, override, put, read_recipe, resolve
 from cmrfed.core.errors import ConfigError, PrivacyError
 from cmrfed.federation.settings import FederationConfig
-from cmrfed.pipeline.plan import PrivacyPlan, plan_privacy
+from cmrfed.pipeline.privacy.plan import PrivacyPlan, plan_privacy
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.sweep.summary import MEASURES, Curve, Level, curves, epsilon_text
 from cmrfed.sweep.table import Row, read_table

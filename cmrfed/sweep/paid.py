@@ -19,8 +19,8 @@ from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json, write_text
 from cmrfed.core.errors import CmrfedError, DataError
 from cmrfed.data.synthetic import NOTICE
-from cmrfed.pipeline.plan import plan_privacy
-from cmrfed.pipeline.record import read_run
+from cmrfed.pipeline.files.record import read_run
+from cmrfed.pipeline.privacy.plan import plan_privacy
 from cmrfed.privacy.accountant import Epsilon, common_unit, epsilon
 from cmrfed.privacy.event import PrivacyEvent, Unit
 from cmrfed.privacy.ledger.ledger import PrivacyLedger

@@ -24,10 +24,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from cmrfed.config.experiment import INVALID_RECIPE, Experiment, override, put, read_recipe, resolve
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.config import Section
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import CmrfedError, ConfigError
-from cmrfed.core.strict_yaml import read_mapping
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.digests import digested
+from cmrfed.core.settings.strict_yaml import read_mapping
 
 LONGEST_NAME = 80
 """Characters of a point's folder before its digest."""

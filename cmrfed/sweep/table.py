@@ -16,7 +16,7 @@ from cmrfed.evaluation.results.catalogue import unit_words
 from cmrfed.evaluation.results.reading import read_evaluation
 from cmrfed.evaluation.results.result import QUALIFIERS, Metric
 from cmrfed.evaluation.results.version1 import fields_of
-from cmrfed.pipeline.record import PACKAGES, RunRecord, read_run
+from cmrfed.pipeline.files.record import PACKAGES, RunRecord, read_run
 from cmrfed.sweep.paid import NOT_FOR_RELEASE, Paid, group_of
 from cmrfed.sweep.points import Sweep, settings_of
 from cmrfed.sweep.work import State, record_of

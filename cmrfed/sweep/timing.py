@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.digests import digested
 from cmrfed.core.precision import arithmetic, autocast
+from cmrfed.core.settings.digests import digested
 from cmrfed.data.labels import Label
 from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import build_segmenter
@@ -20,7 +20,7 @@ from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
 from cmrfed.generators.stages import DRAWING, STAGES, StageName, drawn_by
-from cmrfed.pipeline.plan import PrivacyPlan
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs
 from cmrfed.training.batches import stage_inputs
 from cmrfed.training.rehearsal import made_up_slices

@@ -27,11 +27,11 @@ import yaml
 
 from cmrfed.config.experiment import read_recipe
 from cmrfed.core.artifacts import digest_json, read_object, write_json, write_text
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import ERROR_FILE, CmrfedError, ConfigError, DataError
 from cmrfed.core.progress import say
+from cmrfed.core.settings.digests import digested
 from cmrfed.data.partition import PLACEMENT, placement_of
-from cmrfed.pipeline.record import RunRecord, read_run
+from cmrfed.pipeline.files.record import RunRecord, read_run
 from cmrfed.sweep.points import Point, Sweep, settings_of
 
 Status = Literal["finished", "failed", "unfinished"]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cmrfed.core.config import Precision, Section
+from cmrfed.core.settings.config import Precision, Section
 from cmrfed.data.settings import PublicPatients
 from cmrfed.generators.stages import DRAWING, STAGES, StageName
 

@@ -19,9 +19,9 @@ from cmrfed.federation.server.statements import Heard, read_statements
 from cmrfed.federation.site.audit import read_audits
 from cmrfed.figures.pipeline import facts_of
 from cmrfed.figures.study import read_run as read_study_run
-from cmrfed.pipeline.guarantee import claim
-from cmrfed.pipeline.plan import PrivacyPlan
-from cmrfed.pipeline.record import RecordWriter, read_run
+from cmrfed.pipeline.files.record import RecordWriter, read_run
+from cmrfed.pipeline.privacy.guarantee import claim
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.tracking import scalars_of
 from cmrfed.report.html import write_report
 from cmrfed.sweep.work import record_of

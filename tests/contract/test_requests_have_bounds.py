@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 
-from cmrfed.core.config import Section
+from cmrfed.core.settings.config import Section
 from cmrfed.federation.messages import StageJob
 from cmrfed.federation.secagg.client import STEPS
 

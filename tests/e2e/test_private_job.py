@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.pipeline.contents import CONTENTS
+from cmrfed.pipeline.files.contents import CONTENTS
 from tests.e2e.test_main_job import RECIPE, cmrfed
 from tests.release import cohorts_of, files_of, manifests_that_claim, strangers, telling_files
 

@@ -15,8 +15,8 @@ from cmrfed.federation.server.checkpoint import RoundStore
 from cmrfed.figures.make import make_figures
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline.data import _split
-from cmrfed.pipeline.guarantee import read_audit
-from cmrfed.pipeline.record import RecordWriter, read_run
+from cmrfed.pipeline.files.record import RecordWriter, read_run
+from cmrfed.pipeline.privacy.guarantee import read_audit
 from cmrfed.pipeline.run import run_deployed
 from cmrfed.pipeline.synthesis import synthesize_run
 from cmrfed.pipeline.tracking import scalars_of

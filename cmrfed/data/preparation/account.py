@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from cmrfed.core.config import Section
+from cmrfed.core.settings.config import Section
 from cmrfed.data.sources.walk import LeftOut
 
 EXAMPLES = 20

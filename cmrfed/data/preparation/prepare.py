@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from scipy import ndimage
 
 from cmrfed.core.artifacts import write_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError
 from cmrfed.core.progress import say, track
+from cmrfed.core.settings.config import Section
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
 from cmrfed.data.geometry.orientation import orient
 from cmrfed.data.labels import Label

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrfed.core.registry import Registry
+from cmrfed.core.settings.registry import Registry
 from cmrfed.data.sources.raw import RawArrays, RawPatient, RawVolume
 from cmrfed.data.sources.walk import LeftOut, Tree, walk
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmrfed.core.artifacts import digest_json, digest_state, load_state, locked, save_state
-from cmrfed.core.config import Section
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import DataError
 from cmrfed.core.progress import track
 from cmrfed.core.rng import torch_generator
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare

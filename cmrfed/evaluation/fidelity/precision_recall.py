@@ -12,7 +12,7 @@ import numpy as np
 
 from cmrfed.evaluation.results.catalogue import metric, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, mean_interval
-from cmrfed.evaluation.slices import SliceSet
+from cmrfed.evaluation.slices import SliceSet, patient_means
 
 NEIGHBOURS = 5
 MEANINGS = {
@@ -54,11 +54,6 @@ def memberships(real: np.ndarray, made: np.ndarray, k: int = NEIGHBOURS) -> dict
         "density": in_real.sum(0) / k,
         "coverage": in_real.any(1).astype(float),
     }
-
-
-def _patient_means(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Mean of each patient's slices, (P,)."""
-    return np.array([values[owners == p].mean() for p in np.unique(owners)])
 
 
 def spread_of(features: np.ndarray, owners: np.ndarray) -> np.ndarray:
@@ -112,7 +107,7 @@ def manifold_metrics(
 
 
 def _metric(measure: str, values: np.ndarray, owners: np.ndarray, floor: float, extractor: str, size: int) -> Metric:
-    of_patients = mean_interval(_patient_means(values, owners))
+    of_patients = mean_interval(patient_means(values, owners))
     shift = float(values.mean()) - of_patients.value  # the interval is that of a mean over patients
     low, high = (None if end is None else end + shift for end in of_patients[1:])
     return metric(

@@ -12,7 +12,7 @@ from cmrfed.evaluation.privacy.nearest import Neighbours, neighbours
 from cmrfed.evaluation.results.catalogue import metric, say, series, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, Notice, bootstrap, mean_interval
 from cmrfed.evaluation.settings import MemorisationConfig
-from cmrfed.evaluation.slices import SliceSet
+from cmrfed.evaluation.slices import SliceSet, patient_means
 
 COPY_SHARE = 0.01
 """Share of hold-out slices that lie nearer to training slices than the distance that is called a copy."""
@@ -45,17 +45,13 @@ def closer_share(
     return won / draws, count
 
 
-def _patient_means(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    return np.array([values[owners == p].mean() for p in np.unique(owners)])
-
-
 def _share_metric(
     measure: str, space: str | None, values: np.ndarray, owners: np.ndarray, reference: float, detail: str
 ) -> Metric:
     """Share of slices, mean per synthetic patient, interval over synthetic patients."""
     return metric(
         f"memorisation.{measure}",
-        mean_interval(_patient_means(values, owners)),
+        mean_interval(patient_means(values, owners)),
         {"space": space},
         n=len(np.unique(owners)),
         reference=reference,
@@ -64,7 +60,7 @@ def _share_metric(
 
 
 def _ratio_metric(space: str, to_train: np.ndarray, to_holdout: np.ndarray, owners: np.ndarray) -> Metric:
-    pairs = np.stack([_patient_means(d, owners) for d in (to_train, to_holdout)], 1)
+    pairs = np.stack([patient_means(d, owners) for d in (to_train, to_holdout)], 1)
     value = float(pairs[:, 0].mean() / max(pairs[:, 1].mean(), 1e-12))
     interval = bootstrap(pairs, lambda drawn: drawn[..., 0].mean(1) / np.maximum(drawn[..., 1].mean(1), 1e-12))
     return metric(

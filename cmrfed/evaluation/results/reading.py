@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from cmrfed.core.artifacts import read_json
 from cmrfed.core.errors import DataError
+from cmrfed.core.settings.validation import problems
 from cmrfed.core.text import one_line
-from cmrfed.core.validation import problems
 from cmrfed.evaluation.results import version1
 from cmrfed.evaluation.results.result import SCHEMA_VERSION, EvaluationReport
 

@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cmrfed.core.artifacts import digest_bytes, write_json, write_text
-from cmrfed.core.config import Section
+from cmrfed.core.settings.config import Section
 
 SCHEMA_VERSION: Literal[2] = 2
 Axis = Literal["fidelity", "anatomy", "memorisation", "leakage", "utility"]

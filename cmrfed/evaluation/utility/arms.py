@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from cmrfed.core.artifacts import digest_json, digest_state, load_state, locked, save_state
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import DataError
 from cmrfed.core.precision import granted
 from cmrfed.core.progress import track
+from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.evaluation.results.catalogue import metric, series, share_arm, unavailable, word

@@ -34,8 +34,8 @@ from cmrfed.core.artifacts import (
     read_json,
     write_json,
 )
-from cmrfed.core.config import Section
 from cmrfed.core.errors import FederationError, SiteRefused
+from cmrfed.core.settings.config import Section
 from cmrfed.federation.identity import Identity
 from cmrfed.federation.messages import SAFE_NAME, PublicKeys, State, to_array_record, to_state
 from cmrfed.federation.secagg.arithmetic import (

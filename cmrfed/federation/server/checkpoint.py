@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from cmrfed.core.artifacts import load_state, new_folder, save_state, write_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import FederationError
-from cmrfed.core.validation import read_model
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.validation import read_model
 from cmrfed.federation.server.metrics import FILE as METRICS
 from cmrfed.federation.server.metrics import RoundMetrics, read_round_metrics
 

@@ -6,8 +6,8 @@ from typing import Final, Literal
 from pydantic import ConfigDict, Field
 
 from cmrfed.core.artifacts import write_json
-from cmrfed.core.config import Section
-from cmrfed.core.validation import read_versioned
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.validation import read_versioned
 from cmrfed.federation.messages import Spent
 from cmrfed.generators.stages import StageName
 

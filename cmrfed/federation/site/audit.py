@@ -13,7 +13,7 @@ import torch
 
 from cmrfed.core.artifacts import OWNER_ALONE, digest_bytes, digest_json, write_json
 from cmrfed.core.errors import PrivacyError
-from cmrfed.core.validation import read_model
+from cmrfed.core.settings.validation import read_model
 from cmrfed.federation.messages import StageJob
 from cmrfed.privacy.audit import AuditRow
 from cmrfed.training.audit import audit_training

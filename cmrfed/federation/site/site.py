@@ -32,11 +32,11 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from cmrfed.core.artifacts import OWNER_ALONE, load_state, new_folder, read_json, read_metadata, save_state, write_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
-from cmrfed.core.registry import builtins_only
 from cmrfed.core.rng import fold, torch_generator
-from cmrfed.core.validation import problems
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.registry import builtins_only
+from cmrfed.core.settings.validation import problems
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.compression import compress
 from cmrfed.federation.messages import (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from cmrfed.core.config import Section
+from cmrfed.core.settings.config import Section
 from cmrfed.privacy.audit.checks import FALSE_ALARM, Check
 from cmrfed.privacy.audit.mu import CONFIDENCE, Mu
 

@@ -23,9 +23,9 @@ from opacus.optimizers import optimizer as opacus_optimizer
 from pydantic import Field
 from torch import Tensor, nn
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import PrivacyError
 from cmrfed.core.precision import arithmetic, autocast
+from cmrfed.core.settings.config import Section
 from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.dpsgd.noise import open_noise_source
 from cmrfed.privacy.dpsgd.sampling import poisson_sample

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError
+from cmrfed.core.settings.config import Section
 from cmrfed.privacy.accountant import Epsilon
 from cmrfed.privacy.event import ADJACENCY, Unit
 from cmrfed.privacy.ledger.ledger import PrivacyLedger, PrivacySpent, SpentRow

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from cmrfed.cli.main import app, main
 from cmrfed.config.experiment import resolve
 from cmrfed.core.artifacts import digest_folder, read_json
-from cmrfed.core.strict_yaml import load, quoted
+from cmrfed.core.settings.strict_yaml import load, quoted
 from cmrfed.deploy.node import toml_text
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline import run as pipeline

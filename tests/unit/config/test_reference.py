@@ -9,8 +9,8 @@ from pydantic import Field
 
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.config.reference import FILES, Setting, find, page, settings
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError
+from cmrfed.core.settings.config import Section
 
 DOCS = Path(__file__).parents[3] / "docs"
 

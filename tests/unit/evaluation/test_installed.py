@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError, EvaluationError
+from cmrfed.core.settings.digests import digested
 from cmrfed.evaluation.installed import (
     InstalledAttack,
     Sets,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmrfed.core.artifacts import digest_json, digest_state, load_state, read_json
-from cmrfed.core.digests import digested
+from cmrfed.core.settings.digests import digested
 from cmrfed.federation.compression import SCALES, compress, expand
 from cmrfed.federation.messages import to_array_record, to_state
 from cmrfed.federation.settings import FederationConfig

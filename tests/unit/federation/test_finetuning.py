@@ -8,16 +8,16 @@ import torch
 
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.artifacts import digest_state, read_json, write_json
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError, SiteRefused
+from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.site.site import Site
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline.context import RunContext, begin
-from cmrfed.pipeline.guarantee import audit_experiment, claim
-from cmrfed.pipeline.plan import PrivacyPlan
+from cmrfed.pipeline.privacy.guarantee import audit_experiment, claim
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs, train
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.ledger.ledger import PrivacyLedger

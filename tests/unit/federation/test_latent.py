@@ -8,8 +8,8 @@ import torch
 from flwr.app import ArrayRecord, Context, RecordDict
 
 from cmrfed.core.artifacts import digest_folder, digest_state, load_state, read_json
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError, DataError, SiteRefused
+from cmrfed.core.settings.digests import digested
 from cmrfed.federation.messages import StageJob, decode_codec, decode_job, decode_reply, encode_job, to_array_record
 from cmrfed.federation.site.site import answer_train
 from cmrfed.generators.autoencoder import load_autoencoder

@@ -6,8 +6,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, FlowMatch
 from pydantic import ValidationError
 
 from cmrfed.core.artifacts import digest_folder
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.settings.digests import digested
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import FlowConfig, GeneratorConfig, SamplerConfig
 from tests.generator_world import (

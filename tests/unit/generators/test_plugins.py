@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cmrfed.config.experiment import resolve
 from cmrfed.config.reference import find
-from cmrfed.core.registry import builtins_only
+from cmrfed.core.settings.registry import builtins_only
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.training.loop import LocalTrainer

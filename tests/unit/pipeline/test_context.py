@@ -8,10 +8,11 @@ import pytest
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.errors import DataError
 from cmrfed.generators.generator import Generator
-from cmrfed.pipeline import context, plan, trained
+from cmrfed.pipeline import context, trained
 from cmrfed.pipeline.context import begin
 from cmrfed.pipeline.evaluation import evaluate_run
-from cmrfed.pipeline.record import read_run
+from cmrfed.pipeline.files.record import read_run
+from cmrfed.pipeline.privacy import plan
 from cmrfed.pipeline.run import run
 from cmrfed.pipeline.synthesis import synthesize_run
 from cmrfed.pipeline.trained import TrainedRun
@@ -59,7 +60,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr(plan, "plan_privacy", counted("plan", noise))
     monkeypatch.setattr(trained, "claim", counted("claim", claim))
     monkeypatch.setattr("cmrfed.report.folder.read_run", counted("run.json for the report", read_run))
-    monkeypatch.setattr("cmrfed.pipeline.record.read_run", counted("run.json", read_run))
+    monkeypatch.setattr("cmrfed.pipeline.files.record.read_run", counted("run.json", read_run))
     monkeypatch.setattr(trained, "read_run", counted("run.json", read_run))
     monkeypatch.setattr("cmrfed.pipeline.training.audit_experiment", lambda _: [])  # held by tests of its own
     monkeypatch.setattr("cmrfed.pipeline.run.evaluate_run", counted("evaluation", evaluate_run))

@@ -20,9 +20,9 @@ from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline import pretrain
 from cmrfed.pipeline.context import begin
-from cmrfed.pipeline.guarantee import claim
-from cmrfed.pipeline.plan import PrivacyPlan
 from cmrfed.pipeline.pretrain import pretrained, starting_weights
+from cmrfed.pipeline.privacy.guarantee import claim
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.synthesis import draw_all
 from cmrfed.pipeline.training import train
 from cmrfed.training.autoencoder import train_autoencoder

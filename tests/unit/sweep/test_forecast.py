@@ -1,7 +1,7 @@
 import pytest
 
 from cmrfed.core.errors import ConfigError, DataError
-from cmrfed.pipeline.plan import PrivacyPlan
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.sweep.forecast import asked, forecast, forecast_text
 from cmrfed.sweep.results import run
 from tests.sweep_world import give_orders, make_sweep, nothing_shared, stub

@@ -11,8 +11,8 @@ from flwr.app import Context, RecordDict
 from pydantic import ValidationError
 
 from cmrfed.core.artifacts import load_state, read_json, write_json
-from cmrfed.core.digests import digested
 from cmrfed.core.errors import FederationError, SiteRefused
+from cmrfed.core.settings.digests import digested
 from cmrfed.federation.identity import Identity, make_identities
 from cmrfed.federation.messages import PublicKeys, decode_reply, encode_job, to_array_record, to_state
 from cmrfed.federation.secagg.arithmetic import encode, join, new_secret, public_key

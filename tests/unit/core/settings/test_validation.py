@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmrfed.core.artifacts import write_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import DataError, FederationError
-from cmrfed.core.validation import json_schema, read_model, read_versioned, validated
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.validation import json_schema, read_model, read_versioned, validated
 
 
 class Inner(Section):

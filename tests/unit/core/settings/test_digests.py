@@ -9,17 +9,17 @@ import pytest
 from pydantic import create_model
 
 from cmrfed.config.experiment import Experiment, resolve
-from cmrfed.core import digests
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.config import Section
-from cmrfed.core.digests import ALWAYS, RENAMED, SINCE, digested
+from cmrfed.core.settings import digests
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.digests import ALWAYS, RENAMED, SINCE, digested
 from cmrfed.evaluation.features.phantom_cnn import Recipe
 from cmrfed.federation.messages import StageJob
 from cmrfed.sweep.points import settings_of
 from cmrfed.training.settings import TrainingConfig
 from tests.federation_world import tiny_request
 
-RECIPES = Path(__file__).parents[3] / "configs" / "recipes"
+RECIPES = Path(__file__).parents[4] / "configs" / "recipes"
 SHIPPED = {
     "acdc-128.yaml": [
         "eeb1e727ef24166b37d904d39a89d3bf5c10087be3df66f5db6de5afe34bb712",
@@ -147,7 +147,7 @@ def test_the_record_has_every_setting():
             if f"{name}.{key}" not in SINCE:
                 value = model.model_construct().model_dump(mode="json", warnings=False).get(key)
                 missing.append(f'SINCE: "{name}.{key}": {value!r}')
-    assert not missing, "add to cmrfed/core/digests.py: " + "; ".join(missing)
+    assert not missing, "add to cmrfed/core/settings/digests.py: " + "; ".join(missing)
 
 
 def test_the_record_has_no_other():

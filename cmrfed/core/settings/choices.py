@@ -6,9 +6,9 @@ from typing import Any, TypeVar, get_args
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError
-from cmrfed.core.registry import NOT_APPROVED, Registry
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.registry import NOT_APPROVED, Registry
 
 S = TypeVar("S", bound=Section)
 T = TypeVar("T")

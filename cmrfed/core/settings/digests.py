@@ -17,7 +17,7 @@ from collections.abc import Container
 from typing import Any
 
 from cmrfed.core.artifacts import canonical_json
-from cmrfed.core.config import Section
+from cmrfed.core.settings.config import Section
 
 ALWAYS: dict[str, frozenset[str]] = {
     section: frozenset(names.split())

@@ -13,11 +13,11 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import write_json
-from cmrfed.core.config import Section
 from cmrfed.core.errors import ConfigError, DataError
-from cmrfed.core.validation import read_versioned
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.validation import read_versioned
 from cmrfed.data.preparation.account import PreparationFacts
-from cmrfed.pipeline.plan import PlanRow
+from cmrfed.pipeline.privacy.plan import PlanRow
 
 FILE = "run.json"
 SCHEMA_VERSION: Final = 2

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from cmrfed.core.errors import ConfigError
-from cmrfed.core.registry import NOT_APPROVED, Registry, builtins_only, loaded_plugins
+from cmrfed.core.settings.registry import NOT_APPROVED, Registry, builtins_only, loaded_plugins
 from tests.plugin_world import install
 from tests.support import ROOT
 
@@ -115,8 +115,7 @@ def test_nothing_from_outside_is_seen_where_only_approved_code_may_run(site_pack
 
 
 def test_the_module_needs_nothing_but_the_errors():
-    code = (
-        "import sys, cmrfed.core.registry; print(sorted(m for m in sys.modules if m.startswith(('torch', 'pydantic'))))"
-    )
+    listed = "print(sorted(m for m in sys.modules if m.startswith(('torch', 'pydantic'))))"
+    code = f"import sys, cmrfed.core.settings.registry; {listed}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

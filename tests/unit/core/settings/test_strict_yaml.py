@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from cmrfed.config.experiment import read_recipe, resolve
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError
-from cmrfed.core.strict_yaml import LARGEST_BYTES, MOST_NODES, load, read_mapping
+from cmrfed.core.settings.strict_yaml import LARGEST_BYTES, MOST_NODES, load, read_mapping
 from cmrfed.deploy.kit import Federation
 from cmrfed.sweep.points import read_sweep
 from tests.support import SOURCES
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 RECIPES = sorted((ROOT / "configs" / "recipes").rglob("*.yaml"))
 
 

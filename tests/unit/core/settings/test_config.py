@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cmrfed.core.config import Section, outdated_keys
+from cmrfed.core.settings.config import Section, outdated_keys
 
 
 class Small(Section):

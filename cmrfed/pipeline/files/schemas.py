@@ -1,15 +1,15 @@
-"""Writes the JSON Schemas and the table of metrics of the documentation: ``python -m cmrfed.pipeline.schemas docs``."""
+"""Write JSON Schemas and the table of metrics for the docs: ``python -m cmrfed.pipeline.files.schemas docs``."""
 
 import sys
 from pathlib import Path
 
 from cmrfed.core.artifacts import write_json
-from cmrfed.core.validation import json_schema
+from cmrfed.core.settings.validation import json_schema
 from cmrfed.evaluation.results import schema
 from cmrfed.federation.server.metrics import FILE as METRICS
 from cmrfed.federation.server.metrics import RoundMetrics
-from cmrfed.pipeline.record import FILE as RECORD
-from cmrfed.pipeline.record import RunRecord
+from cmrfed.pipeline.files.record import FILE as RECORD
+from cmrfed.pipeline.files.record import RunRecord
 
 SCHEMAS = {
     "run.schema.json": json_schema(RunRecord, RECORD),

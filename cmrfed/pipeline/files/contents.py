@@ -12,7 +12,7 @@ from typing import Literal
 from cmrfed.config.experiment import ALL_STAGES
 from cmrfed.core.artifacts import write_text
 from cmrfed.data.synthetic import NOTICE, PrivacyStatement
-from cmrfed.pipeline.guarantee import PUBLIC
+from cmrfed.pipeline.privacy.guarantee import PUBLIC
 
 CONTENTS = "CONTENTS.md"
 

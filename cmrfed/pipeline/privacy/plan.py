@@ -6,7 +6,7 @@ from functools import cached_property
 from pydantic import ConfigDict, Field
 
 from cmrfed.config.experiment import ALL_STAGES, STAGES, Experiment
-from cmrfed.core.config import Section
+from cmrfed.core.settings.config import Section
 from cmrfed.generators.stages import StageName
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.budget import Plan, PlannedStage, calibrate_privacy, noise_to_signal

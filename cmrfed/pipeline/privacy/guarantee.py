@@ -7,7 +7,7 @@ from pathlib import Path
 from cmrfed.config.experiment import ALL_STAGES, Experiment
 from cmrfed.core.artifacts import write_json
 from cmrfed.core.errors import ConfigError
-from cmrfed.core.validation import read_model
+from cmrfed.core.settings.validation import read_model
 from cmrfed.data.partition import PLACEMENT, placement_of
 from cmrfed.data.synthetic import NOT_PRIVATE, PrivacyStatement
 from cmrfed.federation.messages import Spent
@@ -15,7 +15,7 @@ from cmrfed.federation.server.checkpoint import RoundStore
 from cmrfed.federation.server.statements import FILE as STATEMENTS
 from cmrfed.federation.server.statements import read_statements
 from cmrfed.generators.stages import StageName
-from cmrfed.pipeline.plan import PrivacyPlan, public_words
+from cmrfed.pipeline.privacy.plan import PrivacyPlan, public_words
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.audit import AuditRow
 from cmrfed.privacy.event import ADJACENCY, PrivacyEvent

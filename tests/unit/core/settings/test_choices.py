@@ -5,15 +5,15 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from cmrfed.core.choices import OrInstalled, settings_registry
-from cmrfed.core.config import Section
-from cmrfed.core.registry import builtins_only
+from cmrfed.core.settings.choices import OrInstalled, settings_registry
+from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.registry import builtins_only
 from tests.plugin_world import install
 
 GROUP = "cmrfed.shapes"
 PLUGIN = """
 from typing import Literal
-from tests.unit.core.test_choices import Shape
+from tests.unit.core.settings.test_choices import Shape
 
 class Star(Shape):
     kind: Literal["star"] = "star"
@@ -109,7 +109,7 @@ def test_a_plugin_that_is_no_such_settings_is_named(plugin):
         "class Nameless, which lacks the field kind: Literal['nameless']" in problem({"shape": {"kind": "nameless"}})[2]
     )
     assert (
-        "'a text', which is not a subclass of tests.unit.core.test_choices.Shape"
+        "'a text', which is not a subclass of tests.unit.core.settings.test_choices.Shape"
         in problem({"shape": {"kind": "text"}})[2]
     )
 

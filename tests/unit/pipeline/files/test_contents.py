@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from cmrfed.data.synthetic import NOT_PRIVATE, NOTICE, PAIRED, PrivacyStatement
-from cmrfed.pipeline.contents import CATALOGUE, CONTENTS, item_of, may_leave, write_contents
-from cmrfed.pipeline.guarantee import PUBLIC
+from cmrfed.pipeline.files.contents import CATALOGUE, CONTENTS, item_of, may_leave, write_contents
+from cmrfed.pipeline.privacy.guarantee import PUBLIC
 from tests.run_folder import write_run_folder
 
 PRIVATE = PrivacyStatement(differentially_private=True, statement="ε ≤ 8.", unit="patient", epsilon=8.0, delta=0.01)

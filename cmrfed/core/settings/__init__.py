@@ -1,0 +1,1 @@
+"""Sections of settings: base class, strict YAML, validation in words, registries of parts, digests."""
