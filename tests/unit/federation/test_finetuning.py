@@ -235,5 +235,5 @@ def test_a_recipe_without_it_is_as_it_was() -> None:
     assert "autoencoder" not in digested(experiment)
     assert [spec.name for spec in stage_specs(PrivacyPlan(experiment))] == ["mask", "image"]
     assert "finetuned_autoencoder" not in digested(stage_specs(PrivacyPlan(experiment))[1].generator)
-    with pytest.raises(ConfigError, match="does not train an autoencoder at the sites"):
+    with pytest.raises(ConfigError, match="does not train the autoencoder at the sites"):
         experiment.training("autoencoder")

@@ -3,7 +3,8 @@ import re
 import pytest
 
 from cmrfed.config.experiment import resolve
-from cmrfed.pipeline.run import stage_specs
+from cmrfed.pipeline.privacy.plan import PrivacyPlan
+from cmrfed.pipeline.training import stage_specs
 from cmrfed.report.results import duration
 from cmrfed.sweep.estimate import dry_run, run_seconds
 from cmrfed.sweep.timing import DRAWN, Clock
@@ -68,7 +69,8 @@ def test_a_run_takes_the_time_of_all_its_parts(monkeypatch):
         def segmenter_step(self, *_):
             return 1e6
 
-    trained = sum(experiment.sites * s.training.rounds * s.training.local_steps for s in stage_specs(experiment))
+    specs = stage_specs(PrivacyPlan(experiment))
+    trained = sum(experiment.sites * s.training.rounds * s.training.local_steps for s in specs)
     config = experiment.evaluation
     arms = (2 + config.mixed_arm + len(config.mixed_shares)) * config.segmenter.seeds + config.control_seeds
     arms += 2 * experiment.sites * config.site_seeds
