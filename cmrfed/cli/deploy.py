@@ -42,12 +42,12 @@ def provision(
     from cmrfed.deploy import provision as kits
     from cmrfed.deploy.kit import Federation
 
-    told = Federation.read(federation)
+    described = Federation.read(federation)
     if revoke:
         changed = kits.revoke(out, revoke)
         say(f"{revoke} is revoked: copy {changed} to the coordinator's kit, and start the coordinator again.")
         return
-    for made in kits.provision(told, out, renew=renew):
+    for made in kits.provision(described, out, renew=renew):
         print(f"{made.folder}  certificate valid for {made.days:.0f} days  SHA256SUMS {made.digest}")
     again = f"cmrfed provision {federation} --out {out} --renew"
     say(f"Renew before they expire: {again}. Send each site its kit alone; keep {out / 'authority'} off the network.")

@@ -83,11 +83,11 @@ def _of_field(section: type[Section], name: str, key: str, given: Any) -> Iterat
 
 
 def _of_variants(variants: list[type[Section]], prefix: str, tag: str, start: Section | None) -> Iterator[Setting]:
-    """The keys of sections of which one is chosen by its ``tag``; keys that several have alike are told once."""
+    """The keys of sections of which one is chosen by its ``tag``; keys that several share are listed once."""
     names = {_tag(variant, tag): variant for variant in variants}
-    told = "; ".join(f"`{name}`: {_first_paragraph(variant).rstrip('.')}" for name, variant in names.items())
+    kinds = "; ".join(f"`{name}`: {_first_paragraph(variant).rstrip('.')}" for name, variant in names.items())
     yield Setting(
-        prefix + tag, " or ".join(f"`{name}`" for name in names), getattr(start, tag, None) or "required", f"{told}."
+        prefix + tag, " or ".join(f"`{name}`" for name in names), getattr(start, tag, None) or "required", f"{kinds}."
     )
     found: dict[Setting, list[str]] = {}
     for name, variant in names.items():

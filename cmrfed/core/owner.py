@@ -154,7 +154,7 @@ def refuse_if_owned(folder: Path, what: str) -> None:
 
 
 def owner(folder: Path) -> OwnerRecord | None:
-    """Who owns a folder now, if the process can be told; for those who only read."""
+    """Who owns a folder now, if the process is known; for those who only read."""
     found = _record(folder)
     return found if found and found.may_live else None
 

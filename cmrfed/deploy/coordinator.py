@@ -299,7 +299,7 @@ def status_lines(kit_folder: Path) -> Iterator[str]:
         try:
             about = read_submission(folder)
             yield from _run_lines(folder, about, running.get(str(about.flower_run), "unknown to Flower"))
-        except DataError as error:  # the other runs are told of all the same
+        except DataError as error:  # the other runs are still reported
             yield f"run {folder.name}: {error}"
 
 

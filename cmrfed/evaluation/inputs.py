@@ -1,4 +1,4 @@
-"""Reads what is to be evaluated: a data set of this project, or a folder of others, told apart by what is in it.
+"""Reads what is to be evaluated: a data set of this project, or a folder of others, distinguished by its content.
 
 Folders of others go through the importers of real data. Their slices are compared as they stand when they already
 have the size of the real ones; otherwise they are cropped about the heart and resampled as the real ones were. Grey

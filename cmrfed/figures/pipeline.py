@@ -41,7 +41,7 @@ class Facts:
 
 
 def facts_of(run: Run) -> Facts:
-    """Read the facts; of a private run, how many patients a site has is not told."""
+    """Read the facts; of a private run, the number of patients of a site is left out."""
     recipe, privacy = run.recipe, run.synthetic.manifest.privacy
     sites = []
     for site in run.record.sites:

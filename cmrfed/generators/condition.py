@@ -1,4 +1,4 @@
-"""What a generator is told: masks, phase, position and style, each of which may be unknown."""
+"""What a generator is conditioned on: mask, phase, position and site, each of which may be unknown."""
 
 from dataclasses import dataclass, replace
 

@@ -92,8 +92,8 @@ def run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[
         try:
             train(context)
         except Exception as error:
-            told = str(error) if isinstance(error, CmrfedError) else f"{type(error).__name__}: {error}"
-            context.record.set(problem=told)
+            problem = str(error) if isinstance(error, CmrfedError) else f"{type(error).__name__}: {error}"
+            context.record.set(problem=problem)
             raise
         _finish(context)
         write_contents(run_dir, context.trained.claim)

@@ -230,7 +230,7 @@ def _pixels(path: Path) -> Any:
 
 # --- MLflow -------------------------------------------------------------------------------------
 class MLflow:
-    """A run of MLflow for each run folder, told apart by where it lies, in the experiment of the recipe's name.
+    """A run of MLflow for each run folder, identified by its location, in the experiment of the recipe's name.
 
     Args:
         uri: Of the tracking server, or ``sqlite:///FILE``.

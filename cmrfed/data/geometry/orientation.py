@@ -165,7 +165,7 @@ def signs_of_mirroring(raw: Sequence[RawArrays]) -> Signs:
     """Measure what tells a heart from its mirror image, whatever its rotation.
 
     70 ACDC patients: tail is positive in 68, slope in 67, lung in 69; all three in 66, none in no patient. Signs that
-    can be told for a heart that is drawn, base first, with both ventricles.
+    can be measured for a heart that is drawn, base first, with both ventricles.
     """
     found = [_signs(r.image, r.mask) for r in raw if r.mask is not None]
     tail, slope, lung = np.nan_to_num(np.mean(found, axis=0))

@@ -40,7 +40,7 @@ class _Files:
 def read(tree: Tree) -> Iterator[RawPatient]:
     """Yield the patients of every folder that holds ``<patient>_frameNN`` files, and of those that lack them.
 
-    Patients of one name in several folders are told apart by the folders above them.
+    Patients of one name in several folders are distinguished by the folders above them.
 
     Raises:
         DataError: There is no such file or folder.

@@ -1,4 +1,4 @@
-"""Fidelity and variety told apart: do synthetic images lie among real ones, and are real ones reached by them?
+"""Fidelity and variety, separately: do synthetic images lie among real ones, and are real ones reached by them?
 
 Precision and recall: Kynkaanniemi et al. 2019, arXiv 1904.06991. Density and coverage: Naeem et al. 2020, arXiv
 2002.09797. All ask whether a feature vector lies in the balls that reach from each vector of a set to its k-th

@@ -4,7 +4,7 @@ All families are asked for the noise in an array x = α x_0 + σ ε, at times th
 itself in diffusion, and the time with the noise σ / α of the cosine schedule in other families. A latent generator is
 attacked in its latent space.
 
-Attackers are told masks, phase and position, but not the site: slice by slice and draw by draw the styles take turns.
+Attackers know masks, phase and position, but not the site: the sites take turns over slices and draws.
 """
 
 from collections.abc import Sequence

@@ -260,7 +260,7 @@ class SiteMasking:
         for marker in (self.marker, self._mark_of_update()):
             if marker.is_file() and read_json(marker)["session"] != session:
                 raise SiteRefused(
-                    "this update is part of a sum already; from a second sum with other sites it could be told",
+                    "this update is part of a sum already; from a second sum with other sites it could be derived",
                     do="go on with the run that asked first, or begin a run with another seed",
                 )
 

@@ -110,17 +110,17 @@ def spent_by_site(run_dir: Path, digest: str) -> dict[str, Spent | None]:
 
     Only sites of which a reply was used are named.
     """
-    told: dict[str, Spent | None] = {}
+    stated: dict[str, Spent | None] = {}
     for stage in ALL_STAGES:
         for metrics in RoundStore(run_dir / stage, digest).metrics():
             for site, row in metrics.answered.items():
-                before = told.get(site, row.spent)
-                told[site] = before.joined(row.spent) if before and row.spent else None
+                before = stated.get(site, row.spent)
+                stated[site] = before.joined(row.spent) if before and row.spent else None
     heard = read_statements(run_dir / STATEMENTS)
-    for site, spent in told.items():
+    for site, spent in stated.items():
         if spent and site in heard:  # whether it was audited is a matter of the replies that were used
-            told[site] = heard[site].largest.joined(spent).model_copy(update={"audited": spent.audited})
-    return told
+            stated[site] = heard[site].largest.joined(spent).model_copy(update={"audited": spent.audited})
+    return stated
 
 
 def own_events(plan: PrivacyPlan, run_dir: Path) -> dict[str, list[PrivacyEvent]]:
@@ -164,14 +164,14 @@ def claim(plan: PrivacyPlan, run_dir: Path) -> PrivacyStatement:
     if not experiment.privacy.private:
         return NOT_PRIVATE
     unit = experiment.privacy.unit
-    told = spent_by_site(run_dir, experiment.digest)
+    stated = spent_by_site(run_dir, experiment.digest)
     events = own_events(plan, run_dir)
     known = {
         site: at_least(spent, events[site])
-        for site, spent in told.items()
+        for site, spent in stated.items()
         if spent and spent.unit == unit and spent.bounded
     }
-    if not told or len(known) < len(told) or not all(spent.bounded for spent in known.values()):
+    if not stated or len(known) < len(stated) or not all(spent.bounded for spent in known.values()):
         return NOT_PRIVATE
     audited = read_audit(run_dir)
     if not audited or not all(row.passed for row in audited):

@@ -6,7 +6,7 @@ after a crash the head holds what the file may lack, and reading finishes the in
 between the two, and every byte that changed, is damage, and reading refuses.
 
 The chain shows accidents and careless edits. An old copy of both files passes for the chain by itself; what sites
-remember of it (`cmrfed.privacy.ledger.memory`) and what coordinators were told shows that.
+remember of it (`cmrfed.privacy.ledger.memory`) and what coordinators received shows that.
 """
 
 import os

@@ -179,7 +179,7 @@ class PrivacyLedger:
             return self._read()
 
     def demand(self, name: str) -> None:
-        """Go on where the ledger has a line of this hash; a coordinator names the last one that it was told.
+        """Go on where the ledger has a line of this hash; a coordinator names the last one that it received.
 
         Raises:
             PrivacyError: It has none: an older copy of it was put in place, or another ledger.
@@ -189,7 +189,7 @@ class PrivacyLedger:
             raise SiteRefused("the request names no state of a privacy ledger", expected="a hash, 64 digits", do=UPDATE)
         if name not in known_hashes(self.lines()):
             raise PrivacyError(
-                "the coordinator was told of a later state of this site's privacy ledger",
+                "the coordinator has received a later state of this site's privacy ledger",
                 got="a ledger without the line that the site named with an earlier reply",
                 expected="that ledger, grown longer",
                 do="where the ledger, or the whole site, was restored from a backup: "
@@ -346,7 +346,7 @@ class PrivacyLedger:
 
         Args:
             reason: What happened, for the auditor; it becomes part of the chain.
-            missing: Hashes of lines that somebody else was told of, and that the ledger lacks.
+            missing: Hashes of lines that somebody else has received, and that the ledger lacks.
 
         Raises:
             PrivacyError: No reason is given, or nothing is damaged or missing, or there is no ledger.

@@ -412,7 +412,7 @@ def test_no_update_is_in_two_sums(ward: Ward) -> None:
         ward.sites[name].masked(steps[name], 1)
     ward.sites["site-0"].unmask(ward.unmask_step())
     with pytest.raises(
-        SiteRefused, match=r"part of a sum already; from a second sum with other sites it could be told"
+        SiteRefused, match=r"part of a sum already; from a second sum with other sites it could be derived"
     ):
         ward.sites["site-0"].open(OTHER, 2, private=False)
     assert ward.sites["site-1"].open(OTHER, 2, private=False), "this one has not answered"

@@ -114,5 +114,5 @@ def test_a_site_that_was_restored_as_a_whole_is_left_out_and_the_run_says_why(tm
     make_sites(fresh, 2, SitePolicy(epsilon_cap=50.0, delta=1e-2, smallest_cohort=1))
     shutil.rmtree(roots[0])
     shutil.copytree(fresh / "sites" / "00", roots[0])
-    with pytest.raises(FederationError, match=r"site-0: refused \(the coordinator was told of a later state"):
+    with pytest.raises(FederationError, match=r"site-0: refused \(the coordinator has received a later state"):
         federated_run(tmp_path, three, sites=2, min_sites=2, weighting="equal").start_or_resume()
