@@ -2,10 +2,13 @@
 
 import ast
 import doctest
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
+import yaml
 
 import cmrfed
 from tests.support import ROOT
@@ -66,3 +69,11 @@ def test_what_is_drawn_without_a_run_claims_no_privacy_and_keeps_its_post_proces
 def test_a_latent_generator_is_not_built_without_its_autoencoder():
     with pytest.raises(cmrfed.CmrfedError, match="train a latent generator with a recipe"):
         cmrfed.build_generator("image", size_px=32, settings=cmrfed.GeneratorSettings(autoencoder={}))
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
+    newest = re.search(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert {package, citation, newest[1]} == {cmrfed.__version__}
