@@ -36,11 +36,7 @@ INTERRUPTED = 130
 
 
 def _prepare_libraries() -> None:
-    """Set up libraries before they are loaded: no telemetry, no chatter, and threads that sleep while they wait.
-
-    Threads that spin take the cores from whoever else computes (benchmarks/wait_policy.py).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Set up libraries before they are loaded: no telemetry, no chatter."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

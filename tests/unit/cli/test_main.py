@@ -541,13 +541,3 @@ def test_quoted_text_is_itself_in_yaml_and_in_flowers_configuration(text):
     with contextlib.suppress(UnicodeEncodeError):
         text.encode()
         assert parse_config_args([f"before=1 path={toml_text(text)} after='x y'"])["path"] == text
-
-
-# --- environment ------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, expected, call, monkeypatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert call("recipes")[0] == 0
-    assert os.environ["OMP_WAIT_POLICY"] == expected
