@@ -30,7 +30,7 @@ test: lint ## Run what every commit has to pass: format, lint, types, import con
 test-fast: lint ## The same without slow tests: for everyday work
 	$(PYTEST) -m "not slow"
 
-test-all: lint ## Everything, with what runs once a night: hours
+test-all: lint ## Everything, with what runs once a night
 	$(PYTEST)
 
 lint: install-dev ## Run the checks that need no test: format, lint, types, import contracts

@@ -1,7 +1,7 @@
 """Steps a second of processes that share cores, with OpenMP's threads spinning while they wait, and sleeping.
 
-Aim: with as many threads as cores in each of two processes, sleeping gives more steps a second than spinning; with one
-process alone it costs nothing (at least .98 of the steps a second).
+The question is whether CMRFed should let threads sleep: with as many threads as cores in each of two processes,
+sleeping has to give more steps a second than spinning, and one process alone must lose nothing (at least .98).
 
 How it is measured: processes train the image stage of configs/recipes/demo.yaml on phantom patients for a fixed time,
 started together when all are ready. Policies take turns; medians over the turns of the steps of all processes together.

@@ -51,7 +51,7 @@ def evaluate(
     from cmrfed.core.owner import owned, owned_around
     from cmrfed.data.cohort import Cohort
     from cmrfed.evaluation.evaluate import claim_of
-    from cmrfed.evaluation.evaluate import evaluate as judge
+    from cmrfed.evaluation.evaluate import evaluate as evaluate_dataset
     from cmrfed.evaluation.privacy.white_box import white_box
     from cmrfed.report.html import write_report
 
@@ -67,7 +67,7 @@ def evaluate(
         if generator:
             claim = claim_of(synthetic, generator)
             attacked = white_box(generator, reference or [], learned, fresh, config.attacks, claim, config.seed)
-        judge(
+        evaluate_dataset(
             synthetic=synthetic,
             train=learned,
             holdout=fresh,

@@ -74,8 +74,8 @@ def scalars_of(run_dir: Path) -> list[Scalar]:
     """
     read_run(run_dir)
     found = [scalar for stage in ALL_STAGES for metrics in read_rounds(run_dir, stage) for scalar in _round(metrics)]
-    judged = run_dir / "evaluation" / "evaluation.json"
-    metrics = read_evaluation(judged).metrics if judged.exists() else ()
+    evaluated = run_dir / "evaluation" / "evaluation.json"
+    metrics = read_evaluation(evaluated).metrics if evaluated.exists() else ()
     values = [Scalar(m.id.replace(".", "/", 1), FINAL, m.value) for m in metrics if m.value is not None]
     return [*found, *values]
 
@@ -102,7 +102,7 @@ def artifacts(run_dir: Path) -> tuple[str, ...]:
 
 
 def _identity(run_dir: Path) -> str:
-    """What tells a run from every other: where its folder lies."""
+    """The identity of a run: the location of its folder."""
     return digest_bytes(bytes(run_dir.resolve()))
 
 

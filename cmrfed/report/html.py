@@ -179,10 +179,10 @@ def _curves_csv(rounds: dict[StageName, list[RoundMetrics]]) -> str | None:
 
 
 def _exports(contents: Contents) -> list[Export]:
-    judged, run = contents.evaluation, contents.run.as_json() if contents.run else None
+    evaluation, run = contents.evaluation, contents.run.as_json() if contents.run else None
     texts = [
         ("Evaluation", "CSV", "metrics.csv", contents.metrics_csv),
-        ("Evaluation in full", "JSON", "evaluation.json", judged.model_dump_json(indent=1) if judged else None),
+        ("Evaluation in full", "JSON", "evaluation.json", evaluation.model_dump_json(indent=1) if evaluation else None),
         ("Learning curves", "CSV", "curves.csv", _curves_csv(contents.rounds)),
         ("Record of the run", "JSON", "run.json", json.dumps(run, indent=1, ensure_ascii=False) if run else None),
     ]
@@ -206,9 +206,9 @@ def _heading(contents: Contents) -> tuple[str, str]:
 
 def _context(contents: Contents) -> dict[str, Any]:
     """Everything that the template shows."""
-    judged, package = contents.evaluation, files("cmrfed.report")
+    evaluation, package = contents.evaluation, files("cmrfed.report")
     title, subtitle = _heading(contents)
-    measured = [m for m in judged.metrics if m.value is not None] if judged else []
+    measured = [m for m in evaluation.metrics if m.value is not None] if evaluation else []
     record = contents.run.as_json() if contents.run else None
     methods = paragraphs(record, measured)
     numbers, sources = bibliography(methods)
@@ -217,16 +217,16 @@ def _context(contents: Contents) -> dict[str, Any]:
         "subtitle": subtitle,
         "css": Markup((package / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
         "js": Markup((package / "report.js").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
-        "cards": cards(judged) if judged else [],
-        "trade_off": trade_off_chart(judged) if judged else None,
-        "warnings": [warning.text for warning in judged.warnings] if judged else [],
+        "cards": cards(evaluation) if evaluation else [],
+        "trade_off": trade_off_chart(evaluation) if evaluation else None,
+        "warnings": [warning.text for warning in evaluation.warnings] if evaluation else [],
         "privacy": _privacy(contents.manifest),
         "mechanism": _mechanism(contents),
         "pictures": contents.pictures,
         "shows_real": any(picture.name in REAL_PATIENTS for picture in contents.pictures),
         "simulated": _simulated(contents.run),
         "previews": contents.previews,
-        "axes": axes(judged) if judged else [],
+        "axes": axes(evaluation) if evaluation else [],
         "training": _training(contents.rounds),
         "facts": _facts(contents),
         "sites": _sites(contents.run),
