@@ -295,7 +295,7 @@ def test_a_later_state_that_a_coordinator_was_told_of_is_demanded(site: Site, co
     told = site.open_ledger().lines()[-1].hash
     restore(saved, *(path.name for path in saved))
     site.open_ledger().demand(site.open_ledger().lines()[-1].hash)
-    with pytest.raises(PrivacyError, match=f"told of a later state.*--missing {told}"):
+    with pytest.raises(PrivacyError, match=f"received a later state of this site.*--missing {told}"):
         site.open_ledger().demand(told)
     with pytest.raises(PrivacyError, match="nothing to repair"):
         PrivacyLedger(site.root).repair("restored")

@@ -330,7 +330,7 @@ def test_a_coordinator_that_knows_a_later_ledger_is_told_and_nothing_is_trained(
     content = encode_job(job, to_array_record(weights), ledger="f" * 64)
     reply = decode_reply(answer_train(context(site), content))
     assert (reply.status, paid(site)) == ("refused", [True])
-    assert "told of a later state of this site's privacy ledger" in reply.reason
+    assert "received a later state of this site's privacy ledger" in reply.reason
     again = encode_job(request()[0], to_array_record(weights), ledger=told.ledger_hash)
     assert decode_reply(answer_train(context(site), again)).status == "ok"
 
