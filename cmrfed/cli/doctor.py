@@ -38,17 +38,9 @@ def doctor(
 
 
 def _device() -> Finding:
-    import torch
+    from cmrfed.core.device import explain
 
-    from cmrfed.core.precision import granted
-
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / (1 << 30)
-        text = f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB; networks compute in {granted('bf16', 'cuda')}"
-        return Finding("device", "ok", text, "use it with --set compute.device=cuda")
-    precision = granted("bf16", "cpu")
-    why = "" if precision == "bf16" else " (the processor has no bfloat16 unit)"
-    return Finding("device", "ok", f"CPU, {torch.get_num_threads()} thread(s); networks compute in {precision}{why}")
+    return Finding("device", "ok", explain("auto"))
 
 
 def _durations(recipes: list[str]) -> Iterator[Finding]:

@@ -5,14 +5,14 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.progress import say
-from cmrfed.core.settings.config import Section, Seed, outdated_keys, sections_of
+from cmrfed.core.settings.config import DeviceName, Section, Seed, outdated_keys, sections_of
 from cmrfed.core.settings.digests import digested
 from cmrfed.core.settings.registry import builtins_only
 from cmrfed.core.settings.strict_yaml import load, read_mapping
@@ -69,8 +69,9 @@ class ComputeConfig(Section):
 
     threads: int = Field(2, ge=1, le=1024)
     """CPU threads, also at each site. Defaults to OMP_NUM_THREADS where that is set."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Device for training and sampling; a deployed site uses its own setting."""
+    device: DeviceName = "auto"
+    """Where networks compute: cpu, cuda, cuda:N (the GPU of that number, from 0) or mps; auto takes CUDA, else MPS,
+    else the CPU. Simulated sites take turns where there are several GPUs; a deployed site uses its own setting."""
 
 
 class Experiment(Section):

@@ -21,7 +21,7 @@ _CPU_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def has_bf16(device: str) -> bool:
-    """Whether a device ("cpu" or "cuda") multiplies bfloat16 in hardware, and may: see `SWITCH`."""
+    """Whether a kind of device ("cpu", "cuda", …) multiplies bfloat16 in hardware, and may: see `SWITCH`."""
     return os.environ.get(SWITCH, "") in ("", "0") and _in_hardware(device)
 
 
@@ -29,7 +29,10 @@ def has_bf16(device: str) -> bool:
 def _in_hardware(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(_CPU_UNITS & cpu_units())
+    if device == "cpu":
+        return bool(_CPU_UNITS & cpu_units())
+    ask = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+    return bool(ask and ask())  # MPS does not say
 
 
 def cpu_units() -> frozenset[str]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-import torch
-
+from cmrfed.core.device import explain
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError, PrivacyError
 from cmrfed.data.cohort import Cohort
 from cmrfed.deploy.approval import Approvals
@@ -128,13 +127,7 @@ def _data(site: Path) -> str:
 
 
 def _device(site: Path) -> str:
-    device = Site.open(site).record.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "site.json asks for a GPU, and none can be used",
-            do="install the driver and a CUDA build of torch, or set device to cpu",
-        )
-    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    return explain(Site.open(site).record.device)
 
 
 def _disk(kit: Path) -> str:

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cmrfed.core.artifacts import read_json, write_json
 from cmrfed.core.errors import CmrfedError, ConfigError
-from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.config import DeviceName, Section
 from cmrfed.core.settings.strict_yaml import read_mapping
 from cmrfed.core.settings.validation import problems
 
@@ -40,8 +40,8 @@ class SiteSettings(Section):
     """Certificate request (CSR) of a site that keeps its own keys; relative to the federation's file."""
     node_key: Path | None = None
     """Public node key of such a site."""
-    device: str = Field("cpu", pattern="^(cpu|cuda)$")
-    """cpu or cuda: where the site trains."""
+    device: DeviceName = "auto"
+    """Where the site trains: cpu, cuda, cuda:N or mps; auto takes CUDA, else MPS, else the CPU."""
     gate_port: int = Field(18543, ge=1, le=65535)
     """Port of the site's gate at the loopback address; the gate alone talks to the coordinator."""
     node_port: int = Field(18544, ge=1, le=65535)

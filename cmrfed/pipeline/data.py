@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json, read_json, write_json
+from cmrfed.core.device import of_site
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
@@ -159,7 +160,7 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
             cohort=str(cohort.root),
             patients=cohort.patient_ids,
             simulated=True,
-            device=experiment.compute.device,
+            device=of_site(experiment.compute.device, number),
         )
         Site.register(root, site, policy)
         roots.append(root)

@@ -8,6 +8,7 @@ import torch
 
 from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_json, digest_state, locked, new_folder, read_json, write_json
+from cmrfed.core.device import HOST, resolve
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError
 from cmrfed.core.rng import fold
 from cmrfed.core.settings.digests import digested
@@ -181,9 +182,9 @@ def _train(experiment: Experiment, stage: StageName, cohort: Cohort, out: Path) 
         raise AssertionError(f"the recipe does not pre-train the {stage} stage")
     torch.set_num_threads(experiment.compute.threads)
     codec = load_autoencoder(out.parent / CODEC) if settings.autoencoder else None
-    generator = Generator(settings, fold(config.seed, "init", stage), codec).to(experiment.compute.device)
+    generator = Generator(settings, fold(config.seed, "init", stage), codec).to(resolve(experiment.compute.device))
     train_publicly(generator, cohort, stage, training, config.seed)
-    generator.to("cpu").save(out)
+    generator.to(HOST).save(out)
     return digest_state(generator.network.state_dict())
 
 
@@ -202,7 +203,9 @@ def _autoencoder(experiment: Experiment, cache: Path) -> Path:
             torch.set_num_threads(experiment.compute.threads)
             with new_folder(folder) as part:
                 cohort = _cohort(experiment, cache)
-                codec = train_autoencoder(size, config.autoencoder, cohort, config.seed, experiment.compute.device)
+                codec = train_autoencoder(
+                    size, config.autoencoder, cohort, config.seed, resolve(experiment.compute.device)
+                )
                 codec.save(part / CODEC)
                 write_json(part / ABOUT, made_from | {"weights": digest_state(codec.weights)})
     return folder

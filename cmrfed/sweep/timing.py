@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
+from cmrfed.core.device import HOST, resolve, synchronize
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.labels import Label
@@ -38,8 +39,8 @@ COVERS = (
 class Clock:
     """Seconds of one step of each kind; each kind is timed once."""
 
-    def __init__(self, threads: int, device: str = "cpu") -> None:
-        self.threads, self.device = threads, device
+    def __init__(self, threads: int, device: str = "auto") -> None:
+        self.threads, self.device = threads, resolve(device)
         self._known: dict[str, float] = {}
 
     def _timed(self, key: object, make: Callable[[], Callable[[], object]]) -> float:
@@ -58,11 +59,11 @@ class Clock:
             optimizer = torch.optim.AdamW(generator.network.parameters(), fused=True)
             raw, cond = _slices(config, batch)
             raw, cond, rng = raw.to(self.device), cond.to(self.device), torch.Generator()
-            dtype = arithmetic(precision, self.device)  # type: ignore[arg-type]
+            dtype = arithmetic(precision, self.device.type)  # type: ignore[arg-type]
 
             def step() -> None:
                 optimizer.zero_grad(set_to_none=True)
-                with autocast(self.device, dtype):
+                with autocast(self.device.type, dtype):
                     loss = generator.loss(raw, cond, rng).mean()
                 loss.backward()
                 optimizer.step()
@@ -77,7 +78,7 @@ class Clock:
         def make() -> Callable[[], object]:
             generator = _generator(config).to(self.device).eval()
             _, cond = _slices(config, DRAWN)
-            dtype = arithmetic(precision, self.device)  # type: ignore[arg-type]
+            dtype = arithmetic(precision, self.device.type)  # type: ignore[arg-type]
             return lambda: generator.sample(cond, range(DRAWN), precision=dtype)
 
         return self._timed(["draw", digested(config), precision], make) / DRAWN
@@ -107,11 +108,11 @@ class Clock:
             optimizer = torch.optim.AdamW(model.parameters())
             images = torch.rand(config.batch_size, 1, size_px, size_px) * 2 - 1
             labels = torch.randint(len(Label), (config.batch_size, size_px, size_px))
-            dtype = arithmetic(config.precision, "cpu")
+            dtype = arithmetic(config.precision, HOST.type)
 
             def step() -> None:
                 optimizer.zero_grad(set_to_none=True)
-                with autocast("cpu", dtype):
+                with autocast(HOST.type, dtype):
                     loss = F.cross_entropy(model(images).float(), labels)
                 loss.backward()
                 optimizer.step()
@@ -121,11 +122,10 @@ class Clock:
         return self._timed(["segmenter", digested(config), size_px], make)
 
 
-def _seconds(step: Callable[[], object], device: str) -> float:
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     step()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     return time.perf_counter() - start
 
 

@@ -54,7 +54,11 @@ _SOME = 50_000
 
 
 def audit_training(
-    stage: StageName, generator: GeneratorConfig, training: TrainingConfig, privacy: PrivateTraining, device: str
+    stage: StageName,
+    generator: GeneratorConfig,
+    training: TrainingConfig,
+    privacy: PrivateTraining,
+    device: torch.device,
 ) -> AuditResult:
     """Audit one stage on a device, in seconds, without any patient.
 
@@ -63,7 +67,7 @@ def audit_training(
         generator: As requests name it; a network of the same kind on small images stands for it.
         training: As requests name it.
         privacy: As requests name it.
-        device: "cpu" or "cuda".
+        device: Where.
 
     Raises:
         PrivacyError: A step cannot be made with these settings.
@@ -71,7 +75,7 @@ def audit_training(
     config = MechanismConfig(
         clip_norm=privacy.clip_norm,
         declared_patients=privacy.declared_patients,
-        precision=granted(training.precision, device),
+        precision=granted(training.precision, device.type),
     )
     found = audit(
         privacy.noise_multiplier,
@@ -85,7 +89,11 @@ def audit_training(
 
 
 def check_trainer(
-    stage: StageName, generator: GeneratorConfig, training: TrainingConfig, privacy: PrivateTraining, device: str
+    stage: StageName,
+    generator: GeneratorConfig,
+    training: TrainingConfig,
+    privacy: PrivateTraining,
+    device: torch.device,
 ) -> list[Check]:
     """Lines on the trainer: with hardly any noise and each patient's pixels of one value, then as configured."""
     privacy = privacy.model_copy(update={"sampling_rate": max(privacy.sampling_rate, LEAST_RATE)})
@@ -132,10 +140,10 @@ class _Marked:
     Args:
         stage: What is trained.
         config: Of the network.
-        device: "cpu" or "cuda".
+        device: Where.
     """
 
-    def __init__(self, stage: StageName, config: GeneratorConfig, device: str) -> None:
+    def __init__(self, stage: StageName, config: GeneratorConfig, device: torch.device) -> None:
         self.config, self.network = config, make_trainable(stage, config, seed=1).to(device).network
         self.direction: list[Tensor] = []
         self.read: Callable[[Tensor, Condition], float] | None = None
@@ -196,7 +204,7 @@ class _MarkedRun:
         generator: GeneratorConfig,
         training: TrainingConfig,
         privacy: PrivateTraining,
-        device: str,
+        device: torch.device,
         *,
         tainted: bool,
     ) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from cmrfed.core.device import HOST
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.progress import track
 from cmrfed.core.rng import fold, numpy_generator, torch_generator
@@ -18,7 +19,7 @@ _TOLD = 50
 
 
 def train_autoencoder(
-    config: AutoencoderConfig, training: AutoencoderTraining, cohort: Cohort, seed: int, device: str = "cpu"
+    config: AutoencoderConfig, training: AutoencoderTraining, cohort: Cohort, seed: int, device: torch.device = HOST
 ) -> LatentCodec:
     """Train an autoencoder on public images; its latents end with mean 0 and standard deviation 1 over them.
 
@@ -37,7 +38,7 @@ def train_autoencoder(
         network = build_autoencoder(config).to(device).train()
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0, fused=True)
-    dtype = arithmetic(training.precision, torch.device(device).type)
+    dtype = arithmetic(training.precision, device.type)
     with track("Training the autoencoder on the phantom", training.steps) as progress:
         for step in range(training.steps):
             images = _images(cohort, training, seed, step).to(device)
@@ -51,7 +52,7 @@ def train_autoencoder(
             optimizer.step()
             if (step + 1) % _TOLD == 0:
                 progress.advance(_TOLD, f"loss {float(loss.detach()):.4f}")
-    network.eval().to("cpu")
+    network.eval().to(HOST)
     plain = training.model_copy(update={"augment": None, "batch_size": 64})
     standardise(network, (_images(cohort, plain, seed, training.steps + i) for i in range(STANDARD_IMAGES // 64)))
     return LatentCodec(config, network.state_dict())

@@ -24,6 +24,7 @@ from flwr.app import Context, RecordDict
 from torch import nn
 
 from cmrfed.core.artifacts import load_state, read_json
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import FederationError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
@@ -300,7 +301,7 @@ def two_equal_sites(tmp_path: Path, stage: StageSpec) -> list[Site]:
     """Two identical sites that have audited the private step of a stage."""
     sites = [ward(tmp_path / name) for name in ("north", "south")]
     for site in sites:
-        audit_site(site.root, request(site, stage, initial_weights(stage)), "cpu")
+        audit_site(site.root, request(site, stage, initial_weights(stage)), HOST)
     return sites
 
 

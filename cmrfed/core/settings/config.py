@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
@@ -16,6 +16,20 @@ Digest = Annotated[str, Field(max_length=128)]
 
 Precision = Literal["bf16", "fp32"]
 """Arithmetic of a network; "bf16" is a wish that `cmrfed.core.precision` fulfils where the device computes in it."""
+
+
+def _known_device(name: str) -> str:
+    kind, mark, number = name.partition(":")
+    numbered = kind not in ("auto", "cpu") and number.isascii() and number.isdigit() and len(number) <= 2
+    if kind not in DEVICE_KINDS or (mark and not numbered):
+        words = "auto, cpu, cuda, cuda:N (the GPU of that number, from 0) or mps"
+        raise PydanticCustomError("device", "there is no such device: {expected}", {"expected": words})
+    return name
+
+
+DEVICE_KINDS = {"auto", "cpu", "cuda", "mps"}
+DeviceName = Annotated[str, AfterValidator(_known_device)]
+"""Where networks compute; `cmrfed.core.device.resolve` says whether this machine has it."""
 
 
 _outdated: ContextVar[dict[str, str] | None] = ContextVar("outdated", default=None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from cmrfed.core.artifacts import OWNER_ALONE, digest_bytes, digest_json, write_json
+from cmrfed.core.device import device_name
 from cmrfed.core.errors import PrivacyError
 from cmrfed.core.settings.validation import read_model
 from cmrfed.federation.messages import StageJob
@@ -35,13 +36,13 @@ class SiteAudit(AuditRow):
     device: str
 
 
-def audit_site(root: Path, job: StageJob, device: str) -> SiteAudit:
+def audit_site(root: Path, job: StageJob, device: torch.device) -> SiteAudit:
     """What the audit for a private request says; made now, unless it was made before.
 
     Args:
         root: The site's folder.
         job: A request with a section on privacy.
-        device: "cpu" or "cuda", of the site.
+        device: Of the site.
 
     Returns:
         The row of audit.json.
@@ -92,7 +93,7 @@ def read_audits(root: Path) -> list[SiteAudit]:
     )
 
 
-def _key(job: StageJob, device: str) -> str:
+def _key(job: StageJob, device: torch.device) -> str:
     """Digest of all that an audit depends on."""
     settings = job.model_dump(mode="json", include={"stage", "generator", "training", "privacy"})
     return digest_json([code_digest(), _versions(), device_name(device), settings])
@@ -108,8 +109,3 @@ def code_digest() -> str:
 
 def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _LIBRARIES}
-
-
-def device_name(device: str) -> str:
-    """What computes, as far as it has a name."""
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"

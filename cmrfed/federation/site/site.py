@@ -24,7 +24,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from flwr.app import Context, RecordDict
@@ -32,9 +32,10 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from cmrfed.core.artifacts import OWNER_ALONE, load_state, new_folder, read_json, read_metadata, save_state, write_json
+from cmrfed.core.device import HOST, resolve, to_host
 from cmrfed.core.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
 from cmrfed.core.rng import fold, torch_generator
-from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.config import DeviceName, Section
 from cmrfed.core.settings.registry import builtins_only
 from cmrfed.core.settings.validation import problems
 from cmrfed.data.cohort import Cohort
@@ -97,7 +98,8 @@ class SiteRecord(Section):
     its name with ``.ledger`` added, where every other site on the same cohort finds it too."""
     simulated: bool = False
     """Whether the site is part of a simulation, whose ledgers begin with the run and lie in the sites' own folders."""
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: DeviceName = "auto"
+    """Where the site trains; auto takes CUDA, else MPS, else the CPU."""
 
     def save(self, root: Path) -> None:
         """Write ``root``/site.json; the folder is the owner's alone from then on."""
@@ -402,7 +404,7 @@ class Site:
         if job.privacy is None or self.record.simulated:
             return False
         with _threads(min(job.threads, self.policy.limits.threads, os.cpu_count() or 1)):
-            row = audit_site(self.root, job, self.record.device)
+            row = audit_site(self.root, job, resolve(self.record.device, private=True))
         return row.passed
 
     def _ready(
@@ -410,7 +412,7 @@ class Site:
     ) -> Callable[[], tuple[LocalResult, TrainReply, State]]:
         """Get ready to train, without looking at a pixel; the function that is returned trains."""
         generator.network.load_state_dict(dict(arrays))
-        generator.to(self.record.device)
+        generator.to(resolve(self.record.device, private=job.privacy is not None))
         first, steps = (job.round - 1) * job.training.local_steps, job.training.local_steps
         common = (generator, self.cohort, job.stage, self.record.style, job.training)
         threads, limits = torch.get_num_threads(), self.policy.limits
@@ -433,7 +435,7 @@ class Site:
                 result = run()
             if budget and self.policy.hide_round_time:  # before the reply is stored: who asks again must wait too
                 time.sleep(remaining(result.record_seconds, budget))
-            weights = {n: p.detach().cpu() for n, p in generator.network.state_dict().items()}
+            weights = {n: to_host(p) for n, p in generator.network.state_dict().items()}
             reply = TrainReply(self.record.name, "ok", job.key, arrays=self._sent(job, weights, arrays))
             return result, reply, optimizer_state(trainer.optimizer)
 
@@ -458,7 +460,7 @@ class Site:
         if job.compression == "none":
             return new
         if job.privacy:
-            draws = entropy_generator(torch.device("cpu"))
+            draws = entropy_generator(HOST)
         else:
             draws = torch_generator(job.seed, "compression", self.record.name, job.stage, job.round)
         return compress(new, old, job.compression, draws)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cmrfed.config.experiment import ALL_STAGES, Experiment
 from cmrfed.core.artifacts import write_json
+from cmrfed.core.device import resolve
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.settings.validation import read_model
 from cmrfed.data.partition import PLACEMENT, placement_of
@@ -68,7 +69,7 @@ def audit_experiment(plan: PrivacyPlan) -> list[AuditRow]:
 
 
 def _audited(experiment: Experiment, stage: StageName, request: PrivateTraining) -> AuditRow:
-    device = experiment.compute.device
+    device = resolve(experiment.compute.device, private=True)
     return audit_training(stage, experiment.generator(stage), experiment.training(stage), request, device).row(stage)
 
 

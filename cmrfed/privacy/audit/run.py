@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from cmrfed.core.device import HOST
 from cmrfed.privacy.audit import clipping, conduct, noise, sampling
 from cmrfed.privacy.audit.canaries import make_canaries
 from cmrfed.privacy.audit.checks import Check, yes_or_no
@@ -34,7 +35,7 @@ def audit(
     sampling_rate: float = 0.5,
     make_step: MakeStep | None = None,
     make_optimizer: MakeOptimizer = torch.optim.AdamW,
-    device: torch.device | str = "cpu",
+    device: torch.device = HOST,
 ) -> AuditResult:
     """Run a private step on canaries and compare what it does with what it promises. Takes seconds; needs no patients.
 
@@ -50,30 +51,30 @@ def audit(
         PrivacyError: The step cannot be made with these settings.
     """
     make = make_step or mechanism.PrivateSGD
-    where, canaries = torch.device(device), make_canaries()
+    canaries = make_canaries()
     count = _records(sampling_rate, config.declared_patients)
     with torch.random.fork_rng(devices=[]):
         event = make_event(noise_multiplier, sampling_rate, STEPS)
-        tape = Recorder(make, event, config, canaries, count, where).run()
+        tape = Recorder(make, event, config, canaries, count, device).run()
         quiet = make_event(EXACT_NOISE, sampling_rate, EXACT_STEPS, 2)
-        exact = Recorder(make, quiet, config, canaries, count, where).run()
-        small = [] if sampling_rate == 1 else [_small_site(make, noise_multiplier, sampling_rate, config, where)]
+        exact = Recorder(make, quiet, config, canaries, count, device).run()
+        small = [] if sampling_rate == 1 else [_small_site(make, noise_multiplier, sampling_rate, config, device)]
         few = make_event(noise_multiplier, sampling_rate, OPTIMIZER_STEPS, 3)
         checks = [
             _conduct([tape, exact, *small]),
             *noise.check_noise(tape.noise),
             *sampling.check_sampling(tape),
-            *_sampled_at_half(make, noise_multiplier, sampling_rate, config, where),
+            *_sampled_at_half(make, noise_multiplier, sampling_rate, config, device),
             clipping.shares(tape),
             *clipping.check_clipping(exact),
-            clipping.overflow(make, noise_multiplier, config, where),
+            clipping.overflow(make, noise_multiplier, config, device),
             clipping.along_sums([tape, exact, *small]),
             *(line for site in small for line in _check_small_site(site)),
-            *_empty_site(make, noise_multiplier, sampling_rate, config, where),
-            conduct.fresh_randomness(make, noise_multiplier, sampling_rate, config, canaries, where),
-            conduct.spent_steps(make, noise_multiplier, config, canaries, where),
-            conduct.noticed_writes(make, noise_multiplier, config, canaries, where),
-            *check_optimizer(make, make_optimizer, few, config, canaries, count, where),
+            *_empty_site(make, noise_multiplier, sampling_rate, config, device),
+            conduct.fresh_randomness(make, noise_multiplier, sampling_rate, config, canaries, device),
+            conduct.spent_steps(make, noise_multiplier, config, canaries, device),
+            conduct.noticed_writes(make, noise_multiplier, config, canaries, device),
+            *check_optimizer(make, make_optimizer, few, config, canaries, count, device),
         ]
     mu = measure(tape)
     return AuditResult((mu.check(), *checks), mu, noise_multiplier, STEPS)

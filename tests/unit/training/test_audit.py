@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmrfed.core.device import HOST
 from cmrfed.data.draws import gather
 from cmrfed.generators.settings import FlowConfig
 from cmrfed.privacy.settings import PrivateTraining, Subspace
@@ -27,7 +28,7 @@ def failed(stage="image", training=TRAINING, **asked):
     }
     privacy = PrivateTraining(**settings | asked, noise_multiplier=1.1)
     config = tiny_config("mask", ddpm("sample")) if stage == "mask" else tiny_config("pixel", FlowConfig())
-    checks = check_trainer(stage, config, training, privacy, "cpu")
+    checks = check_trainer(stage, config, training, privacy, HOST)
     return [f"{check.name}: {check.measured}" for check in checks if check.p_value < 1e-6]
 
 
@@ -54,7 +55,7 @@ def test_a_stage_is_audited_by_its_step_and_its_trainer():
     privacy = PrivateTraining(
         sampling_rate=0.5, noise_multiplicity=2, declared_patients=20, unit="patient", noise_multiplier=1.1
     )
-    row = audit_training("image", tiny_config("pixel", FlowConfig()), TRAINING, privacy, "cpu").row("image")
+    row = audit_training("image", tiny_config("pixel", FlowConfig()), TRAINING, privacy, HOST).row("image")
     assert row.passed
     names = " ".join(check.name for check in row.checks)
     for word in ("noise", "sampling", "clipping", "restart", "optimizer", "trainer", "without records", "state"):

@@ -9,6 +9,7 @@ import torch
 from flwr.app import ArrayRecord, Context, RecordDict
 
 from cmrfed.core.artifacts import digest_state
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import FederationError, PrivacyError
 from cmrfed.federation.messages import StageJob, TrainReply, decode_info, decode_reply, encode_job, to_array_record
 from cmrfed.federation.site.audit import audit_site
@@ -124,7 +125,7 @@ def test_a_failure_inside_says_nothing_outside(site: Site, monkeypatch: pytest.M
         raise ValueError("patient p03 has 7 slices")
 
     job, weights = request()
-    audit_site(site.root, job, "cpu")  # on made-up patients, and kept: what follows is the round itself
+    audit_site(site.root, job, HOST)  # on made-up patients, and kept: what follows is the round itself
     monkeypatch.setattr(PrivateTrainer, "run", crash)
     with pytest.raises(FederationError, match="in its own log") as caught:
         answer_train(context(site), encode_job(job, to_array_record(weights)))
@@ -141,7 +142,7 @@ def test_it_pays_before_the_first_gradient(site: Site, monkeypatch: pytest.Monke
         return original(self, first, steps)
 
     job, weights = request()
-    audit_site(site.root, job, "cpu")  # on made-up patients, which nobody pays for
+    audit_site(site.root, job, HOST)  # on made-up patients, which nobody pays for
     monkeypatch.setattr(PrivateTrainer, "run", run)
     site.train_round(job, weights)
     assert seen == [[False]]
