@@ -33,7 +33,7 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig, seed: int = 0, autoencoder: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.codec = make_codec(config.codec, config.autoencoder, autoencoder)
+        self.codec = make_codec(config, autoencoder)
         self.process = make_process(config.process, bounded=self.codec.bounded)
         self.size = config.size_px // self.codec.shrink
         with torch.random.fork_rng(devices=[]):

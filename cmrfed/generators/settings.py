@@ -294,6 +294,9 @@ class GeneratorSettings(Section):
     """Probability of dropping all conditions of a training example; required for classifier-free guidance."""
     mask_dropout: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping each conditioning mask in training."""
+    mask_downsampling: int = Field(1, ge=1, le=16)
+    """Mask stage only: masks are generated as shares of labels at 1 / mask_downsampling of the resolution, and decoded
+    to full resolution by bicubic interpolation and argmax; 1 generates one-hot masks."""
     autoencoder: AutoencoderConfig | None = None
     """Image stage only: a latent generator works in the latent space of this autoencoder (arXiv 2112.10752); None works
     on pixels."""
@@ -314,7 +317,10 @@ class GeneratorConfig(GeneratorSettings):
     def _fits(self) -> "GeneratorConfig":
         if (self.codec == "latent") != (self.autoencoder is not None):
             raise ValueError(f"codec {self.codec}: an autoencoder belongs to latent images, and to nothing else")
-        step, shrink = self.backbone.size_multiple, ""
+        if self.codec != "mask" and self.mask_downsampling != 1:
+            raise ValueError(f"mask_downsampling {self.mask_downsampling}: only the generator of masks has it")
+        step = self.backbone.size_multiple * self.mask_downsampling
+        shrink = " × mask_downsampling" if self.mask_downsampling != 1 else ""
         if self.autoencoder:
             step, shrink = step * self.autoencoder.shrink, " × shrink of the autoencoder"
         if self.size_px % step:

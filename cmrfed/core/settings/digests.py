@@ -93,7 +93,9 @@ SINCE: dict[str, Any] = {
     "FederationConfig.secure_aggregation": False,
     "GeneratorConfig.autoencoder": None,
     "GeneratorConfig.finetuned_autoencoder": False,
+    "GeneratorConfig.mask_downsampling": 1,
     "GeneratorSettings.autoencoder": None,
+    "GeneratorSettings.mask_downsampling": 1,
     "PartitionConfig.only": None,
     "PretrainConfig.autoencoder": None,
     "PrivacyConfig.autoencoder": {
