@@ -123,3 +123,12 @@ def kept_audits(monkeypatch: pytest.MonkeyPatch) -> None:
         return _AUDITS[stage]
 
     monkeypatch.setattr("cmrfed.federation.site.audit.audit_training", kept)
+
+
+@pytest.fixture
+def fake_device() -> Iterator[Any]:
+    """An accelerator that needs no hardware; see `tests.fake_device`."""
+    from tests.fake_device import lend
+
+    with lend() as device:
+        yield device

@@ -211,7 +211,11 @@ def normal(shape: Sequence[int], rng: torch.Generator, like: Tensor) -> Tensor:
         rng: A CPU generator: the source on a CPU, elsewhere the source of a seed for the device's own.
         like: Says where, and of which type.
     """
-    if like.device.type == "cpu":
+    if not _has_own_noise(like.device):
         return torch.randn(tuple(shape), generator=rng).to(like)
     seed = int(torch.randint(2**62, (), generator=rng))  # on the host: no wait for the device
     return torch.randn(tuple(shape), generator=generator(like.device, seed), device=like.device).to(like.dtype)
+
+
+def _has_own_noise(device: torch.device) -> bool:
+    return device.type != "cpu"
