@@ -8,7 +8,8 @@ change with every value that matters. The rule:
   `SINCE` records, and is in the digest otherwise. A default that is changed later therefore changes digests, as it
   must: the recorded value stays.
 * A renamed setting is recorded by its current name, and stays in digests under its old one (`RENAMED`).
-* Sections that are not in this record, such as those of plugins, are in digests in full.
+* Sections that are not in this record are in digests in full; so are those of plugins, even where a class of theirs
+  has the name of one of the project's.
 
 Nobody has to remember it: a test compares this record with the models and prints the line that is missing.
 """
@@ -128,6 +129,9 @@ RENAMED: dict[str, str] = {
 """Settings (``Section.name``) that digests know by another, older name."""
 
 
+_PROJECT = __name__.partition(".")[0]
+
+
 def digested(section: Section, leave_out: Container[str] = ()) -> dict[str, Any]:
     """The settings of a section that decide its digest, as JSON.
 
@@ -135,7 +139,7 @@ def digested(section: Section, leave_out: Container[str] = ()) -> dict[str, Any]
         section: Any settings.
         leave_out: Names of settings of the section itself that the digest is not to depend on.
     """
-    plain, record = section.model_dump(mode="json"), type(section).__name__
+    plain, record = section.model_dump(mode="json"), _record_of(type(section))
     tree = {}
     for name, value in plain.items():
         if name in leave_out:
@@ -144,6 +148,11 @@ def digested(section: Section, leave_out: Container[str] = ()) -> dict[str, Any]
         if not _as_before(section, record, name, value):
             tree[RENAMED.get(f"{record}.{name}", name)] = value
     return tree
+
+
+def _record_of(section: type[Section]) -> str | None:
+    """The name by which the record may know a section; None for one that is not the project's."""
+    return section.__name__ if section.__module__.partition(".")[0] == _PROJECT else None
 
 
 def _digested(value: Any, plain: Any) -> Any:
@@ -157,9 +166,9 @@ def _digested(value: Any, plain: Any) -> Any:
     return plain
 
 
-def _as_before(section: Section, record: str, name: str, value: Any) -> bool:
+def _as_before(section: Section, record: str | None, name: str, value: Any) -> bool:
     """Whether a setting has the value that stands for what was done before there was the setting."""
-    if record not in ALWAYS or name in ALWAYS[record]:
+    if record is None or record not in ALWAYS or name in ALWAYS[record]:
         return False
     before = f"{record}.{name}"
     if before not in SINCE:  # one that has just been written: the test of the record asks for its line

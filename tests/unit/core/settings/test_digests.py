@@ -15,6 +15,7 @@ from cmrfed.core.settings.config import Section
 from cmrfed.core.settings.digests import ALWAYS, RENAMED, SINCE, digested
 from cmrfed.evaluation.features.phantom_cnn import Recipe
 from cmrfed.federation.messages import StageJob
+from cmrfed.generators.settings import FlowConfig
 from cmrfed.sweep.points import settings_of
 from cmrfed.training.settings import TrainingConfig
 from tests.federation_world import tiny_request
@@ -89,8 +90,14 @@ def put(root: Section, path: Keys, value: Any) -> Any:
 
 def grown(section: Section, value: int) -> Section:
     """The section as it would be with one setting more, whose default is 7."""
-    model = create_model(type(section).__name__, __base__=type(section), added=(int, 7))
+    kind = type(section)
+    model = create_model(kind.__name__, __base__=kind, __module__=kind.__module__, added=(int, 7))
     return model.model_construct(**dict(section), added=value)
+
+
+def later_training(**fields: Any) -> type[Section]:
+    """The settings of training as they would be in a later version of the project."""
+    return create_model("TrainingConfig", __base__=TrainingConfig, __module__=TrainingConfig.__module__, **fields)
 
 
 def known_models() -> dict[str, type[Section]]:
@@ -179,16 +186,16 @@ def test_a_value_that_is_changed_changes_the_digest(path):
 
 def test_a_default_that_is_changed_later_changes_the_digest(monkeypatch):
     """Otherwise a recipe that leaves the setting out would have other weights under the same name."""
-    later = create_model("TrainingConfig", __base__=TrainingConfig, added=(int, 7))
+    later = later_training(added=(int, 7))
     monkeypatch.setitem(digests.SINCE, "TrainingConfig.added", 7)
     assert "added" not in digested(later())
-    changed = create_model("TrainingConfig", __base__=TrainingConfig, added=(int, 9))
+    changed = later_training(added=(int, 9))
     assert digested(changed())["added"] == 9
     assert "added" not in digested(changed(added=7))
 
 
 def test_true_is_not_one_and_nothing_is_not_zero(monkeypatch):
-    later = create_model("TrainingConfig", __base__=TrainingConfig, added=(Any, None))
+    later = later_training(added=(Any, None))
     monkeypatch.setitem(digests.SINCE, "TrainingConfig.added", False)
     assert "added" not in digested(later(added=False))
     assert all("added" in digested(later(added=value)) for value in (0, None, "", True))
@@ -196,7 +203,9 @@ def test_true_is_not_one_and_nothing_is_not_zero(monkeypatch):
 
 def test_a_renamed_setting_is_known_by_its_old_name(monkeypatch):
     kept = {name: (field.annotation, field) for name, field in TrainingConfig.model_fields.items() if name != "rounds"}
-    renamed = create_model("TrainingConfig", __base__=Section, times=(int, 10), **kept)
+    renamed = create_model(
+        "TrainingConfig", __base__=Section, __module__=TrainingConfig.__module__, times=(int, 10), **kept
+    )
     monkeypatch.setitem(digests.RENAMED, "TrainingConfig.times", "rounds")
     monkeypatch.setitem(digests.ALWAYS, "TrainingConfig", digests.ALWAYS["TrainingConfig"] | {"times"})
     assert digest_json(digested(renamed(times=3))) == digest_json(digested(TrainingConfig(rounds=3)))
@@ -205,6 +214,17 @@ def test_a_renamed_setting_is_known_by_its_old_name(monkeypatch):
 def test_a_section_that_the_record_does_not_know_is_digested_in_full():
     plugin = create_model("PluginConfig", __base__=Section, size=(int, 3), deep=(TrainingConfig, TrainingConfig()))
     assert digested(plugin()) == {"size": 3, "deep": digested(TrainingConfig())}
+
+
+def test_a_plugins_section_with_the_name_of_one_of_ours_is_digested_in_full(monkeypatch):
+    """The record would leave settings out, and give others the names that ours had once."""
+    fields = {"timestep_sampling": (str, "uniform"), "kind": (str, "swirl"), "added": (int, 7)}
+    monkeypatch.setitem(digests.SINCE, "FlowConfig.added", 7)
+    for base in (Section, FlowConfig):
+        plugin = create_model("FlowConfig", __base__=base, __module__="swirl.settings", **fields)
+        assert digested(plugin()) == {"timestep_sampling": "uniform", "kind": "swirl", "added": 7}
+    ours = create_model("FlowConfig", __base__=Section, __module__=FlowConfig.__module__, **fields)
+    assert digested(ours()) == {"time_law": "uniform", "kind": "swirl"}
 
 
 def test_sections_in_lists_and_mappings_follow_the_rule_too():
