@@ -79,6 +79,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
         pytest.fail(f"a fast test took {seconds:.0f} CPU seconds: make it cheaper, or list it in tests/tiers.py")
 
 
+@pytest.fixture(autouse=True)
+def _no_plugin_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test loaded of other distributions is not in the records of this one's runs."""
+    from cmrfed.core.settings import registry
+
+    monkeypatch.setattr(registry, "_loaded", {})
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB, where the machine lets us have one."""

@@ -63,6 +63,8 @@ SLOW: Modules = {
     },
     "e2e/test_example_package.py": {
         "test_the_part_works": (60, "a package of others adds one part of each kind, and each works"),
+        "test_the_record_and_the_report_of_the_run_name_the_package_and_its_parts": (1, "shares that run"),
+        "test_all_its_parts_are_listed_and_can_be_used": (5, "a command that loads all of them"),
     },
     "e2e/test_notebooks.py": {
         "test_the_notebook_runs": (39, "the notebooks that show the Python API run from top to bottom"),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cmrfed.cli.options import MlflowUri, TensorBoardFolder, cohort_override
+from cmrfed.cli.options import MlflowUri, TensorBoardFolder, Trackers, cohort_override
 from cmrfed.config.recipes import find_recipe, find_sweep
 from cmrfed.core.errors import ConfigError, PrivacyError, SweepError
 
@@ -31,6 +31,7 @@ def sweep(
     ] = None,
     tensorboard: TensorBoardFolder = None,
     mlflow: MlflowUri = None,
+    tracker: Trackers = None,
     dry_run: Annotated[
         bool, typer.Option(help="Print the points, their estimated times and the total ε without running.")
     ] = False,
@@ -48,9 +49,11 @@ def sweep(
     if dry_run:
         print(estimate.dry_run(asked, work.states(asked, run_dir)))
         return
-    trackers(tensorboard, mlflow)  # what is not installed shows before anything runs
+    others = tracker or []
+    trackers(tensorboard, mlflow, others)  # what is not installed shows before anything runs
     options = [*(["--tensorboard", str(tensorboard.absolute())] if tensorboard else [])]
     options += ["--mlflow", mlflow] if mlflow else []
+    options += [word for each in others for word in ("--tracker", each)]
     command = work.tracked_point(*options)
     standing = run_sweep(
         asked,

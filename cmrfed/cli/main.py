@@ -16,6 +16,7 @@ import typer
 
 from cmrfed.cli import compare, configure, data, deploy, evaluate, privacy, run
 from cmrfed.cli.doctor import doctor
+from cmrfed.cli.plugins import plugins
 from cmrfed.core.errors import CmrfedError, leave_error
 from cmrfed.core.progress import console, say
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 for commands in (data, configure, run, evaluate, compare, privacy, deploy):
     commands.add_to(app)
 app.command(epilog="Example: cmrfed doctor --recipe demo")(doctor)
+app.command(epilog="Example: cmrfed plugins")(plugins)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""

@@ -138,6 +138,7 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
         ("Weights sent", _traffic(contents.rounds)),
         ("Peak memory", f"{run.peak_memory_mb:,} MB" if run.peak_memory_mb else None),
         ("Versions", ", ".join(f"{name} {number}" for name, number in run.versions.items())),
+        ("Plugins", "; ".join(map(str, run.plugins))),
     ]
     return [(name, value) for name, value in facts if value]
 

@@ -8,6 +8,7 @@ from cmrfed.evaluation.results.catalogue import word
 from cmrfed.evaluation.results.result import Metric
 from cmrfed.generators.settings import PROCESSES
 from cmrfed.generators.stages import DRAWING, StageName
+from cmrfed.pipeline.files.record import PluginEntry
 
 SOURCES = {
     "latent": "Rombach R, Blattmann A, Lorenz D, Esser P, Ommer B. High-resolution image synthesis with latent "
@@ -239,6 +240,8 @@ def paragraphs(run: dict[str, Any] | None, measured: Iterable[Metric]) -> list[P
             else []
         )
         out += [_federation(experiment, len(run.get("sites") or []))]
+        if plugins := [str(PluginEntry(**entry)) for entry in run.get("plugins") or []]:
+            out += [Paragraph(f"CMRFed was extended by plugins: {'; '.join(plugins)}.", ())]
     return [*out, *_metrics(list(measured))]
 
 

@@ -162,6 +162,20 @@ def test_the_part_works(group, run, target):
     PARTS[group](run, target)
 
 
+def test_the_record_and_the_report_of_the_run_name_the_package_and_its_parts(run):
+    parts = [f"{group}:{name}" for group, names in GROUPS.items() for name in names if group != "cmrfed.sources"]
+    entry = {"name": "cmrfed-example", "version": "0.1.0", "parts": sorted(parts)}
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["plugins"] == [entry]
+    assert "extended by plugins: cmrfed-example 0.1.0 (" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_all_its_parts_are_listed_and_can_be_used(target):
+    done = cmrfed(target, "plugins", "--json")
+    found = json.loads(done.stdout)
+    assert {(part["group"], part["name"]) for part in found} == {(g, n) for g, names in GROUPS.items() for n in names}
+    assert [part["problem"] for part in found] == [None] * len(found)
+
+
 def test_without_the_package_its_names_are_unknown(tmp_path):
     (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     done = cmrfed(tmp_path, "run", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", "--dry-run")

@@ -24,7 +24,7 @@ NOT_APPROVED = "not-approved"
 """Code of the error that a part lies outside the code that a site has approved."""
 
 _builtins_only: ContextVar[bool] = ContextVar("builtins_only", default=False)
-_loaded: dict[str, str] = {}
+_loaded: dict[str, "Plugin"] = {}
 
 
 @contextmanager
@@ -37,8 +37,8 @@ def builtins_only() -> Iterator[None]:
         _builtins_only.reset(token)
 
 
-def loaded_plugins() -> dict[str, str]:
-    """``group:name`` of each part of another distribution that this process has loaded => distribution and version."""
+def loaded_plugins() -> dict[str, "Plugin"]:
+    """``group:name`` => each part of another distribution that this process has loaded, whoever asked for it."""
     return dict(sorted(_loaded.items()))
 
 
@@ -47,10 +47,17 @@ class Plugin:
     """A part that another distribution offers, not necessarily one that can be loaded."""
 
     name: str
-    distribution: str
-    """Name and version, such as ``cmrfed-example 0.1.0``."""
+    package: str
+    """Name of the distribution, such as ``cmrfed-example``."""
+    version: str
+    """Of the distribution; empty where it says none."""
     target: str
     """``module:attribute``."""
+
+    @property
+    def distribution(self) -> str:
+        """Name and version, such as ``cmrfed-example 0.1.0``."""
+        return f"{self.package} {self.version}".strip()
 
 
 class Registry(Generic[T]):
@@ -135,22 +142,21 @@ class Registry(Generic[T]):
 
     def _load(self, entry: EntryPoint) -> T:
         plugin = _plugin(entry)
-        package = plugin.distribution.split()[0]
         try:
             part = entry.load()
         except Exception as error:
             raise ConfigError(
                 f"{self.noun} {plugin.name} of {plugin.distribution} cannot be loaded",
                 got=f"{type(error).__name__}: {error} (importing {plugin.target})",
-                do=f"update or repair it, or remove it with: pip uninstall {package}",
+                do=f"update or repair it, or remove it with: pip uninstall {plugin.package}",
             ) from error
         if fault := self._fault(plugin.name, part):
             raise ConfigError(
                 f"{plugin.target} of {plugin.distribution} is no {self.noun}",
                 got=fault,
-                do=f"update {package}, or tell its authors; docs/plugins.md says what a {self.noun} is",
+                do=f"update {plugin.package}, or tell its authors; docs/plugins.md says what a {self.noun} is",
             )
-        _loaded[f"{self.group}:{plugin.name}"] = plugin.distribution
+        _loaded[f"{self.group}:{plugin.name}"] = plugin
         return part
 
     def _refuse(self, name: str) -> T:
@@ -172,7 +178,7 @@ class Registry(Generic[T]):
 
     def _conflict(self, name: str, claims: list[Plugin]) -> ConfigError:
         own = ["cmrfed itself"] if name in self._builtins else []
-        removable = ", ".join(dict.fromkeys(plugin.distribution.split()[0] for plugin in claims))
+        removable = ", ".join(dict.fromkeys(plugin.package for plugin in claims))
         return ConfigError(
             f"more than one {self.noun} is called {name}",
             got=" and ".join([*own, *(f"{plugin.distribution} ({plugin.target})" for plugin in claims)]),
@@ -190,4 +196,4 @@ def _entries(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 
 def _plugin(entry: EntryPoint) -> Plugin:
     name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("an unknown distribution", "")
-    return Plugin(entry.name, f"{name} {version}".strip(), entry.value)
+    return Plugin(entry.name, name, version, entry.value)

@@ -15,6 +15,7 @@ from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import write_json
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.settings.config import Section
+from cmrfed.core.settings.registry import loaded_plugins
 from cmrfed.core.settings.validation import read_versioned
 from cmrfed.data.preparation.account import PreparationFacts
 from cmrfed.pipeline.privacy.plan import PlanRow
@@ -58,6 +59,22 @@ class SplitSizes(Section):
     holdout: int = Field(ge=0)
 
 
+class PluginEntry(Section):
+    """A version of another distribution, and its parts that were loaded."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    version: str
+    parts: tuple[str, ...]
+    """Entry points as ``group:name``, such as ``cmrfed.samplers:quadratic``."""
+
+    def __str__(self) -> str:
+        """In words, such as ``cmrfed-example 0.1.0 (samplers: quadratic)``."""
+        parts = (part.removeprefix("cmrfed.").replace("_", " ").replace(":", ": ") for part in self.parts)
+        return f"{self.name} {self.version} ({', '.join(parts)})"
+
+
 class RunRecord(Section):
     """The content of run.json: what was run, on what, with what, and how long each step took."""
 
@@ -70,6 +87,9 @@ class RunRecord(Section):
     """Digest of the experiment as it was when the run began; it names the weights."""
     versions: dict[str, str] = {}
     """Package → version."""
+    plugins: tuple[PluginEntry, ...] = ()
+    """What the processes of the run had loaded of other distributions; two versions of one where it was carried on with
+    another."""
     started: Moment | None = None
     finished: Moment | None = None
     """None: the run was stopped, or still goes on."""
@@ -156,9 +176,12 @@ class RecordWriter:
         self.set(steps=self.content.steps | {step: key})
 
     def save(self) -> None:
-        """Write it, with the largest memory seen so far."""
+        """Write it, with the largest memory seen so far and all plugins that are loaded by now."""
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        self._update(peak_memory_mb=max(self.content.peak_memory_mb, round(peak / 1024)))
+        self._update(
+            peak_memory_mb=max(self.content.peak_memory_mb, round(peak / 1024)),
+            plugins=_with_loaded(self.content.plugins),
+        )
         write_json(self.path, self.content.as_json())
 
     def set(self, **values: Any) -> None:
@@ -182,6 +205,17 @@ class RecordWriter:
             self._update(timings_s=times | {step: total})
             if self.path.exists():
                 self.save()
+
+
+def _with_loaded(known: tuple[PluginEntry, ...]) -> tuple[PluginEntry, ...]:
+    """These and what this process has loaded, in order of name and version."""
+    parts = {(entry.name, entry.version): set(entry.parts) for entry in known}
+    for part, plugin in loaded_plugins().items():
+        parts.setdefault((plugin.package, plugin.version), set()).add(part)
+    return tuple(
+        PluginEntry(name=name, version=version, parts=tuple(sorted(found)))
+        for (name, version), found in sorted(parts.items())
+    )
 
 
 def _fresh(experiment: Experiment) -> RunRecord:
