@@ -61,6 +61,14 @@ def resolve(name: str, *, private: bool = False) -> torch.device:
     return torch.device(kind, int(number or 0))
 
 
+def resolve_anywhere(name: str) -> torch.device:
+    """As `resolve`, and "auto" where this machine has no such device: for a run that another machine made."""
+    try:
+        return resolve(name)
+    except ConfigError:
+        return resolve("auto")
+
+
 @cache
 def _make_cuda_repeatable() -> None:
     """Same seed, same weights; and float32 that is float32, not TF32."""

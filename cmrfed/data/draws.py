@@ -52,23 +52,53 @@ def draw_rows(cohort: Cohort, patients: int, slices_each: int, rng: np.random.Ge
     return np.concatenate([rng.choice(cohort.rows_of[i], size=slices_each) for i in chosen])
 
 
-def gather(cohort: Cohort, rows: np.ndarray) -> SliceBatch:
-    """Read rows of the cohort's folder as a batch."""
+@dataclass(frozen=True)
+class Places:
+    """Where slices and their neighbours are in a cohort's files, and what is known of them beside the pixels.
+
+    rows, basal, ed: int64 (B,), rows of the files; -1 where there is no such neighbour. phase, patient: int64 (B,).
+    position: float32 (B,).
+    """
+
+    rows: np.ndarray
+    basal: np.ndarray
+    ed: np.ndarray
+    phase: np.ndarray
+    position: np.ndarray
+    patient: np.ndarray
+
+
+def places(cohort: Cohort, rows: np.ndarray) -> Places:
+    """Where rows and their neighbours are; no pixel is read."""
     rows = np.asarray(rows)
     table = cohort.slices[rows]
-    index, count, phase = table["index"].astype(int), table["count"].astype(int), table["phase"].astype(int)
-    masks = np.asarray(cohort.masks[rows], np.int64)
-    basal = np.where((index > 0)[:, None, None], cohort.masks[np.maximum(rows - 1, 0)].astype(np.int64), NO_SLICE)
-    ed_rows = _ed_rows(cohort, rows)
-    ed = np.where((ed_rows >= 0)[:, None, None], cohort.masks[np.maximum(ed_rows, 0)].astype(np.int64), NO_SLICE)
+    index, count = table["index"].astype(int), table["count"].astype(int)
+    return Places(
+        rows=rows,
+        basal=np.where(index > 0, rows - 1, -1),
+        ed=_ed_rows(cohort, rows),
+        phase=table["phase"].astype(int),
+        position=(index / np.maximum(count - 1, 1)).astype(np.float32),
+        patient=table["patient"].astype(np.int64),
+    )
+
+
+def gather(cohort: Cohort, rows: np.ndarray) -> SliceBatch:
+    """Read rows of the cohort's folder as a batch, on the host."""
+    at = places(cohort, rows)
+
+    def neighbours(rows: np.ndarray) -> Tensor:
+        there = cohort.masks[np.maximum(rows, 0)].astype(np.int64)
+        return torch.from_numpy(np.where((rows >= 0)[:, None, None], there, NO_SLICE))
+
     return SliceBatch(
-        image=torch.from_numpy(np.asarray(cohort.images[rows], np.float32))[:, None],
-        mask=torch.from_numpy(masks),
-        basal=torch.from_numpy(basal),
-        ed=torch.from_numpy(ed),
-        phase=torch.from_numpy(phase),
-        position=torch.from_numpy((index / np.maximum(count - 1, 1)).astype(np.float32)),
-        patient=torch.from_numpy(table["patient"].astype(np.int64)),
+        image=torch.from_numpy(np.asarray(cohort.images[at.rows], np.float32))[:, None],
+        mask=torch.from_numpy(np.asarray(cohort.masks[at.rows], np.int64)),
+        basal=neighbours(at.basal),
+        ed=neighbours(at.ed),
+        phase=torch.from_numpy(at.phase),
+        position=torch.from_numpy(at.position),
+        patient=torch.from_numpy(at.patient),
     )
 
 

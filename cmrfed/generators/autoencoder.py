@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from cmrfed.core.device import normal, to_host
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.precision import full_precision
 from cmrfed.generators.settings import AutoencoderConfig
@@ -104,7 +105,7 @@ class LatentCodec(nn.Module):
             ConfigError: It has none.
         """
         self._refuse_untrained()
-        return {name: tensor.cpu() for name, tensor in sorted(self.vae.state_dict().items())}
+        return {name: to_host(tensor) for name, tensor in sorted(self.vae.state_dict().items())}
 
     @torch.no_grad()
     def encode(self, raw: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ def _loss(
     network: AutoencoderKL, images: Tensor, rng: torch.Generator, kl_weight: float, mean: Callable[[Tensor], Tensor]
 ) -> Tensor:
     posterior = network.encode(images).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=rng).to(images)
+    noise = normal(posterior.mean.shape, rng, images)
     made = network.decode(posterior.mean + posterior.std * noise).sample.float()
     kl = 0.5 * mean((posterior.mean.square() + posterior.var - 1 - posterior.logvar).float())
     down, across = (mean(torch.diff(made - images, dim=dim).abs()) for dim in (-2, -1))  # between neighbours

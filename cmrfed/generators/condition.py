@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cmrfed.core.device import to_device
 from cmrfed.data.labels import Label, Phase
 
 CLASSES = len(Label)
@@ -37,9 +38,9 @@ class Condition:
     def __getitem__(self, part: slice) -> "Condition":
         return Condition(self.masks[part], self.phase[part], self.position[part], self.style[part])
 
-    def to(self, device: torch.device | str) -> "Condition":
+    def to(self, device: torch.device) -> "Condition":
         """The same condition on another device."""
-        return Condition(*(t.to(device) for t in (self.masks, self.phase, self.position, self.style)))
+        return to_device(self, device)
 
     def null(self) -> "Condition":
         """Everything unknown: the unconditional side of guidance (Ho & Salimans, arXiv 2207.12598)."""
@@ -49,13 +50,13 @@ class Condition:
         """Forget all conditions of each item with the given probability."""
         if not probability:
             return self
-        return self._forget((torch.rand(len(self), generator=rng) < probability).to(self.phase.device))
+        return self._forget(to_device(torch.rand(len(self), generator=rng) < probability, self.phase.device))
 
     def drop_masks(self, probability: float, rng: torch.Generator) -> "Condition":
         """Forget each mask of each item with the given probability, so that a generator can start without it."""
         if not probability:
             return self
-        gone = (torch.rand(self.masks.shape[:2], generator=rng) < probability).to(self.masks.device)
+        gone = to_device(torch.rand(self.masks.shape[:2], generator=rng) < probability, self.masks.device)
         return replace(self, masks=torch.where(gone[:, :, None, None], UNKNOWN, self.masks))
 
     def _forget(self, gone: Tensor) -> "Condition":

@@ -9,15 +9,20 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cmrfed.core.artifacts import new_folder, read_json, write_json
+from cmrfed.core.device import HOST, batch_that_fits, to_device, to_host
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.precision import autocast, full_precision
 from cmrfed.generators.autoencoder import LatentCodec, load_autoencoder
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.condition import Condition
+from cmrfed.generators.memory import saved_bytes
 from cmrfed.generators.process import make_process
 from cmrfed.generators.samplers import Scheduler, make_sampler
 from cmrfed.generators.settings import GeneratorConfig, SamplerConfig
+
+_LARGEST_BATCH = 512
+"""Items that are drawn together, at most."""
 
 
 class Generator(nn.Module):
@@ -86,7 +91,7 @@ class Generator(nn.Module):
             sampler: Another sampler than the configured one.
             shared_seeds: B seeds of a second noise; items with the same one resemble each other.
             shared: Share of the variance of the initial noise that comes from ``shared_seeds``, in [0, 1].
-            batch_size: Items at a time.
+            batch_size: Items at a time; on an accelerator as many as its memory takes.
             precision: Of the arithmetic, as `cmrfed.core.precision.arithmetic` gives it.
             on_batch: Called with the number of items done.
             on_state: Called with the time that is left, from 1000 to 0, and each batch as it stands then, decoded:
@@ -106,19 +111,28 @@ class Generator(nn.Module):
                 do="train it with condition_dropout > 0, or set guidance_scale to 1",
             )
         parts = []
+        batch_size = self._batch_size(batch_size, cond)
         for start in range(0, len(cond), batch_size):
             part = slice(start, start + batch_size)
             noise = self._noise(seeds[part], None if shared_seeds is None else shared_seeds[part], shared)
             with autocast(self.device.type, precision):
-                array = self._integrate(noise, cond[part].to(self.device), seeds[part], config, on_state)
-            parts.append(self.codec.decode(array).cpu())
+                array = self._integrate(noise, to_device(cond[part], self.device), seeds[part], config, on_state)
+            parts.append(to_host(self.codec.decode(array)))
             if on_batch:
                 on_batch(len(parts[-1]))
         return torch.cat(parts)
 
     def reconstruct(self, raw: Tensor) -> Tensor:
         """Raw data, through the codec and back, on the CPU: all that it can draw."""
-        return self.codec.decode(self.codec.encode(raw.to(self.device))).cpu()
+        return to_host(self.codec.decode(self.codec.encode(to_device(raw, self.device))))
+
+    def _batch_size(self, wanted: int, cond: Condition) -> int:
+        if self.device == HOST or len(cond) <= wanted:
+            return wanted
+        one = to_device(cond[:1], self.device)
+        noise = to_device(torch.zeros(1, self.codec.channels, self.size, self.size, device=HOST), self.device)
+        each = saved_bytes(self, lambda: self.network(noise, noise[:, 0, 0, 0], self.network.condition_planes(one)))
+        return batch_that_fits(self.device, wanted, each, most=_LARGEST_BATCH)
 
     def _noise(self, seeds: Sequence[int], shared_seeds: Sequence[int] | None, shared: float) -> Tensor:
         own = self._normal(seeds)
@@ -129,7 +143,7 @@ class Generator(nn.Module):
     def _normal(self, seeds: Sequence[int]) -> Tensor:
         shape = (self.codec.channels, self.size, self.size)
         draws = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(draws).to(self.device)
+        return to_device(torch.stack(draws), self.device)
 
     def _integrate(
         self,
@@ -148,7 +162,7 @@ class Generator(nn.Module):
         for time in scheduler.timesteps:
             if on_state:
                 on_state(self.process.time_left(float(time)), self._shown(array))
-            times = time.expand(len(array)).to(array.device)
+            times = to_device(time.expand(len(array)), array.device)
             out = self.network(array, times, planes)
             if null is not None:
                 free = self.network(array, times, null)
@@ -161,7 +175,7 @@ class Generator(nn.Module):
     def _shown(self, array: Tensor) -> Tensor:
         """A state, decoded just as a sample is: outside of autocast, on the CPU."""
         with full_precision(self.device.type):
-            return self.codec.decode(array).cpu()
+            return to_host(self.codec.decode(array))
 
     def sampler(self, config: SamplerConfig | None = None) -> Scheduler:
         """The configured sampler, or another one, with its timesteps set."""

@@ -14,6 +14,7 @@ import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from torch import Tensor
 
+from cmrfed.core.device import HOST, normal
 from cmrfed.generators.settings import ProcessSettings, samplers_of
 
 TIMESTEPS = 1000
@@ -89,8 +90,8 @@ class Process(ABC):
 
     # --- training -------------------------------------------------------------------------------
     def perturb(self, clean: Tensor, rng: torch.Generator) -> Perturbed:
-        """Perturb a batch (B, …) at random times; noise comes from ``rng`` first, then the times."""
-        noise = torch.randn(clean.shape, generator=rng).to(clean)
+        """Perturb a batch (B, …) at random times; noise is drawn first (`cmrfed.core.device.normal`), then times."""
+        noise = normal(clean.shape, rng, clean)
         time, *level = self.draw_levels(len(clean), rng, clean)
         alpha, sigma = (_wide(part, clean) for part in level)
         return Perturbed(alpha * clean + sigma * noise, time, self._target(clean, noise, alpha, sigma))
@@ -169,6 +170,6 @@ def _time_of_level(process: Process, level: tuple[float, float]) -> float:
     low, high = 0.0, float(TIMESTEPS)
     for _ in range(60):
         middle = (low + high) / 2
-        alpha, sigma = process.alpha_sigma(torch.tensor(middle, dtype=torch.float64))
+        alpha, sigma = process.alpha_sigma(torch.tensor(middle, dtype=torch.float64, device=HOST))
         low, high = (middle, high) if float(sigma) * level[0] < level[1] * float(alpha) else (low, middle)
     return high

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_folder
+from cmrfed.core.device import resolve_anywhere
 from cmrfed.core.errors import DataError
 from cmrfed.data.synthetic import Manifest, PrivacyStatement
 from cmrfed.generators.generator import Generator
@@ -72,13 +73,14 @@ class TrainedRun:
         return folder
 
     def generator(self, stage: StageName) -> Generator:
-        """The generator of a stage, loaded when it is first asked for.
+        """The generator of a stage on the recipe's device, loaded when it is first asked for.
 
         Raises:
             DataError: There is none yet, or it is damaged.
         """
         if stage not in self._generators:
-            self._generators[stage] = Generator.load(self.folder(stage))
+            device = resolve_anywhere(self.experiment.compute.device)
+            self._generators[stage] = Generator.load(self.folder(stage)).to(device)
         return self._generators[stage]
 
     def manifest(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmrfed.core.device import HOST, batch_that_fits
 from cmrfed.core.errors import DataError
 from cmrfed.core.precision import arithmetic
 from cmrfed.core.rng import fold, numpy_generator
@@ -55,9 +56,9 @@ def draw_masks(generator: Generator, plans: Sequence[Plan], config: SynthesisCon
             ed = [out[i][Phase.ED, z] if phase == Phase.ES else None for i in active]
             cond = Condition(
                 torch.stack([_context(basal, size), _context(ed, size)], 1),
-                torch.full((len(active),), int(phase)),
-                torch.tensor([z / (plans[i].depth - 1) for i in active]),
-                torch.tensor([plans[i].style for i in active]),
+                torch.full((len(active),), int(phase), device=HOST),
+                torch.tensor([z / (plans[i].depth - 1) for i in active], device=HOST),
+                torch.tensor([plans[i].style for i in active], device=HOST),
             )
             seeds = [fold(seed, "mask", plans[i].number, int(phase), z) for i in active]
             drawn = generator.sample(
@@ -99,9 +100,9 @@ def image_request(
     place = np.concatenate([np.arange(n) / max(n - 1, 1) for n in counts]).astype(np.float32)
     cond = Condition(
         torch.from_numpy(np.concatenate(masks).astype(np.int64))[:, None],
-        torch.tensor(np.repeat([int(p) for p in phases], counts)),
+        torch.from_numpy(np.repeat([int(p) for p in phases], counts)),
         torch.from_numpy(place),
-        torch.tensor(np.repeat(list(styles), counts)),
+        torch.from_numpy(np.repeat(list(styles), counts)),
     )
     own = [fold(s, "slice", int(p), z) for s, p, n in zip(seeds, phases, counts, strict=True) for z in range(n)]
     common = [fold(s, "patient") for s, n in zip(seeds, counts, strict=True) for _ in range(n)]
@@ -144,7 +145,7 @@ def synthesize(
     spacing_mm: tuple[float, float, float] | None,
     style_names: Sequence[str],
     on_slices: Callable[[int], None] | None = None,
-    group: int = 16,
+    group: int | None = None,
 ) -> Iterator[Case]:
     """Draw patients: ED and ES of each. Patient i depends on the seed and i only.
 
@@ -157,9 +158,10 @@ def synthesize(
         spacing_mm: Row, column and slice spacing of what the generators learned from, or None.
         style_names: Name of each style.
         on_slices: Called with the number of images done.
-        group: Patients held in memory at a time.
+        group: Patients held in memory at a time; None: 16, and on an accelerator 128.
     """
     plans = plan_patients(config, patients, len(style_names), seed)
+    group = group or batch_that_fits(mask_generator.device, 16, 1, most=128)
     for start in range(0, patients, group):
         part = plans[start : start + group]
         as_drawn = draw_masks(mask_generator, part, config, seed)

@@ -19,6 +19,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from cmrfed.core.device import HOST, normal, to_device, to_host
 from cmrfed.core.errors import PrivacyError
 from cmrfed.core.precision import granted
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
@@ -162,9 +163,9 @@ class _Marked:
         """One value per item (B,)."""
         trained = trained_parameters(self.network)
         if self.read is None:
-            along, size = [torch.randn(p.shape, generator=rng).to(p.device) for p in trained], 1.0
+            along, size = [normal(p.shape, rng, p.detach()) for p in trained], 1.0
         else:
-            along, size = self.direction, self.read(raw.detach().cpu(), cond.to("cpu"))
+            along, size = self.direction, self.read(to_host(raw), to_device(cond, HOST))
         pull = torch.stack([(p * part).sum() for p, part in zip(trained, along, strict=True)]).sum()
         return (pull * size).expand(len(raw))
 
@@ -259,9 +260,9 @@ class _MarkedRun:
             self.public = public_directions(self.marked, self.stage, self.privacy.subspace, self.training)
             flat = self.public.sum(0)
         else:
-            flat = torch.randn(sum(sizes), generator=rng).to(device)
+            flat = to_device(torch.randn(sum(sizes), generator=rng), device)
         flat = flat / flat.double().norm()
-        self.along = (flat if self.public is None else self.public @ flat).double().cpu().numpy()
+        self.along = to_host(flat if self.public is None else self.public @ flat).double().numpy()
         bound = self.privacy.clip_norm
         self.marked.direction = [part.view_as(p) * bound for part, p in zip(flat.split(sizes), trained, strict=True)]
         self.marked.read = self._read
@@ -352,7 +353,7 @@ class _MarkedRun:
     def _left(self, gradients: list[Tensor]) -> _Noise:
         """What a step released beside the records that it read."""
         divisor = self.privacy.sampling_rate * self.privacy.declared_patients / self.privacy.clip_norm
-        left = np.concatenate([g.flatten().double().cpu().numpy() for g in gradients]) * divisor
+        left = np.concatenate([to_host(g).flatten().double().numpy() for g in gradients]) * divisor
         left -= float(self.counts()[-1] @ self.clipped()) * self.along
         left /= self.privacy.noise_multiplier
         ends = np.cumsum([0, *(g.numel() for g in gradients[:-1])])

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from cmrfed.core.device import to_device
 from cmrfed.data.draws import SliceBatch
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.stages import STAGES, StageName
@@ -31,7 +32,7 @@ def training_inputs(
     rng: torch.Generator,
     device: torch.device,
 ) -> tuple[Tensor, Condition]:
-    """Augment slices and put what the stage learns from them on a device.
+    """Put slices on a device, where they are not there already, and augment them: what the stage learns from.
 
     Args:
         batch: Slices of one or more patients; no item sees another.
@@ -41,7 +42,7 @@ def training_inputs(
         rng: Source of the augmentation; a CPU generator.
         device: Where the loss is computed.
     """
+    batch = to_device(batch, device)
     if augmentation:
         batch = augment(batch, augmentation, rng, with_images=STAGES[stage].learns_images)
-    raw, condition = stage_inputs(batch, stage, style)
-    return raw.to(device), condition.to(device)
+    return stage_inputs(batch, stage, style)

@@ -9,18 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cmrfed.core.device import to_device, values
 from cmrfed.core.errors import DataError, SiteRefused
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.rng import numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.draws import SliceBatch, draw_rows, gather
+from cmrfed.data.draws import SliceBatch, draw_rows
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.stages import StageName
 from cmrfed.generators.trainable import Trainable
 from cmrfed.training.batches import training_inputs
+from cmrfed.training.reader import SliceReader
 from cmrfed.training.rehearsal import made_up_slices, needed_bytes
 from cmrfed.training.settings import AugmentConfig, TrainingConfig
 
@@ -86,6 +89,7 @@ class LocalTrainer:
         check_fit(generator, cohort)
         self.generator, self.cohort, self.stage, self.style = generator, cohort, stage, style
         self.config, self.seed = config, seed
+        self.reader = SliceReader(cohort, generator.device)
         self.parameters = [p for p in generator.network.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(config, self.parameters)
 
@@ -114,11 +118,14 @@ class LocalTrainer:
         """
         start = time.monotonic()
         hold = (
-            [anchor[n].to(p) for n, p in self.generator.network.named_parameters()] if anchor and proximal_mu else None
+            [to_device(anchor[n], p.device) for n, p in self.generator.network.named_parameters()]
+            if anchor and proximal_mu
+            else None
         )
         self.generator.network.train()
-        losses = []
-        for step in range(first_step, first_step + steps):
+        losses: list[Tensor] = []
+        numbers = range(first_step, first_step + steps)
+        for step, batch in zip(numbers, self.reader.batches(map(self._rows, numbers)), strict=True):
             if time.monotonic() - start > longest_s:
                 raise SiteRefused(
                     "the round takes longer than the site's policy allows",
@@ -126,8 +133,8 @@ class LocalTrainer:
                     expected=f"limits.round_seconds: at most {longest_s:g}",
                     do="ask for fewer local steps",
                 )
-            losses.append(self._step(step, hold, proximal_mu))
-        return LocalResult(losses, steps * self.config.batch_size, time.monotonic() - start)
+            losses.append(self._step(step, batch, hold, proximal_mu))
+        return LocalResult(values(losses), steps * self.config.batch_size, time.monotonic() - start)
 
     def needed_bytes(self) -> int:
         """Estimate of the memory of a step; no patient is looked at, and little memory is taken."""
@@ -144,14 +151,14 @@ class LocalTrainer:
     ) -> tuple[Tensor, Condition]:
         return training_inputs(batch, self.stage, self.style, augmentation, rng, self.generator.device)
 
-    def _batch(self, step: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
+    def _rows(self, step: int) -> np.ndarray:
         draws = numpy_generator(self.seed, "rows", self.stage, self.style, step)
-        batch = gather(self.cohort, draw_rows(self.cohort, self.config.batch_size, 1, draws))
-        return self._inputs(batch, self.config.augment, rng)
+        return draw_rows(self.cohort, self.config.batch_size, 1, draws)
 
-    def _step(self, step: int, hold: list[Tensor] | None, proximal_mu: float) -> float:
+    def _step(self, step: int, batch: SliceBatch, hold: list[Tensor] | None, proximal_mu: float) -> Tensor:
+        """One step; its loss, (), which stays on the device: nothing here waits for it."""
         rng = torch_generator(self.seed, "step", self.stage, self.style, step)
-        raw, cond = self._batch(step, rng)
+        raw, cond = self._inputs(batch, self.config.augment, rng)
         self.optimizer.param_groups[0]["lr"] = self.config.rate_at(step)
         self.optimizer.zero_grad(set_to_none=True)
         device = self.generator.device.type
@@ -165,7 +172,7 @@ class LocalTrainer:
                     parameter.grad.add_(parameter.detach() - centre, alpha=proximal_mu)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
 
 # --- the optimizer's state ----------------------------------------------------------------------

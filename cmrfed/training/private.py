@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.precision import granted
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.draws import NO_SLICE, SliceBatch, gather
+from cmrfed.data.draws import NO_SLICE, SliceBatch
 from cmrfed.generators.stages import StageName
 from cmrfed.generators.trainable import Trainable
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD, StepNotes
@@ -23,6 +23,7 @@ from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining, Subspace
 from cmrfed.training.batches import training_inputs
 from cmrfed.training.loop import LocalResult, check_size, make_optimizer
+from cmrfed.training.reader import SliceReader
 from cmrfed.training.rehearsal import made_up_slices, needed_bytes
 from cmrfed.training.settings import TrainingConfig
 from cmrfed.training.subspace import Coordinates, FindDirections, public_directions
@@ -92,6 +93,7 @@ class PrivateTrainer:
         )
         module = self.coordinates or generator.network
         self.steps = PrivateSGD(module, self.optimizer, event, len(self.records), mechanism)
+        self.reader = SliceReader(cohort, generator.device)
         self._random = torch.Generator().manual_seed(secrets.randbits(63))
         self._rows = np.random.default_rng(secrets.randbits(128))
 
@@ -147,7 +149,7 @@ class PrivateTrainer:
 
     def _losses(self, record: int) -> Tensor:
         """Losses of K draws of one record, (K,)."""
-        return self._losses_of(gather(self.cohort, self._rows.choice(self.records[record], size=self.draws)))
+        return self._losses_of(self.reader.read(self._rows.choice(self.records[record], size=self.draws)))
 
     def _losses_of(self, batch: SliceBatch) -> Tensor:
         if self.alone:  # a neighbour is another record: seen from here, it would be in two gradients

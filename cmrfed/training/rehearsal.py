@@ -4,13 +4,15 @@ A site rehearses before it pays and before anyone is sampled. What fails then fa
 passed takes the memory and the time that it takes for a patient.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from cmrfed.core.device import HOST
 from cmrfed.data.draws import SliceBatch
 from cmrfed.data.labels import Label, Phase
+from cmrfed.generators.memory import saved_bytes, tensors
 
 _WORKING_COPIES = 2
 """Arrays that live beside those saved for the backward pass, over these: gradients by activations, and workspaces."""
@@ -19,7 +21,7 @@ _COPIES_OF_WEIGHTS = 12
 
 
 def made_up_slices(count: int, size_px: int, rng: torch.Generator) -> SliceBatch:
-    """Slices (B = count) of random pixels, labels and phases; `cmrfed.data.draws.gather` gives the same types."""
+    """Slices (B = count) of random pixels, labels and phases, on the host; `gather` gives the same types."""
     shape = (count, size_px, size_px)
 
     def labels() -> Tensor:
@@ -32,7 +34,7 @@ def made_up_slices(count: int, size_px: int, rng: torch.Generator) -> SliceBatch
         ed=labels(),
         phase=torch.randint(len(Phase), (count,), generator=rng),
         position=torch.rand(count, generator=rng),
-        patient=torch.zeros(count, dtype=torch.int64),
+        patient=torch.zeros(count, dtype=torch.int64, device=HOST),
     )
 
 
@@ -46,27 +48,10 @@ def needed_bytes(network: nn.Module, losses_of_one: Callable[[], Tensor], count:
         losses_of_one: Losses of one slice.
         count: Slices in memory together.
     """
-    weights = {t.untyped_storage().data_ptr() for t in _tensors(network)}
-    saved: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = losses_of_one()
-    total = (1 + _WORKING_COPIES) * count * sum(saved.values())
-    del losses
-    return total + _COPIES_OF_WEIGHTS * 4 * sum(t.numel() for t in _tensors(network))
+    total = (1 + _WORKING_COPIES) * count * saved_bytes(network, losses_of_one)
+    return total + _COPIES_OF_WEIGHTS * 4 * sum(t.numel() for t in tensors(network))
 
 
 def subspace_bytes(parameters: int, rank: int, patients: int) -> int:
     """Memory of finding public directions: one gradient of each simulated patient, and the directions three times."""
     return 4 * parameters * (patients + 3 * rank)
-
-
-def _tensors(network: nn.Module) -> Iterable[Tensor]:
-    yield from network.parameters()
-    yield from network.buffers()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from cmrfed.core.artifacts import digest_json, digest_state
+from cmrfed.core.device import to_device, to_host
 from cmrfed.core.precision import arithmetic, autocast, full_precision
 from cmrfed.core.rng import fold, numpy_generator, torch_generator
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.draws import gather
 from cmrfed.data.public import public_patients
 from cmrfed.data.settings import PublicPatients
 from cmrfed.generators.condition import UNKNOWN
@@ -25,6 +25,7 @@ from cmrfed.generators.trainable import Trainable
 from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, record_gradient
 from cmrfed.privacy.settings import Subspace
 from cmrfed.training.batches import training_inputs
+from cmrfed.training.reader import SliceReader
 from cmrfed.training.settings import TrainingConfig
 
 
@@ -126,8 +127,9 @@ def _gradients(
     device = generator.device
     moved = [p for p in generator.network.parameters() if p.requires_grad]
     dtype, out = arithmetic(training.precision, device.type), []
+    reader = SliceReader(cohort, device)
     for own in cohort.rows_of:
-        batch = gather(cohort, rows.choice(np.asarray(own), size=config.draws))
+        batch = reader.read(rows.choice(np.asarray(own), size=config.draws))
         raw, cond = training_inputs(batch, stage, UNKNOWN, training.augment, rng, device)
         with autocast(device.type, dtype):
             losses = generator.loss(raw, cond, rng)
@@ -139,7 +141,7 @@ def _gradients(
 
 def _strongest(gradients: Tensor, rank: int) -> Tensor:
     """Right singular vectors (k, d) of the largest singular values, by way of the small Gram matrix."""
-    values, vectors = torch.linalg.eigh((gradients @ gradients.T).double())
+    values, vectors = torch.linalg.eigh(to_host(gradients @ gradients.T).double())
     kept = [i for i in range(len(values) - 1, -1, -1) if values[i] > 1e-6 * values[-1]][:rank]
-    found = (vectors[:, kept] / values[kept].sqrt()).float().T @ gradients
+    found = to_device((vectors[:, kept] / values[kept].sqrt()).float(), gradients.device).T @ gradients
     return torch.linalg.qr(found.T)[0].T.contiguous()  # orthonormal to rounding, however small the last ones are

@@ -4,6 +4,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from cmrfed.core.device import to_device
 from cmrfed.generators.process import TIMESTEPS, Levels, Prediction, Process
 from cmrfed.generators.settings import DDPMConfig
 
@@ -25,10 +26,17 @@ class DDPM(Process):
         )
         super().__init__(config, _PREDICTIONS[config.prediction], scheduler)
         self.config = config
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def _alpha_bar(self, device: torch.device) -> Tensor:
+        """ᾱ of all steps, float32 (1000,), sent to a device once."""
+        if device not in self._tables:
+            self._tables[device] = to_device(self.scheduler.alphas_cumprod, device)
+        return self._tables[device]
 
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 - ᾱ_t) at whole numbers 0 … 999."""
-        alpha_bar = self.scheduler.alphas_cumprod.to(time.device, time.dtype)[time.long()]
+        alpha_bar = self._alpha_bar(time.device).to(time.dtype)[time.long()]
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def derivatives(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,13 +49,14 @@ class DDPM(Process):
             time = torch.randint(TIMESTEPS, (count,), generator=rng)
         else:
             time = (torch.randn(count, generator=rng).sigmoid() * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
-        return Levels(time.to(like.device).float(), *self.alpha_sigma(time.to(like)))
+        time = to_device(time, like.device)
+        return Levels(time.float(), *self.alpha_sigma(time.to(like.dtype)))
 
     def weight(self, time: Tensor) -> Tensor:
         """1, or ‖Δv‖² / ‖Δx_0‖² = SNR + 1 = 1 / (1 - ᾱ_t) (arXiv 2202.00512, 2511.13720), at most `VELOCITY_CAP`."""
         if self.config.weighting == "plain":
             return torch.ones_like(time)
-        alpha_bar = self.scheduler.alphas_cumprod.to(time.device)[time.long()]
+        alpha_bar = self._alpha_bar(time.device)[time.long()]
         return (1 / (1 - alpha_bar)).clamp(max=VELOCITY_CAP)
 
     def time_left(self, time: float) -> float:

@@ -4,6 +4,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from cmrfed.core.device import to_device
 from cmrfed.generators.process import TIMESTEPS, Levels, Process, cosine_level
 from cmrfed.generators.settings import FlowConfig
 
@@ -27,9 +28,10 @@ class Flow(Process):
     def draw_levels(self, count: int, rng: torch.Generator, like: Tensor) -> Levels:
         """σ logit-normal, sigmoid(N(0, 1)) (arXiv 2403.03206), or uniform."""
         if self.config.timestep_sampling == "logit_normal":
-            sigma = torch.randn(count, generator=rng).sigmoid().to(like)
+            sigma = torch.randn(count, generator=rng).sigmoid()
         else:
-            sigma = torch.rand(count, generator=rng).to(like)
+            sigma = torch.rand(count, generator=rng)
+        sigma = to_device(sigma, like.device).to(like.dtype)
         return Levels(sigma * TIMESTEPS, 1 - sigma, sigma)
 
     def time_of_step(self, step: int) -> float:

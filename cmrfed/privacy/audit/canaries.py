@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cmrfed.core.device import HOST, to_host
+
 CLIP_GUARD = 1e-6
 """Added to norms by Opacus before it divides by them."""
 DRAWS = 4
@@ -32,9 +34,9 @@ class Tensors(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         for name, shape in _SHAPES.items():
-            setattr(self, name, nn.Parameter(torch.zeros(shape)))
-        self.frozen = nn.Parameter(torch.linspace(-1, 1, 16), requires_grad=False)
-        self.register_buffer("kept", torch.linspace(-1, 1, 16))
+            setattr(self, name, nn.Parameter(torch.zeros(shape, device=HOST)))
+        self.frozen = nn.Parameter(torch.linspace(-1, 1, 16, device=HOST), requires_grad=False)
+        self.register_buffer("kept", torch.linspace(-1, 1, 16, device=HOST))
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -64,7 +66,7 @@ class Tensors(nn.Module):
 
 def flatten(tensors: list[nn.Parameter] | list[Tensor]) -> np.ndarray:
     """Tensors as one float64 vector."""
-    return np.concatenate([t.detach().cpu().double().numpy().ravel() for t in tensors])
+    return np.concatenate([to_host(t).double().numpy().ravel() for t in tensors])
 
 
 @dataclass(frozen=True)
