@@ -11,7 +11,7 @@ from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.settings import PhantomConfig, PublicPatients
 
-PUBLIC_VERSION = 1
+PUBLIC_VERSION = 2
 """Names all that is cached of public patients. To be raised when the same settings give other arrays, since the phantom
 is drawn, read or prepared otherwise; `tests/golden/test_caches.py` holds it to the output."""
 

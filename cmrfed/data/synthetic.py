@@ -24,6 +24,7 @@ from cmrfed.core.errors import DataError
 from cmrfed.core.settings.config import Section
 from cmrfed.core.settings.validation import validated
 from cmrfed.core.text import read_text
+from cmrfed.data.geometry.affine import short_axis_affine
 from cmrfed.data.labels import Label, Phase
 
 MANIFEST = "manifest.json"
@@ -140,19 +141,19 @@ class Case:
     """The mask before post-processing, where there was some."""
 
 
-def affine_of(spacing_mm: tuple[float, float, float] | None) -> np.ndarray:
-    """Affine (4, 4) for arrays in the order (column, row, slice): columns to the left, rows to the posterior.
+def affine_of(spacing_mm: tuple[float, float, float] | None, shape: tuple[int, int, int]) -> np.ndarray:
+    """Affine (4, 4) of a case of ``shape`` (Z, H, W) for its arrays in the order (column, row, slice).
 
-    This is how converters write what is shown as it is stored, and viewers show it so. Unknown spacing is written as
-    1 mm at the origin, which readers of this project take as unknown.
+    It is that of a short-axis view, so that readers know from the header how the heart lies. Unknown spacing is written
+    as 1 mm, columns to the left and rows to the posterior from the origin, which readers of this project take as
+    unknown.
     """
-    row, column, depth = spacing_mm or (1.0, 1.0, 1.0)
-    return np.diag([-column, -row, depth, 1.0])
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) if spacing_mm is None else short_axis_affine(spacing_mm, shape)
 
 
 def write_case(folder: Path, case: Case) -> None:
     """Write one case as NIfTI files of the same geometry, in the order (column, row, slice)."""
-    affine = affine_of(case.spacing_mm)
+    affine = affine_of(case.spacing_mm, case.mask.shape)
     arrays: dict[str, np.ndarray] = {"images": case.image.astype(np.float32), "masks": case.mask.astype(np.uint8)}
     if case.drawn is not None:
         arrays[AS_DRAWN] = case.drawn.astype(np.uint8)

@@ -324,6 +324,24 @@ def view_of(grid: Grid) -> View:
     return View((normal, row, column), (reverse[0], reverse[1], reverse[2]), bool(known))
 
 
+def short_axis_affine(spacing_mm: tuple[float, float, float], shape: tuple[int, int, int]) -> np.ndarray:
+    """The affine (4, 4) of a short-axis view, for an array stored as (column, row, slice) with the base first.
+
+    Axes point along COLUMNS, ROWS and away from BASE, made orthogonal by the nearest rotation (polar decomposition);
+    the middle of the stack is at the isocentre, 0. `view_of` of it is the order (slice, row, column), as it is.
+
+    Args:
+        spacing_mm: Row, column and slice spacing.
+        shape: Slices, rows and columns.
+    """
+    row, column, depth = spacing_mm
+    left, _, right = np.linalg.svd(np.column_stack([COLUMNS, ROWS, -BASE]))
+    affine = np.eye(4)
+    affine[:3, :3] = (left @ right) * (column, row, depth)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2)
+    return affine
+
+
 # --- a mask on its image ----------------------------------------------------------------------
 @dataclass(frozen=True)
 class Placing:

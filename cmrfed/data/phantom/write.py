@@ -10,12 +10,12 @@ from cmrfed.core.artifacts import new_folder, write_json, write_text
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.progress import track
 from cmrfed.core.rng import numpy_generator
+from cmrfed.data.geometry.affine import short_axis_affine
 from cmrfed.data.labels import Phase
 from cmrfed.data.phantom.anatomy import GROUPS, draw_heart
 from cmrfed.data.phantom.render import render
 from cmrfed.data.phantom.signal import ScannerStyle, site_style
 from cmrfed.data.settings import PhantomConfig
-from cmrfed.data.synthetic import affine_of
 
 SPECIALTY = 3.0
 """How much more often a site sees the two groups that it is known for."""
@@ -109,7 +109,7 @@ def _write_patient(folder: Path, volumes: tuple[PhantomVolume, ...], truth: dict
     frames = 30
     number = {Phase.ED: 1, Phase.ES: 9 + int(str(truth["patient"])[-3:]) % 5}
     for volume in volumes:
-        affine = affine_of(volume.spacing_mm)
+        affine = short_axis_affine(volume.spacing_mm, volume.mask.shape)
         stem = folder / f"{folder.name}_frame{number[volume.phase]:02d}"
         for array, ending in ((volume.image, ""), (volume.mask, "_gt")):
             file = nib.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)

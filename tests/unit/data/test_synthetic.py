@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cmrfed.core.errors import DataError
+from cmrfed.data.geometry.affine import Frame, grid_of, view_of
 from cmrfed.data.labels import ACDC_LABELS, Phase
 from cmrfed.data.sources import RawVolume
 from cmrfed.data.synthetic import (
@@ -67,12 +68,18 @@ def test_image_and_mask_share_one_geometry_in_the_order_of_nifti(folder):
     assert image.get_data_dtype() == np.float32
     assert mask.get_data_dtype() == np.uint8
     assert image.get_fdata()[4, 1, 2] == pytest.approx(case().image[2, 1, 4])
+    grid = grid_of(mask, "here")
+    assert grid.frame is Frame.PATIENT
+    assert view_of(grid).base_first
+    assert np.array_equal(view_of(grid).of(np.asarray(mask.dataobj)), case().mask)
 
 
 def test_an_unknown_spacing_is_not_called_millimetres(tmp_path):
     write_case(tmp_path, case(spacing=None))
     header = nib.load(tmp_path / "images" / "syn-0001_ED.nii.gz").header
     assert header.get_xyzt_units()[0] == "unknown"
+    grid = grid_of(nib.load(tmp_path / "images" / "syn-0001_ED.nii.gz"), "here")
+    assert grid.spacing is None
 
 
 def test_the_manifest_says_what_the_data_set_is(folder):

@@ -10,7 +10,7 @@ import pytest
 
 from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.geometry.affine import BASE, COLUMNS, ROWS, Frame, grid_of, view_of
+from cmrfed.data.geometry.affine import BASE, COLUMNS, ROWS, Frame, grid_of, short_axis_affine, view_of
 from cmrfed.data.geometry.orientation import ventricle_angle
 from cmrfed.data.labels import Label
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
@@ -292,3 +292,17 @@ def test_colours_are_refused(tmp_path):
     nib.save(nib.Nifti1Image(colour, np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(DataError, match="plain numbers"):
         read_nifti(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(("spacing", "shape"), [((1.4, 1.6, 8.0), (10, 160, 192)), ((1.5, 1.5, 1.5), (64, 64, 64))])
+def test_the_affine_of_a_short_axis_view_is_read_as_that_view(spacing, shape):
+    affine = short_axis_affine(spacing, shape)
+    grid = grid_of(nib.Nifti1Image(np.zeros(shape[::-1], np.uint8), affine), "here")
+    assert grid.frame is Frame.PATIENT
+    assert grid.spacing == pytest.approx((spacing[1], spacing[0], spacing[2]))
+    view = view_of(grid)
+    assert (view.axes, view.reverse, view.base_first) == ((2, 1, 0), (False, False, False), True)
+    assert grid.directions.T @ grid.directions == pytest.approx(np.eye(3), abs=1e-6)
+    assert (grid.directions * np.stack([COLUMNS, ROWS, -BASE], 1)).sum(0) == pytest.approx(1, abs=0.02)
+    middle = affine @ (*((np.array(shape[::-1]) - 1) / 2), 1)
+    assert middle == pytest.approx((0, 0, 0, 1), abs=1e-9)

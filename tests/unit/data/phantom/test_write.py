@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from cmrfed.core.errors import ConfigError
+from cmrfed.data.geometry.affine import Frame
+from cmrfed.data.geometry.orientation import orient
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.phantom import phantom_patient, style_of, write_phantom
+from cmrfed.data.phantom.write import _write_patient
 from cmrfed.data.preparation.verify import verify
 from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.sources import read
@@ -83,6 +86,21 @@ def test_written_phantom_is_read_back_by_the_importer(tmp_path: Path) -> None:
     header = nib.load(patients[0].volumes[0].image_path).header
     assert header.get_xyzt_units()[0] == "mm"
     assert verify(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize(("seed", "number"), [(0, 3), (0, 4), (2, 5)])
+def test_the_header_says_how_a_heart_lies(seed: int, number: int, tmp_path: Path) -> None:
+    """By masks and greys alone, patient 4 of seed 0 would be turned by a quarter."""
+    volumes, truth = phantom_patient(PhantomConfig(seed=seed), 0, number)
+    _write_patient(tmp_path / f"patient{number:03d}", volumes, truth)
+    (patient,) = read(tmp_path, "acdc")
+    found, notes = orient([volume.load() for volume in patient.volumes])
+    assert notes == ()
+    for volume, raw in zip(volumes, found, strict=True):
+        assert raw.frame is Frame.PATIENT
+        assert raw.base_first
+        assert np.array_equal(raw.mask, volume.mask)
+        assert np.array_equal(raw.image, volume.image)
 
 
 def test_sites_differ_in_style_and_seeds_too() -> None:
