@@ -1,9 +1,10 @@
 """From geometry to slices: label fractions and signal of the heart, set into its surroundings."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import maximum_filter1d
 
 from cmrfed.data.labels import Label, Phase
 from cmrfed.data.phantom.anatomy import ANGLES, Heart, Ventricles, angle_index
@@ -18,6 +19,8 @@ DITHER = 8
 """Further heights between them, by place in the plane."""
 MARGIN_MM = 14.0
 """How far beyond its ventricles a lean heart can reach."""
+NEAR_ANGLES = 21
+"""Directions, of ANGLES, over which the fat of a block of pixels is looked for."""
 LV_OFFSET_MM = 16.0
 """From the middle of the heart, which is planned to the middle of the picture, to the centre of the LV."""
 
@@ -94,37 +97,37 @@ def draw_plan(heart: Heart, style: ScannerStyle, rng: np.random.Generator) -> Pl
     )
 
 
+_SIDE = DITHER // SUB
+"""Height and width in pixels of a block: the smallest square in which all heights occur equally often."""
+_AT = np.mgrid[:DITHER, :DITHER].reshape(2, -1)
+_ORDER = np.argsort((5 * _AT[0] + 3 * _AT[1]) % DITHER, kind="stable")
+_SUB_AT = _AT[:, _ORDER].reshape(2, DITHER, DITHER)
+"""Row and column within its block, in sub-samples, of each sub-sample of a group: (2, DITHER, members)."""
+_PIXEL = _SUB_AT[0] // SUB * _SIDE + _SUB_AT[1] // SUB
+"""Its pixel within the block: (DITHER, members)."""
+_RANK = np.argsort(_PIXEL.ravel(), kind="stable").reshape(_SIDE**2, SUB**2).T
+"""The sub-samples of each pixel, as indices into (DITHER * members): (SUB * SUB, pixels of a block)."""
+
+
 @dataclass(frozen=True)
 class SubGrid:
-    """Sub-samples of a box of pixels, in groups of equal height.
+    """Sub-samples of B blocks of pixels, in groups of equal height.
 
     Heights are dithered in plane (`DITHER` steps), so a slice has SUB_Z × DITHER heights in all. What depends on height
-    alone is computed once a height: arrays are (SUB_Z, DITHER, 1) by height, (DITHER, M) in plane, and broadcast.
+    alone is computed once a height: arrays are (SUB_Z, DITHER, 1) by height, (DITHER, M) in plane, and broadcast, with
+    M = DITHER · B. Pixels are (P, B), with the P of a block first.
     """
 
-    box: tuple[slice, slice]
-    size: tuple[int, int]
-    """Height and width of the box, in sub-samples."""
-    order: np.ndarray
-    """(DITHER, M): where each sub-sample lies in the box, as an index into (SUB*H, SUB*W)."""
-    rank: np.ndarray
-    """(SUB * SUB, H, W): where the sub-samples of each pixel lie in ``order``."""
-    pixel: np.ndarray
-    """(DITHER, M): its pixel, as an index into (H, W)."""
+    rows: np.ndarray
+    columns: np.ndarray
+    """(P, B): the pixels' places in the picture."""
 
     @classmethod
-    def of(cls, box: tuple[slice, slice]) -> "SubGrid":
-        """Group the sub-samples of a box whose height and width are multiples of DITHER / SUB pixels."""
-        height, width = (SUB * (side.stop - side.start) for side in box)
-        rows, columns = np.mgrid[:height, :width]
-        order = np.argsort(((5 * rows + 3 * columns) % DITHER).ravel(), kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        pixel = ((rows // SUB) * (width // SUB) + columns // SUB).ravel()[order]
-        groups = (DITHER, -1)
-        tall, wide = height // SUB, width // SUB
-        by_pixel = rank.reshape(tall, SUB, wide, SUB).transpose(1, 3, 0, 2).reshape(SUB**2, tall, wide)
-        return cls(box, (height, width), order.reshape(groups), by_pixel, pixel.reshape(groups))
+    def of(cls, blocks: np.ndarray) -> "SubGrid":
+        """The grid of the blocks that are true: (H / 4, W / 4)."""
+        row, column = np.nonzero(blocks)
+        within = np.arange(_SIDE**2)[:, None]
+        return cls(_SIDE * row + within // _SIDE, _SIDE * column + within % _SIDE)
 
     def heights(self, middle_mm: float, slice_mm: float) -> np.ndarray:
         """Heights of the groups in a slice: float32 (SUB_Z, DITHER, 1), mm."""
@@ -133,35 +136,51 @@ class SubGrid:
 
     def positions(self, plan: "Plan") -> tuple[np.ndarray, np.ndarray]:
         """In-plane coordinates of the sub-samples: float32 (DITHER, M) each, mm in the heart's frame."""
-        offset = ((np.arange(SUB) + 0.5) / SUB - 0.5).astype(np.float32)
-        rows, columns = (np.tile(offset, side // SUB) for side in self.size)
+        row, column = ((at + 0.5) / SUB - 0.5 for at in _SUB_AT)
         out = []
         for grid in (plan.x, plan.y):
-            fine = np.repeat(np.repeat(grid[self.box], SUB, 0), SUB, 1)
-            fine += rows[:, None] * (grid[1, 0] - grid[0, 0]) + columns * (grid[0, 1] - grid[0, 0])
-            out.append(fine.ravel()[self.order])
+            steps = row * (grid[1, 0] - grid[0, 0]) + column * (grid[0, 1] - grid[0, 0])
+            fine = steps.astype(np.float32)[:, :, None] + grid[self.rows[0], self.columns[0]]
+            out.append(fine.reshape(DITHER, -1))
         return out[0], out[1]
 
     def of_pixels(self, values: np.ndarray) -> np.ndarray:
-        """Give each sub-sample the value of its pixel: (H, W) => (DITHER, M)."""
-        return values.ravel()[self.pixel]
+        """Give each sub-sample the value of its pixel: (P, B) => (DITHER, M)."""
+        return values[_PIXEL].reshape(DITHER, -1)
 
-    def shares(self, where: np.ndarray) -> np.ndarray:
-        """Share of each pixel's sub-samples that are true: (SUB_Z, DITHER, M) => float32 (H, W)."""
-        return self._sums(where.sum(0, dtype=np.uint8)).astype(np.float32) / (SUB_Z * SUB**2)
-
-    def means(self, values: np.ndarray) -> np.ndarray:
-        """Mean over each pixel's sub-samples: float32 (SUB_Z, DITHER, M) => (H, W)."""
-        return self._sums(values.sum(0)) / (SUB_Z * SUB**2)
-
-    def _sums(self, values: np.ndarray) -> np.ndarray:
-        return np.take(values, self.rank).sum(0, dtype=values.dtype)
+    def counts(self, where: np.ndarray) -> np.ndarray:
+        """How many of each pixel's sub-samples are true: bool (SUB_Z, DITHER, M) => uint8 (P, B)."""
+        by_place = where.sum(0, dtype=np.uint8).reshape(DITHER**2, -1)
+        return by_place[_RANK].sum(0, dtype=np.uint8)
 
 
-def _cut(tile: np.ndarray, roll: int, height: int, width: int) -> np.ndarray:
-    """Cut a piece of a periodic texture."""
-    rows, columns = (np.arange(height) + roll) % tile.shape[0], (np.arange(width) + roll // 2) % tile.shape[1]
-    return tile[rows[:, None], columns]
+def _texture(tile: np.ndarray, roll: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """A periodic texture at places in the picture."""
+    return tile[(rows + roll) % tile.shape[0], (columns + roll // 2) % tile.shape[1]]
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """The sub-samples of a slice in plane, from the centre of the left ventricle: (DITHER, M) each, as `SubGrid`."""
+
+    grid: SubGrid
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    index: np.ndarray
+    """Of their angle, plus ANGLES times their group: where they lie in the table of a height."""
+
+    @classmethod
+    def of(cls, grid: SubGrid, plan: Plan, k: int, centre: tuple[float, float]) -> "_Plane":
+        """The plane of slice ``k``."""
+        x, y = (p + np.float32(s - c) for p, s, c in zip(grid.positions(plan), plan.shifts[k], centre, strict=True))
+        index = angle_index(x, y) + ANGLES * np.arange(DITHER, dtype=np.int16)[:, None]
+        return cls(grid, x, y, np.sqrt(x * x + y * y), index.astype(np.intp))
+
+    @property
+    def angle(self) -> np.ndarray:
+        """In radians, as the tables have it."""
+        return (self.index % ANGLES).astype(np.float32) * np.float32(2 * np.pi / ANGLES)
 
 
 @dataclass(frozen=True)
@@ -171,31 +190,24 @@ class _Points:
     middle_mm: float
     z: np.ndarray
     """(SUB_Z, DITHER, 1)."""
-    x: np.ndarray
-    y: np.ndarray
-    radius: np.ndarray
-    index: np.ndarray
-    """(DITHER, M) each, as x and y: from the centre of the left ventricle."""
+    plane: _Plane
     endo: np.ndarray
     epi: np.ndarray
     rv: np.ndarray
     """(SUB_Z, DITHER, M) each, mm."""
 
-    def by_angle(self, table: np.ndarray) -> np.ndarray:
-        """Look a function of angle and height up: (SUB_Z, DITHER, ANGLES) => (SUB_Z, DITHER, M)."""
-        flat = self.index + ANGLES * np.arange(DITHER, dtype=np.int16)[:, None]
-        return np.take(table.reshape(SUB_Z, -1), flat, axis=1)
+    @classmethod
+    def of(cls, ventricles: Ventricles, plan: Plan, k: int, plane: _Plane) -> "_Points":
+        """The sub-samples of slice ``k``."""
+        middle = float(plan.z_mm[k])
+        z = plane.grid.heights(middle, plan.slice_mm)
+        endo, epi = (_by_angle(table, plane) for table in ventricles.radii(np.arange(ANGLES), z))
+        return cls(middle, z, plane, endo, epi, ventricles.rv_distance(plane.x, plane.y, z))
 
 
-def _points(ventricles: Ventricles, plan: Plan, k: int, grid: SubGrid, plane: tuple[np.ndarray, np.ndarray]) -> _Points:
-    """The sub-samples of slice ``k``; ``plane`` is `SubGrid.positions`."""
-    middle = float(plan.z_mm[k])
-    x, y = (p + np.float32(s - c) for p, s, c in zip(plane, plan.shifts[k], ventricles.centre(middle), strict=True))
-    z = grid.heights(middle, plan.slice_mm)
-    nothing = np.empty(0, np.float32)
-    points = _Points(middle, z, x, y, np.hypot(x, y), angle_index(x, y), nothing, nothing, nothing)
-    endo, epi = (points.by_angle(table) for table in ventricles.radii(np.arange(ANGLES), z))
-    return replace(points, endo=endo, epi=epi, rv=ventricles.rv_distance(x, y, z))
+def _by_angle(table: np.ndarray, plane: _Plane) -> np.ndarray:
+    """Look a function of angle and height up: (SUB_Z, DITHER, ANGLES) => (SUB_Z, DITHER, M)."""
+    return np.take(table.reshape(SUB_Z, -1), plane.index, axis=1)
 
 
 def labels_at(ventricles: Ventricles, points: _Points) -> dict[Label, np.ndarray]:
@@ -203,13 +215,13 @@ def labels_at(ventricles: Ventricles, points: _Points) -> dict[Label, np.ndarray
 
     Muscles inside the cavity count as cavity; the base is all of a slice or none of it, by its middle.
     """
-    shape = ventricles.shape
+    shape, plane = ventricles.shape, points.plane
     above_tip = points.z < ventricles.bottom_mm
     below_base = points.middle_mm >= ventricles.base_mm
-    lv, wall = points.radius < points.endo, points.radius < points.epi
+    lv, wall = plane.radius < points.endo, plane.radius < points.epi
     rv = (points.rv < 0) & ~wall & above_tip
     if shape.open_base:
-        ahead = np.cos(points.index * np.float32(2 * np.pi / ANGLES) - shape.rv_angle - 0.9) > 0.86
+        ahead = np.cos(plane.angle - shape.rv_angle - 0.9) > 0.86
         wall = wall & ~(ahead & (ventricles.height(points.z) < 0.09) & ~lv)
     lv = lv & above_tip & below_base
     return {
@@ -219,113 +231,149 @@ def labels_at(ventricles: Ventricles, points: _Points) -> dict[Label, np.ndarray
     }
 
 
-@dataclass(frozen=True)
-class _Tissues:
-    """Where each tissue lies: bool (SUB_Z, DITHER, M) each; all else within the pericardium is fat."""
-
-    inside: np.ndarray
-    muscle: np.ndarray
-    myocardium: np.ndarray
-    rv_blood: np.ndarray
-    lv_blood: np.ndarray
-
-
-def _tissues(ventricles: Ventricles, detail: Detail, points: _Points, coarse: np.ndarray, fine: np.ndarray) -> _Tissues:
-    """Tissue of every sub-sample.
+def _tissues(
+    ventricles: Ventricles, detail: Detail, points: _Points, coarse: np.ndarray, fine: np.ndarray
+) -> dict[Tissue, np.ndarray]:
+    """Tissue of every sub-sample within the pericardium: bool (SUB_Z, DITHER, M) each, nowhere two.
 
     Above the base plane the same outlines show atria: blood within thin walls, without a label.
     """
     above = bool(np.median(points.z) < ventricles.base_mm)
     share = np.clip(ventricles.height(points.z), -0.3, 1.3)
-    epi = points.endo + 2.5 if above else points.epi
-    beyond = points.radius - epi
+    beyond = points.plane.radius - (points.endo + 2.5 if above else points.epi)
     gap = np.minimum(beyond, points.rv - detail.rv_wall_mm)
-    fat = _fat(ventricles, detail, points, share) + (0.7 * coarse - 0.6)
-    fat += (2.6 + 1.3 * detail.fat_mm) * np.exp((np.maximum(beyond, 0) + np.maximum(points.rv, 0)) * (-1 / 7))
-    fat = np.maximum(fat, 0)
+    fat = _fat(ventricles, detail, points, share, beyond)
+    fat += 0.7 * coarse - 0.6
+    np.maximum(fat, 0, out=fat)
     in_rv = (points.rv < 0) & (beyond >= 0)
     if not above:
-        depth = np.maximum(-points.rv, 0) / (5 + 7 * detail.rv_trabeculae * (0.3 + share))
-        in_rv &= coarse + 0.8 * fine <= 0.6 + 2.2 * depth
-    blood = _blood_in_lv(ventricles, detail, points, coarse + 0.6 * fine, share)
+        depth = np.maximum(-points.rv, 0)
+        depth *= 2.2 / (5 + 7 * detail.rv_trabeculae * (0.3 + share))
+        in_rv &= coarse + 0.8 * fine <= 0.6 + depth
+    lv_blood = _blood_in_lv(ventricles, detail, points, coarse + 0.6 * fine, share)
+    rv_blood = in_rv & ~lv_blood
     inside = (gap < fat + 1.2) & (points.z < ventricles.bottom_mm + 3)
-    return _Tissues(inside, gap > fat, gap < 0, in_rv & ~blood, blood)
+    wall = inside & ~(lv_blood | rv_blood)
+    myocardium = wall & (gap < 0)
+    rest = wall & ~myocardium
+    muscle = rest & (gap > fat)
+    return {
+        Tissue.LV_BLOOD: lv_blood & inside,
+        Tissue.RV_BLOOD: rv_blood & inside,
+        Tissue.MYOCARDIUM: myocardium,
+        Tissue.MUSCLE: muscle,
+        Tissue.FAT: rest & ~muscle,
+    }
 
 
-def _fat(ventricles: Ventricles, detail: Detail, points: _Points, share: np.ndarray) -> np.ndarray:
-    """Thickness of the fat around the heart by angle and height, in mm: lumps, and a ring in the groove at the base."""
+def _fat_by_angle(ventricles: Ventricles, detail: Detail, share: np.ndarray) -> np.ndarray:
+    """Thickness of the fat by angle and height, in mm: lumps, and a ring in the groove at the base."""
     angle = (np.arange(ANGLES) * (2 * np.pi / ANGLES)).astype(np.float32)
     side = 0.45 + 0.55 * np.cos(angle - ventricles.shape.rv_angle - 0.5 * math.sin(detail.fat_phase[0]))
     lumps = side * (
         0.8 + 0.5 * np.sin(2 * angle + detail.fat_phase[0]) + 0.5 * np.sin(5 * angle + detail.fat_phase[1] + 2 * share)
     )
-    return points.by_angle(detail.fat_mm * (lumps + np.exp(-np.abs(share + 0.02) / 0.12)))
+    return detail.fat_mm * (lumps + np.exp(-np.abs(share + 0.02) / 0.12))
+
+
+def _fat(ventricles: Ventricles, detail: Detail, points: _Points, share: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+    """Thickness of the fat around each sub-sample, in mm: more in the grooves between the ventricles."""
+    groove = np.maximum(beyond, 0)
+    groove += np.maximum(points.rv, 0)
+    groove *= -1 / 7
+    np.exp(groove, out=groove)
+    groove *= 2.6 + 1.3 * detail.fat_mm
+    groove += _by_angle(_fat_by_angle(ventricles, detail, share), points.plane)
+    return groove
 
 
 def _blood_in_lv(
     ventricles: Ventricles, detail: Detail, points: _Points, rough: np.ndarray, share: np.ndarray
 ) -> np.ndarray:
     """Where the cavity holds blood: not in papillary muscles nor in the trabeculae along the wall."""
-    blood = points.radius < points.endo
-    where = np.nonzero(blood)
-    plane, height = where[1:], (where[0], where[1], np.zeros_like(where[0]))
-    relative = points.radius[plane] / np.maximum(points.endo[where], 0.1)
-    share, rough = share[height], rough[plane]
+    plane = points.plane
+    blood = plane.radius < points.endo
+    where = np.flatnonzero(blood)
+    place, height = where % plane.x.size, where // plane.x.shape[1]
+    rough, x, y = rough.ravel()[place], plane.x.ravel()[place], plane.y.ravel()[place]
+    relative = plane.radius.ravel()[place] / np.maximum(points.endo.ravel()[where], 0.1)
     squeeze = min(max(18 / max(ventricles.endo_mm, 6.0), 0.45), 1.5)
-    wall_share = (relative - 1) * (5.0 / squeeze) + 1.1 * detail.trabeculae * (0.35 + share) + 0.6 * rough
-    free = (wall_share < 0.75) | (share < 0.1)
-    for place, out, size in detail.papillary:
-        out_mm = ventricles.endo_mm * out * np.clip(1.25 - 0.6 * share, 0.5, 1.1)
-        thick = size * math.sqrt(squeeze / 0.7) * np.sqrt(np.clip(1 - ((share - 0.5) / 0.33) ** 2, 0, 1))
-        muscle = np.hypot(points.x[plane] - out_mm * math.cos(place), points.y[plane] - out_mm * math.sin(place))
-        free &= muscle >= thick * (1 + 0.3 * rough)
-    blood[where] = free
+    webs = 1.1 * detail.trabeculae * (0.35 + share.ravel())
+    wall_share = (relative - 1) * (5.0 / squeeze) + webs[height] + 0.6 * rough
+    free = (wall_share < 0.75) | (share.ravel() < 0.1)[height]
+    for angle, out, size in detail.papillary:
+        out_mm = ventricles.endo_mm * out * np.clip(1.25 - 0.6 * share.ravel(), 0.5, 1.1)
+        thick = size * math.sqrt(squeeze / 0.7) * np.sqrt(np.clip(1 - ((share.ravel() - 0.5) / 0.33) ** 2, 0, 1))
+        dx = x - (out_mm * math.cos(angle))[height]
+        dy = y - (out_mm * math.sin(angle))[height]
+        free &= np.sqrt(dx * dx + dy * dy) >= thick[height] * (1 + 0.3 * rough)
+    blood.ravel()[where] = free
     return blood
 
 
-def _heart_box(heart: Heart, plan: Plan, k: int, margin_mm: float) -> tuple[slice, slice] | None:
-    """The box of pixels that the heart can reach in slice ``k``, as `SubGrid` wants it; None where it reaches none."""
-    step = DITHER // SUB
+@dataclass(frozen=True)
+class _Reach:
+    """Blocks of pixels that a heart can reach in a slice, and the corner of a box about them for its textures."""
+
+    blocks: np.ndarray
+    """bool (H / 4, W / 4)."""
+    corner: tuple[int, int]
+    """Row and column."""
+
+
+def _reach(heart: Heart, detail: Detail, plan: Plan, k: int) -> _Reach | None:
+    """Where the heart with its fat can be in slice ``k``, by the middle of each block; None where it is nowhere."""
     middle = float(plan.z_mm[k])
-    coarse = np.s_[step // 2 :: step, step // 2 :: step]
-    near = np.zeros(plan.x[coarse].shape, bool)
+    at = np.s_[_SIDE // 2 :: _SIDE, _SIDE // 2 :: _SIDE]
+    centre = heart.centre(middle)
+    x, y = (
+        grid[at].ravel() + np.float32(shift - c)
+        for grid, shift, c in zip((plan.x, plan.y), plan.shifts[k], centre, strict=True)
+    )
+    radius, index = np.sqrt(x * x + y * y), angle_index(x, y)
+    z = (middle + plan.slice_mm * np.array([-0.5, 0, 0.5], np.float32))[:, None]
+    block_mm = _SIDE * plan.pixel_mm
+    box, blocks = np.zeros(x.shape, bool), np.zeros(x.shape, bool)
     for ventricles in heart.phases.values():
-        x, y = (
-            (grid[coarse] + np.float32(shift - centre)).ravel()
-            for grid, shift, centre in zip((plan.x, plan.y), plan.shifts[k], ventricles.centre(middle), strict=True)
-        )
-        z = (middle + plan.slice_mm * np.array([-0.5, 0, 0.5], np.float32))[:, None]
         widest = ventricles.radii(np.arange(ANGLES), z)[1].max()
-        outer = np.minimum(np.hypot(x, y) - widest, ventricles.rv_distance(x, y, z).min(0))
-        near |= (outer < margin_mm + step * plan.pixel_mm).reshape(near.shape)
-    if not near.any():
+        outer = np.minimum(radius - widest, ventricles.rv_distance(x, y, z).min(0))
+        box |= outer < max(MARGIN_MM, 6 + 2.8 * detail.fat_mm) + block_mm
+        lumps = _fat_by_angle(ventricles, detail, np.clip(ventricles.height(z), -0.3, 1.3)).max(0)
+        thickest = maximum_filter1d(lumps, NEAR_ANGLES, mode="wrap")[index]
+        groove = (2.6 + 1.3 * detail.fat_mm) * np.exp(-2 / 7 * np.maximum(outer, 0))
+        blocks |= outer < thickest + groove + 0.7 * detail.coarse.max() - 0.6 + 1.2 + block_mm
+    shape = plan.x[at].shape
+    box, blocks = box.reshape(shape), (blocks & box).reshape(shape)
+    if not blocks.any():
         return None
-    sides = (np.flatnonzero(near.any(axis)) for axis in (1, 0))
-    rows, columns = (slice(int(side[0]) * step, (int(side[-1]) + 1) * step) for side in sides)
-    return rows, columns
+    return _Reach(blocks, (_SIDE * int(box.any(1).argmax()), _SIDE * int(box.any(0).argmax())))
 
 
-def mask_slice(ventricles: Ventricles, points: _Points, grid: SubGrid, shape: tuple[int, int]) -> np.ndarray:
-    """Majority label of one slice over the whole picture: uint8 of ``shape``."""
-    found = labels_at(ventricles, points)
-    shares = {label: grid.shares(where) for label, where in found.items()}
-    shares[Label.BACKGROUND] = 1 - np.sum(list(shares.values()), axis=0)
+def mask_slice(ventricles: Ventricles, points: _Points, shape: tuple[int, int]) -> np.ndarray:
+    """Majority label of one slice over the whole picture: uint8 of ``shape``; of equals the lowest."""
+    grid = points.plane.grid
+    counts = {label: grid.counts(where) for label, where in labels_at(ventricles, points).items()}
+    best = SUB_Z * SUB**2 - sum(counts.values(), np.zeros((), np.uint8))
+    found = np.zeros_like(best)
+    for label in sorted(counts):
+        more = counts[label] > best
+        found[more] = label
+        best = np.maximum(best, counts[label])
     mask = np.zeros(shape, np.uint8)
-    mask[grid.box] = np.stack([shares[label] for label in Label]).argmax(0)
+    mask[grid.rows, grid.columns] = found
     return mask
 
 
 def _surroundings(heart: Heart, plan: Plan, thorax: Thorax, detail: Detail, signals: np.ndarray) -> list[np.ndarray]:
-    rows, columns = plan.x.shape
-    drift = heart.phases[Phase.ED].centre
+    rows, columns = (np.arange(size) for size in plan.x.shape)
     slices = []
     for k, z in enumerate(plan.z_mm):
-        grain = _cut(detail.coarse, 37 * k, rows, columns)
-        cx, cy = drift(float(z))
-        x, y = plan.x + plan.shifts[k, 0] - cx, plan.y + plan.shifts[k, 1] - cy
-        slices.append(
-            paint_thorax(thorax, x.astype(np.float32), y.astype(np.float32), float(z), plan.pixel_mm, signals, grain)
+        grain = _texture(detail.coarse, 37 * k, rows[:, None], columns)
+        x, y = (
+            grid + np.float32(shift - c)
+            for grid, shift, c in zip((plan.x, plan.y), plan.shifts[k], heart.centre(float(z)), strict=True)
         )
+        slices.append(paint_thorax(thorax, x, y, float(z), plan.pixel_mm, signals, grain))
     return slices
 
 
@@ -360,35 +408,41 @@ def _scan_slice(
     heart: Heart, plan: Plan, k: int, detail: Detail, around: np.ndarray, signals: np.ndarray
 ) -> dict[Phase, tuple[np.ndarray, np.ndarray]]:
     """Set the heart into its surroundings in slice ``k``: signal and mask of both phases, (H, W) each."""
-    box = _heart_box(heart, plan, k, max(MARGIN_MM, 6 + 2.8 * detail.fat_mm))
-    if box is None:
+    reach = _reach(heart, detail, plan, k)
+    if reach is None:
         return dict.fromkeys(heart.phases, (around, np.zeros(around.shape, np.uint8)))
-    grid = SubGrid.of(box)
-    plane = grid.positions(plan)
+    grid = SubGrid.of(reach.blocks)
+    plane = _Plane.of(grid, plan, k, heart.centre(float(plan.z_mm[k])))
+    rows, columns = grid.rows - reach.corner[0], grid.columns - reach.corner[1]
     scans = {}
     for phase, ventricles in heart.phases.items():
-        points = _points(ventricles, plan, k, grid, plane)
-        share, heart_signal = _heart_signal(ventricles, detail, points, grid, signals, 7 * k + 3 * int(phase))
+        points = _Points.of(ventricles, plan, k, plane)
+        roll = 7 * k + 3 * int(phase)
+        coarse, fine, flow = (
+            _texture(tile, roll + turn, rows, columns)
+            for tile, turn in ((detail.coarse, 0), (detail.fine, 0), (detail.coarse, 11))
+        )
+        share, signal = _heart_signal(ventricles, detail, points, signals, coarse, fine, flow)
         image = around.copy()
-        image[box] = around[box] * (1 - share) + heart_signal
-        scans[phase] = image, mask_slice(ventricles, points, grid, around.shape)
+        image[grid.rows, grid.columns] = around[grid.rows, grid.columns] * (1 - share) + signal
+        scans[phase] = image, mask_slice(ventricles, points, around.shape)
     return scans
 
 
 def _heart_signal(
-    ventricles: Ventricles, detail: Detail, points: _Points, grid: SubGrid, signals: np.ndarray, roll: int
+    ventricles: Ventricles,
+    detail: Detail,
+    points: _Points,
+    signals: np.ndarray,
+    coarse: np.ndarray,
+    fine: np.ndarray,
+    flow: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the heart covers of each pixel, and its signal: tissues averaged over sub-samples, textured; (H, W) each."""
-    h, w = (side // SUB for side in grid.size)
-    coarse, fine = (_cut(tile, roll, h, w) for tile in (detail.coarse, detail.fine))
+    """What the heart covers of each pixel, and its signal: tissues averaged over sub-samples, textured; (P, B) each."""
+    grid = points.plane.grid
     tissues = _tissues(ventricles, detail, points, grid.of_pixels(coarse), grid.of_pixels(fine))
-    signal = np.where(tissues.muscle, signals[Tissue.MUSCLE], signals[Tissue.FAT])
-    for where, tissue in (
-        (tissues.myocardium, Tissue.MYOCARDIUM),
-        (tissues.rv_blood, Tissue.RV_BLOOD),
-        (tissues.lv_blood, Tissue.LV_BLOOD),
-    ):
-        np.copyto(signal, signals[tissue], where=where)
-    blood = grid.shares(tissues.lv_blood | tissues.rv_blood)
-    flow = detail.flow * (_cut(detail.coarse, roll + 11, h, w) + 0.5 * fine)
-    return grid.shares(tissues.inside), grid.means(signal * tissues.inside) * (1 + flow * (0.5 + blood))
+    shares = {tissue: grid.counts(where).astype(np.float32) / (SUB_Z * SUB**2) for tissue, where in tissues.items()}
+    every = np.stack(list(shares.values()))
+    signal = np.tensordot(signals[list(shares)], every, 1)
+    blood = shares[Tissue.LV_BLOOD] + shares[Tissue.RV_BLOOD]
+    return every.sum(0), signal * (1 + detail.flow * (flow + 0.5 * fine) * (0.5 + blood))

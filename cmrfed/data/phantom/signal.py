@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy import fft
+
+NOISE_BLUR_PX = 0.45
+"""Noise of neighbouring pixels is correlated."""
 
 
 class Tissue(IntEnum):
@@ -117,10 +120,45 @@ def tissue_signals(style: ScannerStyle, rng: np.random.Generator) -> np.ndarray:
     return signals / signals[Tissue.LV_BLOOD]
 
 
+def _kernel(sigma: float, truncate: float) -> np.ndarray:
+    """One half of a normal distribution's weights, from its middle on, as `scipy.ndimage.gaussian_filter` has them."""
+    steps = np.arange(int(truncate * sigma + 0.5) + 1)
+    weights = np.exp(-0.5 * (steps / sigma) ** 2)
+    return weights / (2 * weights.sum() - 1)
+
+
 def texture_tile(shape: tuple[int, int], scale_px: float, rng: np.random.Generator) -> np.ndarray:
     """Smooth periodic noise with zero mean and unit standard deviation: float32 of ``shape``."""
-    tile = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), scale_px, mode="wrap")
-    return (tile - tile.mean()) / tile.std()
+    half = _kernel(scale_px, 4.0)
+    gains = []
+    for size in shape:
+        weights = np.zeros(size)
+        np.add.at(weights, np.arange(len(half)) % size, half)
+        np.add.at(weights, -np.arange(1, len(half)) % size, half[1:])
+        gains.append(np.fft.fft(weights).real.astype(np.float32))
+    noise = fft.rfft2(rng.standard_normal(shape, dtype=np.float32))
+    noise *= gains[0][:, None] * gains[1][: noise.shape[1]]
+    tile = fft.irfft2(noise, s=shape)
+    return np.asarray((tile - tile.mean()) / tile.std(), np.float32)
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """A slice blurred as by `scipy.ndimage.gaussian_filter` with ``truncate=2.5``, in single precision: (H, W)."""
+    half = _kernel(sigma, 2.5).astype(np.float32)
+    reach = len(half) - 1
+    height, width = image.shape
+    wide = np.pad(image, reach, mode="symmetric")
+    tall = half[0] * wide[reach : reach + height]
+    for k in range(1, reach + 1):
+        both = wide[reach - k : reach - k + height] + wide[reach + k : reach + k + height]
+        both *= half[k]
+        tall += both
+    out = half[0] * tall[:, reach : reach + width]
+    for k in range(1, reach + 1):
+        both = tall[:, reach - k : reach - k + width] + tall[:, reach + k : reach + k + width]
+        both *= half[k]
+        out += both
+    return out
 
 
 def coil_field(x_mm: np.ndarray, y_mm: np.ndarray, falloff: float, rng: np.random.Generator) -> np.ndarray:
@@ -143,7 +181,12 @@ def receive(image: np.ndarray, style: ScannerStyle, rng: np.random.Generator) ->
         float32 (Z, H, W), non-negative.
     """
     noise = rng.standard_normal((2, *image.shape), dtype=np.float32)
-    noise = gaussian_filter(noise, (0, 0, 0.45, 0.45), truncate=2.5)
+    for channel in noise:
+        for one in channel:
+            one[:] = _blur(one, NOISE_BLUR_PX)
     noise *= 1 / (style.snr * noise.std())
-    blurred = gaussian_filter(image, (0, style.blur_px, style.blur_px), truncate=2.5)
-    return np.hypot(blurred + noise[0], noise[1])
+    for k, one in enumerate(image):
+        noise[0, k] += _blur(one, style.blur_px)
+    noise *= noise
+    noise[0] += noise[1]
+    return np.sqrt(noise[0])

@@ -5,6 +5,7 @@ the partial volume of the plane.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ INK_MM = 1.3
 """Half-width of the dark line between fat and water, which cancel in a shared voxel of bSSFP."""
 RIB_MARGIN_MM = 8.0
 """How far beyond a rib its outline can be seen."""
+RIB_STEP = 4
+"""Every how many pixels is looked for it."""
 
 Box = tuple[slice, slice]
 """Rows and columns of a slice."""
@@ -174,11 +177,11 @@ class Canvas:
     """A slice that layers are blended onto: float32 (H, W), with coordinates in mm that are affine in the pixels."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, pixel_mm: float) -> None:
-        self.x, self.y, self.pixel_mm = x, y, pixel_mm
+        self.pixel_mm = pixel_mm
         self.image = np.zeros(x.shape, np.float32)
         self._origin = np.array([x[0, 0], y[0, 0]], float)
-        steps = [[grid[1, 0] - grid[0, 0], grid[0, 1] - grid[0, 0]] for grid in (x, y)]
-        self._to_pixels = np.linalg.inv(np.array(steps, float))
+        self._steps = np.array([[grid[1, 0] - grid[0, 0], grid[0, 1] - grid[0, 0]] for grid in (x, y)], float)
+        self._to_pixels = np.linalg.inv(self._steps)
 
     def fill(self, distance: np.ndarray, signal: float | np.ndarray, ink: float = 0.0, box: Box = WHOLE) -> None:
         """Blend a region in.
@@ -190,39 +193,93 @@ class Canvas:
             box: Rows and columns that it can reach.
         """
         image = self.image[box]
-        image += np.clip(0.5 - distance / self.pixel_mm, 0, 1) * (signal - image)
+        image += self._share(distance) * (signal - image)
         if ink:
-            image *= 1 - ink * np.exp(-((distance / INK_MM) ** 2))
+            image *= 1 - np.float32(ink) * _line(distance)
 
-    def around(self, centre: tuple[float, float], reach_mm: float) -> Box | None:
-        """Rows and columns of the square of half-width ``reach_mm`` about a place; None where the slice has none."""
-        middle = self._to_pixels @ (np.array(centre) - self._origin)
-        half = np.abs(self._to_pixels).sum(1) * reach_mm
-        low, high = np.maximum(np.ceil(middle - half), 0), np.minimum(np.floor(middle + half) + 1, self.image.shape)
-        if (low >= high).any():
-            return None
-        return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+    def _share(self, distance: np.ndarray) -> np.ndarray:
+        """What a region covers of pixels at a signed distance in mm from its outline: 0..1."""
+        share = distance * np.float32(-1 / self.pixel_mm)
+        share += np.float32(0.5)
+        np.maximum(share, 0, out=share)
+        return np.minimum(share, 1, out=share)
 
-    def blob(self, blob: Blob, z: float) -> None:
-        """Blend an ellipsoid in where the plane cuts it, inside its bounding box only."""
-        cut = 1 - ((z - blob.centre[2]) / blob.axes[2]) ** 2
-        if cut <= 0.02:
+    def blobs(self, blobs: Sequence[Blob], z: float) -> None:
+        """Blend ellipsoids in, one after the other, where the plane cuts them: inside their bounding boxes only.
+
+        Most boxes are small, so the pixels of all of them are computed together, and only blended one by one.
+        """
+        table = np.array([(*b.centre, *b.axes, b.turn, b.signal, b.rim) for b in blobs]).reshape(-1, 9)
+        cut = 1 - ((z - table[:, 2]) / table[:, 5]) ** 2
+        semi = table[:, 3:5] * np.sqrt(np.maximum(cut, 0))[:, None]
+        middle = (table[:, :2] - self._origin) @ self._to_pixels.T
+        half = (semi.max(1) + 2 * self.pixel_mm)[:, None] * np.abs(self._to_pixels).sum(1)
+        low = np.maximum(np.ceil(middle - half), 0).astype(int)
+        high = np.minimum(np.floor(middle + half) + 1, self.image.shape).astype(int)
+        seen = (cut > 0.02) & (low < high).all(1)
+        if not seen.any():
             return
-        a, b = blob.axes[0] * cut**0.5, blob.axes[1] * cut**0.5
-        box = self.around(blob.centre[:2], max(a, b) + 2 * self.pixel_mm)
-        if box is None:
-            return
-        dx, dy = self.x[box] - blob.centre[0], self.y[box] - blob.centre[1]
-        cos, sin = math.cos(blob.turn), math.sin(blob.turn)
-        distance = (np.hypot((dx * cos + dy * sin) / a, (dy * cos - dx * sin) / b) - 1) * min(a, b)
-        self.fill(distance, blob.signal, 1 - blob.rim, box)
+        self._ellipses(table[seen, 6:], middle[seen], semi[seen], low[seen], high[seen])
+
+    def _ellipses(
+        self, look: np.ndarray, middle: np.ndarray, semi: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> None:
+        """Blend N ellipses in.
+
+        Args:
+            look: (N, 3): turn, signal and rim.
+            middle: (N, 2): row and column of their middle.
+            semi: (N, 2): semi-axes in mm.
+            low: (N, 2): first row and column of their boxes.
+            high: (N, 2): those behind the last.
+        """
+        turn, signal, rim = look.T
+        sides = high - low
+        sizes = sides.prod(1)
+        ends = np.cumsum(sizes)
+
+        def each(values: np.ndarray) -> np.ndarray:
+            """The value of its blob for each pixel."""
+            return np.repeat(values.astype(np.float32), sizes)
+
+        number = np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
+        row, column = np.divmod(number, np.repeat(sides[:, 1], sizes))
+        width = len(self.image[0])
+        at = np.repeat(low[:, 0] * width + low[:, 1], sizes) + row * width + column
+        cos, sin = np.cos(turn), np.sin(turn)
+        steps = np.array([[cos, sin], [-sin, cos]]).transpose(2, 0, 1) / semi[:, :, None] @ self._steps
+        start = np.einsum("nij,nj->ni", steps, low - middle)
+        row, column = row.astype(np.float32), column.astype(np.float32)
+        along, across = (each(steps[:, i, 0]) * row + each(steps[:, i, 1]) * column + each(start[:, i]) for i in (0, 1))
+        distance = (np.sqrt(along * along + across * across) - 1) * each(semi.min(1))
+        share, ink = self._share(distance), 1 - each(1 - rim) * _line(distance)
+        gain, kept = share * each(signal) * ink, (1 - share) * ink
+        image = self.image.reshape(-1)
+        for end, size in zip(ends.tolist(), sizes.tolist(), strict=True):
+            one = slice(end - size, end)
+            image[at[one]] = image[at[one]] * kept[one] + gain[one]
+
+
+def _line(distance: np.ndarray) -> np.ndarray:
+    """How dark the line between fat and water is at a distance in mm from it: 0..1."""
+    line = distance * np.float32(1 / INK_MM)
+    line *= line
+    np.negative(line, out=line)
+    return np.exp(line, out=line)
 
 
 def _displaced(thorax: Thorax, x: np.ndarray, y: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
-    waves = [
-        amplitude * np.sin(2 * np.pi * (fx * x + fy * y) + phase + z / 30) for amplitude, fx, fy, phase in thorax.wiggle
-    ]
-    return x + sum(waves[::2]), y + sum(waves[1::2])
+    """Coordinates displaced by waves of z: even ones along x, odd ones along y.
+
+    The sine of a sum is two products, and coordinates are affine in the pixels: rows and columns are taken apart.
+    """
+    amplitude, fx, fy, phase = (part[:, None] for part in thorax.wiggle.T)
+    by_row = 2 * np.pi * (fx * x[:, 0] + fy * y[:, 0]) + phase + z / 30
+    by_column = 2 * np.pi * (fx * (x[0] - x[0, 0]) + fy * (y[0] - y[0, 0]))
+    rows = amplitude * np.stack([np.sin(by_row), np.cos(by_row)])
+    columns = np.stack([np.cos(by_column), np.sin(by_column)])
+    moved = (np.concatenate(rows[:, i::2]).T @ np.concatenate(columns[:, i::2]) for i in (0, 1))
+    return x + next(moved), y + next(moved)
 
 
 def paint_thorax(
@@ -258,8 +315,7 @@ def paint_thorax(
     _paint_ribs(thorax, canvas, depth, yw)
     cavity = np.maximum(-depth, back)
     canvas.fill(cavity, signals[Tissue.LUNG] * (1 + 0.2 * grain), ink=0.3)
-    for vessel in thorax.vessels:
-        canvas.blob(vessel, z)
+    canvas.blobs(thorax.vessels, z)
     lens = 1 - ((yw - thorax.front_fat_y_mm) / thorax.front_fat_span_mm) ** 2
     pad = depth - thorax.front_fat_mm * (0.4 + 1.2 * max(share, 0)) * lens - 2.5 * grain
     canvas.fill(np.maximum(-depth, pad), signals[Tissue.FAT] * (0.85 + 0.13 * grain), ink=0.4)
@@ -268,15 +324,20 @@ def paint_thorax(
 
 
 def _paint_ribs(thorax: Thorax, canvas: Canvas, depth: np.ndarray, y: np.ndarray) -> None:
+    rough = np.s_[::RIB_STEP, ::RIB_STEP]
     for rib in thorax.ribs:
-        reach = max(rib.axes[:2]) + RIB_MARGIN_MM
-        near = (np.abs(y - rib.centre[1]) < reach) & (np.abs(depth + rib.centre[0] * thorax.muscle_mm) < reach)
+        in_wall = rib.centre[0] * thorax.muscle_mm
+        reach = max(rib.axes[:2]) + RIB_MARGIN_MM + RIB_STEP * canvas.pixel_mm
+        near = (np.abs(y[rough] - rib.centre[1]) < reach) & (np.abs(depth[rough] + in_wall) < reach)
         rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
         if not len(rows):
             continue
-        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        middle = (depth[box] + rib.centre[0] * thorax.muscle_mm) / rib.axes[0]
-        distance = (np.hypot(middle, (y[box] - rib.centre[1]) / rib.axes[1]) - 1) * rib.axes[0]
+        box = (
+            slice(RIB_STEP * rows[0], RIB_STEP * (rows[-1] + 1)),
+            slice(RIB_STEP * columns[0], RIB_STEP * (columns[-1] + 1)),
+        )
+        along, across = (depth[box] + in_wall) / rib.axes[0], (y[box] - rib.centre[1]) / rib.axes[1]
+        distance = (np.sqrt(along * along + across * across) - 1) * rib.axes[0]
         canvas.fill(distance, rib.signal, 1 - rib.rim, box)
 
 
@@ -298,11 +359,9 @@ def _paint_abdomen(
     before = canvas.image.copy()
     canvas.fill(below, thorax.paunch_signal * (1 + 0.15 * grain), ink=0.5)
     large = [organ for organ in thorax.organs if organ.rim < 1]
-    for organ in large:
-        canvas.blob(organ, z)
+    canvas.blobs(large, z)
     edge = x - thorax.liver_edge_mm + 0.5 * (y - level) - 25 * share
     canvas.fill(np.maximum(below, edge), signals[Tissue.LIVER] * (1 + 0.15 * grain), ink=0.35)
-    for organ in thorax.organs[len(large) :]:
-        canvas.blob(organ, z)
+    canvas.blobs(thorax.organs[len(large) :], z)
     outside = np.clip(0.5 + below / canvas.pixel_mm, 0, 1)
     canvas.image += outside * (before - canvas.image)

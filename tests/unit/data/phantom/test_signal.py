@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from cmrfed.data.phantom.signal import (
     RELAXATION,
     Tissue,
+    _blur,
     bssfp,
     coil_field,
     receive,
@@ -66,3 +68,17 @@ def test_texture_is_periodic_and_standardised() -> None:
     assert tile.mean() == pytest.approx(0, abs=1e-5)
     assert tile.std() == pytest.approx(1, abs=1e-5)
     assert np.abs(tile[0] - tile[-1]).mean() < 1.5 * np.abs(np.diff(tile, axis=0)).mean()
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.45, 0.65, 1.3])
+def test_slices_are_blurred_as_by_scipy(sigma) -> None:
+    image = np.random.default_rng(0).normal(size=(31, 24)).astype(np.float32)
+    assert np.allclose(_blur(image, sigma), gaussian_filter(image, sigma, truncate=2.5), atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "scale"), [((64, 48), 3.0), ((17, 9), 4.0)])
+def test_texture_is_noise_smoothed_as_by_scipy(shape, scale) -> None:
+    tile = texture_tile(shape, scale, np.random.default_rng(0))
+    slow = gaussian_filter(np.random.default_rng(0).standard_normal(shape, dtype=np.float32), scale, mode="wrap")
+    assert tile == pytest.approx((slow - slow.mean()) / slow.std(), abs=1e-4)
+    assert tile.dtype == np.float32
