@@ -74,11 +74,11 @@ def evaluate(
     """
     _check(train, holdout, external, sites or {})
     check_installed(config.installed_metrics, config.attacks)
-    dataset = read_dataset(synthetic, train.header)
+    dataset = read_dataset(synthetic, train.header, out)
     sets = (
         replace(dataset.slices, name="synthetic"),
-        replace(slices_of_cohort(train), name="training"),
-        replace(slices_of_cohort(holdout), name="hold-out"),
+        replace(slices_of_cohort(train, out), name="training"),
+        replace(slices_of_cohort(holdout, out), name="hold-out"),
     )
     extractor = KeptFeatures(open_extractor(config.features), out / "features")
     features = _features(sets, extractor)

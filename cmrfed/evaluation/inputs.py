@@ -7,7 +7,7 @@ used is set aside and named. Masks are taken as drawn, however wrong: measuring 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from cmrfed.data.preparation.prepare import PrepareConfig, crop, heart_centre, s
 from cmrfed.data.sources import RawArrays, RawPatient, RawVolume, read
 from cmrfed.data.sources.raw import nifti_files, stem_of
 from cmrfed.data.synthetic import SyntheticDataset
-from cmrfed.evaluation.slices import SliceSet, joined, slices_of_synthetic
+from cmrfed.evaluation.slices import Part, SliceSet, joined, slices_of_synthetic
 
 NAMED_MOST = 20
 """Largest number of cases that a warning names."""
@@ -62,12 +62,13 @@ def layout_of(root: Path) -> str:
     )
 
 
-def read_dataset(root: Path, real: CohortHeader) -> EvaluatedSet:
+def read_dataset(root: Path, real: CohortHeader, scratch: Path | None = None) -> EvaluatedSet:
     """Read the data set to evaluate.
 
     Args:
         root: A data set of this project, an nnU-Net v2 raw folder or an ACDC-layout folder.
         real: Header of the cohort that it is compared with: the size and preparation of its slices.
+        scratch: Folder with room for the pixels; None: the system's folder for temporary files.
 
     Raises:
         EvaluationError: The folder has no known layout, or no case of it can be used.
@@ -82,8 +83,8 @@ def read_dataset(root: Path, real: CohortHeader) -> EvaluatedSet:
                 expected="a data set that was drawn as a whole, such as RUN_DIR/synthetic",
                 do="name that one with --synthetic; paired and reconstructed images have options of their own",
             )
-        return EvaluatedSet(slices_of_synthetic(data, real.size_px), digest_folder(data.root))
-    return _Foreign(root, layout, real).read()
+        return EvaluatedSet(slices_of_synthetic(data, real.size_px, scratch), digest_folder(data.root))
+    return _Foreign(root, layout, real).read(scratch)
 
 
 def preparation_of(real: CohortHeader) -> PrepareConfig:
@@ -100,7 +101,7 @@ class _Foreign:
 
     def __init__(self, root: Path, layout: str, real: CohortHeader) -> None:
         self.root, self.layout, self.config = root, layout, preparation_of(real)
-        self.parts: list[tuple[str, str, np.ndarray, np.ndarray | None]] = []
+        self.count = 0
         self.spacing: dict[str, tuple[float, float, float] | None] = {}
         self.aside: list[tuple[str, str]] = []
         self.unmasked: list[str] = []
@@ -111,24 +112,26 @@ class _Foreign:
         self.notes: dict[str, list[str]] = {}
         """What had to be assumed of the files' geometry → patients."""
 
-    def read(self) -> EvaluatedSet:
+    def read(self, scratch: Path | None) -> EvaluatedSet:
         patients = read(self.root, self.layout)
         self.left_out = tuple(f"not read, {kind.text()}" for kind in kinds_of(patients.left_out))
-        with track(f"reading {self.root.name}", len(patients)) as bar:
-            for patient in patients:
-                self._patient(patient)
-                bar.advance(note=patient.patient_id)
-        if not self.parts:
+        slices = joined(self.root.name, self._parts(patients), self.spacing, self.config.size_px, scratch)
+        if not self.count:
             raise EvaluationError(
                 f"no case of {self.root} can be used",
                 got="; ".join(f"{case}: {why}" for case, why in self.aside[:3]),
                 expected="at least one readable case",
                 do="correct the files",
             )
-        slices = joined(self.root.name, self.parts, self.spacing)
         return EvaluatedSet(slices, slices.digest, self._warnings())
 
-    def _patient(self, patient: RawPatient) -> None:
+    def _parts(self, patients: Sequence[RawPatient]) -> Iterator[Part]:
+        with track(f"reading {self.root.name}", len(patients)) as bar:
+            for patient in patients:
+                yield from self._patient(patient)
+                bar.advance(note=patient.patient_id)
+
+    def _patient(self, patient: RawPatient) -> Iterator[Part]:
         if patient.problem is not None:
             self.aside.append((patient.patient_id, str(patient.problem)))
         loaded: list[tuple[RawVolume, RawArrays]] = []
@@ -149,9 +152,10 @@ class _Foreign:
             except CmrfedError as error:
                 self.aside.append((case, str(error)))
                 continue
-            self.parts.append((patient.patient_id, volume.phase.name, image, mask))
+            self.count += 1
             self.spacing[case] = spacing
             self.unmasked += [case] if mask is None else []
+            yield patient.patient_id, volume.phase.name, image, mask
 
     def _note(self, patient: RawPatient, loaded: Sequence[RawArrays]) -> None:
         """Keep what had to be assumed of a patient's geometry. Masks decide nothing: they are measured."""
@@ -190,7 +194,7 @@ class _Foreign:
         return image.astype(np.float32), mask, spacing
 
     def _warnings(self) -> tuple[str, ...]:
-        count, config = len(self.parts), self.config
+        count, config = self.count, self.config
         sizes = ", ".join(f"{h} x {w} px ({n})" for (h, w), n in sorted(self.sizes.items()))
         known = sum(s is not None for s in self.spacing.values())
         done = (

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cmrfed.data.pictures import enlarge, grey, outlined, save_png, sheet
-from cmrfed.evaluation.privacy.memorisation import Neighbours
+from cmrfed.evaluation.privacy.nearest import Neighbours
 from cmrfed.evaluation.slices import SliceSet
 
 COLUMNS, ROWS, FACTOR = 8, 3, 2

@@ -5,6 +5,7 @@ import pytest
 
 from cmrfed.evaluation.privacy.black_box import Cloud, adversarial, further
 from cmrfed.evaluation.privacy.membership import Claim, Scores, auc, broken, roc, tpr_at
+from cmrfed.evaluation.privacy.nearest import Points
 
 
 def drawn(seed, members=17, others=23, shift=0.7):
@@ -50,12 +51,12 @@ def test_an_interval_covers_as_often_as_it_says():
 
 
 def test_adversarial_accuracy_by_hand():
-    real = Cloud(np.array([[0.0], [1.0], [5.0]]), np.array(["a", "b", "c"]))
-    synthetic = Cloud(np.array([[0.1], [9.0], [9.5]]), np.array(["x", "y", "z"]))
+    real = Cloud.whole(Points(np.array([[0.0], [1.0], [5.0]]), np.array(["a", "b", "c"])))
+    synthetic = Cloud.whole(Points(np.array([[0.1], [9.0], [9.5]]), np.array(["x", "y", "z"])))
     of_real, of_synthetic = further(real, synthetic)
     assert of_real.tolist() == [0, 0, 0], "1 is nearer to 0.1 than to 0; 5 is as far from 9 as from 1"
     assert of_synthetic.tolist() == [0, 1, 1]
-    members = Cloud(np.array([[0.1], [9.0], [9.6]]), np.array(["m", "n", "o"]))
+    members = Cloud.whole(Points(np.array([[0.1], [9.0], [9.6]]), np.array(["m", "n", "o"])))
     found = adversarial("pixels", synthetic, members, real, np.random.default_rng(0))
     assert found.value == pytest.approx((0 + 2 / 3) / 2 - (0 + 0) / 2)
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from cmrfed.data.labels import Label, Phase
 from cmrfed.evaluation.results.result import Estimate, mean_interval
-from cmrfed.evaluation.slices import SliceSet
+from cmrfed.evaluation.slices import SliceSet, rows_of
+from cmrfed.evaluation.spool import release
 from cmrfed.evaluation.utility.surface_distance import Spacing
 
 MYOCARDIUM_G_PER_ML = 1.05
@@ -51,15 +52,18 @@ def quantities(counts: Counts, spacing: Spacing | None) -> dict[str, float]:
 
 def patient_quantities(slices: SliceSet, labels: Iterable[Label]) -> dict[str, np.ndarray]:
     """Quantity => its value for each patient whose masks give one, (P,)."""
-    labels, cases = tuple(labels), slices.take(slices.has_mask)
+    labels = tuple(labels)
     counts: dict[str, dict[tuple[Phase, Label], int]] = {}
     spacing: dict[str, Spacing | None] = {}
-    for case in np.unique(cases.cases):
-        masks = cases.masks[cases.cases == case]
-        patient, _, phase = str(case).rpartition("_")
+    for case, rows in rows_of(slices.cases).items():
+        masks = slices.masks[rows[slices.has_mask[rows]]]
+        if not len(masks):
+            continue
+        patient, _, phase = case.rpartition("_")
         mine = {(Phase[phase], label): int((masks == label).sum()) for label in labels}
         counts.setdefault(patient, {}).update(mine)
-        spacing[patient] = slices.spacing.get(str(case))
+        spacing[patient] = slices.spacing.get(case)
+    release(slices.masks)
     each = [quantities(counts[patient], spacing[patient]) for patient in sorted(counts)]
     return {name: np.array([q[name] for q in each if name in q]) for name in UNITS if any(name in q for q in each)}
 

@@ -1,6 +1,6 @@
 """Anatomy: are the shapes of the masks those of real hearts?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from cmrfed.evaluation.results.catalogue import metric, series, unavailable, uni
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, mean_interval
 from cmrfed.evaluation.settings import AnatomyConfig
 from cmrfed.evaluation.slices import SliceSet
+from cmrfed.evaluation.spool import blocks
 
 SHAPES = ("area", "eccentricity", "roundness", "solidity")
 _UNITS = {"area": "pixels", "eccentricity": "fraction", "roundness": "fraction", "solidity": "fraction"}
@@ -75,10 +76,15 @@ def valid_slice(mask: np.ndarray) -> bool | None:
 
 
 # --- patients -----------------------------------------------------------------------------------
+def _each(masks: np.ndarray) -> Iterator[np.ndarray]:
+    for _, block in blocks(masks):
+        yield from block
+
+
 def _per_patient(slices: SliceSet, of_slice: Callable[[np.ndarray], bool | None]) -> np.ndarray:
     """Mean over each patient's slices of a yes-or-no question, (P,); patients without an answer are left out."""
     answers: dict[str, list[bool]] = {}
-    for mask, owner, known in zip(slices.masks, slices.owners, slices.has_mask, strict=True):
+    for mask, owner, known in zip(_each(slices.masks), slices.owners, slices.has_mask, strict=True):
         answer = of_slice(mask) if known else None
         if answer is not None:
             answers.setdefault(str(owner), []).append(answer)
@@ -88,7 +94,7 @@ def _per_patient(slices: SliceSet, of_slice: Callable[[np.ndarray], bool | None]
 def patient_shapes(slices: SliceSet, minimum_px: int) -> dict[tuple[Label, str], np.ndarray]:
     """Structure and shape number => mean of each patient that has it, (P,)."""
     values: dict[tuple[Label, str], dict[str, list[float]]] = {}
-    for mask, owner in zip(slices.masks, slices.owners, strict=True):
+    for mask, owner in zip(_each(slices.masks), slices.owners, strict=True):
         for key, value in shapes_of_slice(mask, minimum_px).items():
             values.setdefault(key, {}).setdefault(str(owner), []).append(value)
     return {key: np.array([np.mean(v) for v in owners.values()]) for key, owners in values.items()}

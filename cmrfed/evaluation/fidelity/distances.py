@@ -18,7 +18,8 @@ from cmrfed.evaluation.features.extractors import Extractor
 from cmrfed.evaluation.results.catalogue import metric, say, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, Notice, mean_interval
 from cmrfed.evaluation.settings import FidelityConfig
-from cmrfed.evaluation.slices import SliceSet, slices_of_synthetic
+from cmrfed.evaluation.slices import SliceSet, chosen_rows, rows_of, slices_of_synthetic
+from cmrfed.evaluation.spool import Spool, blocks, release
 
 DATA_RANGE = 2.0
 MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -177,9 +178,11 @@ def _fid_metric(
 
 def _blurred(slices: SliceSet) -> np.ndarray:
     """The images after a 3 x 3 mean: a yardstick of visible loss."""
-    x = torch.from_numpy(slices.images)[:, None]
-    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
-    return torch.nn.functional.avg_pool2d(padded, 3, 1)[:, 0].numpy()
+    spool = Spool(slices.images.shape[1:], np.float32, slices.scratch)
+    for _, block in blocks(slices.images):
+        padded = torch.nn.functional.pad(torch.from_numpy(block)[:, None], (1, 1, 1, 1), mode="replicate")
+        spool.add(torch.nn.functional.avg_pool2d(padded, 3, 1)[:, 0].numpy())
+    return spool.array()
 
 
 def distribution_metrics(
@@ -247,11 +250,19 @@ def paired_values(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
         real: (N, H, W) in [-1, 1].
         made: (N, H, W) in [-1, 1].
     """
-    parts = [
-        _paired_batch(real[start : start + PAIRED_BATCH], made[start : start + PAIRED_BATCH])
-        for start in range(0, len(real), PAIRED_BATCH)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in PAIRED}
+    return _in_pairs(_paired_batch, real, made)
+
+
+def _in_pairs(
+    measure: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]], real: np.ndarray, made: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What is measured of pairs, a batch of them at a time."""
+    parts = []
+    for start in range(0, len(real), PAIRED_BATCH):
+        parts.append(measure(real[start : start + PAIRED_BATCH], made[start : start + PAIRED_BATCH]))
+        release(real)
+        release(made)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _paired_batch(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
@@ -270,10 +281,9 @@ def _unavailable(reason: str, arm: str) -> Findings:
 
 def _match(made: SliceSet, holdout: SliceSet) -> tuple[np.ndarray, np.ndarray]:
     """Rows of ``holdout`` and of ``made`` that show the same slice of the same patient and phase."""
-    ours, theirs = [], []
-    for case in np.unique(made.cases):
-        real = holdout.pseudonyms.get(str(case), case)
-        i, j = np.flatnonzero(holdout.cases == real), np.flatnonzero(made.cases == case)
+    ours, theirs, held = [], [], rows_of(holdout.cases)
+    for case, j in rows_of(made.cases).items():
+        i = held.get(holdout.pseudonyms.get(case, case), np.zeros(0, int))
         if len(i) != len(j):
             raise EvaluationError(
                 f"paired case {case} does not fit the hold-out",
@@ -305,9 +315,10 @@ def paired_metrics(paired: Path | None, holdout: SliceSet, lpips_weights: str | 
             "give that folder with --paired",
             arm,
         )
-    made = slices_of_synthetic(SyntheticDataset.open(paired), holdout.images.shape[-1])
+    made = slices_of_synthetic(SyntheticDataset.open(paired), holdout.images.shape[-1], holdout.scratch)
     i, j = _match(made, holdout)
-    real, drawn, owners = holdout.images[i], made.images[j], holdout.owners[i]
+    real, drawn = (chosen_rows(s.images, rows, holdout.scratch) for s, rows in ((holdout, i), (made, j)))
+    owners = holdout.owners[i]
     values = paired_values(real, drawn)
     identical = ~np.isfinite(values["psnr"])
     values["psnr"] = np.where(identical, np.nan, values["psnr"])
@@ -350,14 +361,18 @@ def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights
         return unavailable(key, f"{file} is missing. Do: put the weights there", {"arm": arm})
     torch.hub.set_dir(weights)
     try:
-        values = [
-            float(learned_perceptual_image_patch_similarity(_rgb(a), _rgb(b), net_type="alex"))
-            for a, b in zip(made, real, strict=True)
-        ]
+        values = _in_pairs(_lpips_batch, real, made)["lpips"]
     except ImportError as error:
         return unavailable(key, f"{error}. Do: pip install 'cmrfed[lpips]'", {"arm": arm})
-    return _paired_metric("lpips", np.array(values), owners, "AlexNet; ", arm)
+    return _paired_metric("lpips", values, owners, "AlexNet; ", arm)
 
 
-def _rgb(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.clip(image, -1, 1))[None, None].expand(1, 3, -1, -1)
+@torch.no_grad()
+def _lpips_batch(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
+    values = learned_perceptual_image_patch_similarity(_rgb(made), _rgb(real), net_type="alex", reduction="none")
+    return {"lpips": np.atleast_1d(values.double().numpy())}
+
+
+def _rgb(images: np.ndarray) -> torch.Tensor:
+    """Grey (B, H, W) in [-1, 1] => (B, 3, H, W)."""
+    return torch.from_numpy(np.clip(images, -1, 1).astype(np.float32))[:, None].expand(-1, 3, -1, -1)

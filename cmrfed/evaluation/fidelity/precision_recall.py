@@ -12,9 +12,11 @@ import numpy as np
 
 from cmrfed.evaluation.results.catalogue import metric, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, mean_interval
-from cmrfed.evaluation.slices import SliceSet, patient_means
+from cmrfed.evaluation.slices import SliceSet, patient_means, rows_of
 
 NEIGHBOURS = 5
+BLOCK = 1024
+"""Rows whose distances to all others are held at a time."""
 MEANINGS = {
     "precision": "share of synthetic slices that lie among real ones",
     "recall": "share of real slices that lie among synthetic ones",
@@ -32,9 +34,12 @@ def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def radii(x: np.ndarray, k: int) -> np.ndarray:
     """Distance (N,) of each row of (N, D) to its k-th nearest other row."""
-    within = distances(x, x)
-    np.fill_diagonal(within, np.inf)
-    return np.partition(within, k - 1, axis=1)[:, k - 1]
+    out = np.empty(len(x))
+    for start in range(0, len(x), BLOCK):
+        block = distances(x[start : start + BLOCK], x)
+        block[np.arange(len(block)), np.arange(start, start + len(block))] = np.inf  # no row is its own neighbour
+        out[start : start + BLOCK] = np.partition(block, k - 1, axis=1)[:, k - 1]
+    return out
 
 
 def memberships(real: np.ndarray, made: np.ndarray, k: int = NEIGHBOURS) -> dict[str, np.ndarray]:
@@ -45,21 +50,25 @@ def memberships(real: np.ndarray, made: np.ndarray, k: int = NEIGHBOURS) -> dict
         made: (M, D) features, M > k.
         k: Which neighbour a ball reaches to.
     """
-    between, reach = distances(real, made), radii(real, k)
-    in_real = between < reach[:, None]
-    in_made = between < radii(made, k)[None]
-    return {
-        "precision": in_real.any(0).astype(float),
-        "recall": in_made.any(1).astype(float),
-        "density": in_real.sum(0) / k,
-        "coverage": in_real.any(1).astype(float),
-    }
+    reach, made_reach = radii(real, k), radii(made, k)
+    balls, recall, coverage = np.zeros(len(made)), np.zeros(len(real)), np.zeros(len(real))
+    for start in range(0, len(real), BLOCK):
+        rows = slice(start, start + BLOCK)
+        between = distances(real[rows], made)
+        in_real = between < reach[rows, None]
+        balls += in_real.sum(0)
+        coverage[rows] = in_real.any(1)
+        recall[rows] = (between < made_reach[None]).any(1)
+    return {"precision": (balls > 0).astype(float), "recall": recall, "density": balls / k, "coverage": coverage}
 
 
 def spread_of(features: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """Mean distance (P,) of each patient's slices to the slices of all others; needs two patients."""
-    between = distances(features, features)
-    return np.array([between[np.ix_(owners == p, owners != p)].mean() for p in np.unique(owners)])
+    out = []
+    for rows in rows_of(owners).values():
+        between = distances(features[rows], features)
+        out.append((between.sum() - between[:, rows].sum()) / (len(rows) * (len(features) - len(rows))))
+    return np.array(out)
 
 
 def manifold_metrics(

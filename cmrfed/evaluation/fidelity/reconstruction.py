@@ -50,4 +50,4 @@ def reconstruction_utility(folder: Path, train: Cohort, benchmark: SegmenterBenc
     """
     images = _Reconstructed(SyntheticDataset.open(folder), benchmark.holdout.labels)
     both = replace(benchmark, external={RECONSTRUCTION: images})
-    return arm_on_other_images("real", labelled_slices(train), train.labels, both, RECONSTRUCTION)
+    return arm_on_other_images("real", labelled_slices(train, benchmark.cache), train.labels, both, RECONSTRUCTION)

@@ -25,10 +25,10 @@ from cmrfed.evaluation.privacy.membership import (
     too_few,
 )
 from cmrfed.evaluation.privacy.memorisation import repeated_patients
-from cmrfed.evaluation.privacy.nearest import neighbours
+from cmrfed.evaluation.privacy.nearest import Points
 from cmrfed.evaluation.results.catalogue import metric, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric
-from cmrfed.evaluation.slices import SliceSet
+from cmrfed.evaluation.slices import SliceSet, patient_means, rows_of
 
 SOURCES = {
     "nearest-neighbour": "minus the distance to the nearest synthetic slice (arXiv 1909.03935)",
@@ -44,28 +44,44 @@ NONE: Mapping[str, InstalledAttack] = {}
 
 @dataclass(frozen=True)
 class Cloud:
-    """Slices as vectors (N, D) with their patients (N,)."""
+    """Some patients of a set: the rows (K,) of their slices. Distances are those found once for the whole set."""
 
-    vectors: np.ndarray
-    owners: np.ndarray
+    points: Points
+    rows: np.ndarray
+
+    @classmethod
+    def whole(cls, points: Points) -> "Cloud":
+        """All patients of a set."""
+        return cls(points, np.arange(len(points.owners)))
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The patient of each slice, (K,)."""
+        return self.points.owners[self.rows]
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The slices as vectors (K, D), in memory."""
+        return self.points.vectors[self.rows]
 
     def of(self, patients: Sequence[str]) -> "Cloud":
         """The slices of these patients."""
-        chosen = np.isin(self.owners, patients)
-        return Cloud(self.vectors[chosen], self.owners[chosen])
+        return Cloud(self.points, self.rows[np.isin(self.owners, patients)])
 
     def to(self, others: "Cloud") -> np.ndarray:
-        """Distance (N, P) of each slice to the nearest slice of each patient of the others."""
-        return neighbours(self.vectors, others.vectors, others.owners).distance
+        """Distance (K, P) of each slice to the nearest slice of each patient of the others."""
+        found = self.points.to(others.points)
+        theirs = np.flatnonzero(np.isin(found.patients, np.unique(others.owners)))
+        return found.distance[np.ix_(self.rows, theirs)]
 
     def to_other_patients(self) -> np.ndarray:
-        """Distance (N,) of each slice to the nearest slice of another patient."""
-        found = neighbours(self.vectors, self.vectors, self.owners)
-        return np.where(found.patients[None] == self.owners[:, None], np.inf, found.distance).min(1)
+        """Distance (K,) of each slice to the nearest slice of another patient."""
+        own = self.owners
+        return np.where(np.unique(own)[None] == own[:, None], np.inf, self.to(self)).min(1)
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """Mean of the values (N,) of each patient, in order of name."""
-        return np.array([values[self.owners == p].mean() for p in np.unique(self.owners)])
+        """Mean of the values (K,) of each patient, in order of name."""
+        return patient_means(values, self.owners)
 
 
 @dataclass(frozen=True)
@@ -97,16 +113,15 @@ def contest(
     installed: Mapping[str, InstalledAttack] = NONE,
 ) -> dict[str, Scores]:
     """Attack → scores of patients; with a reference the calibrated attack, else those without."""
-    both = Cloud(
-        np.concatenate([members.vectors, others.vectors]),
-        np.concatenate([np.char.add("1", members.owners.astype(str)), np.char.add("0", others.owners.astype(str))]),
-    )
-    inside = np.char.startswith(np.unique(both.owners), "1")
-    found = _slice_scores(both.to(released), both.to(reference) if reference else None)
-    vectors = (both.vectors, released.vectors)
-    found |= {name: attack_scores(name, each, len(vectors[0]), *vectors) for name, each in installed.items()}
-    means = {name: both.means(values) for name, values in found.items()}
-    return {name: Scores(values[inside], values[~inside]) for name, values in means.items()}
+    sides = members, others
+    near = np.concatenate([side.to(released) for side in sides])
+    known = np.concatenate([side.to(reference) for side in sides]) if reference else None
+    found = _slice_scores(near, known)
+    if installed:
+        vectors = np.concatenate([side.vectors for side in sides]), released.vectors
+        found |= {name: attack_scores(name, each, len(near), *vectors) for name, each in installed.items()}
+    count = len(members.rows)
+    return {name: Scores(members.means(values[:count]), others.means(values[count:])) for name, values in found.items()}
 
 
 def attacks(
@@ -171,7 +186,7 @@ def adversarial(space: str, synthetic: Cloud, members: Cloud, others: Cloud, rng
 def _closest(queries: Cloud, synthetic: Cloud) -> np.ndarray:
     """Distance of the closest slice of each patient to the synthetic slices."""
     near = queries.to(synthetic).min(1)
-    return np.array([near[queries.owners == p].min() for p in np.unique(queries.owners)])
+    return np.array([near[rows].min() for rows in rows_of(queries.owners).values()])
 
 
 def copied(space: str, synthetic: Cloud, members: Cloud, others: Cloud, limit_from: Cloud) -> Metric:
@@ -240,9 +255,9 @@ def leakage(
         return Findings(metrics=(unavailable("leakage.membership", sides, {"space": "black-box"}),))
     whole, half = sides
     sets, out = (synthetic, train, holdout), too_few("black-box", len(whole.others)) + ceiling_series(claim)
-    flat = {s.name: s.images.reshape(len(s), -1) for s in sets}
-    for space, vectors in (("pixels", flat), (extractor, features)):
-        drawn, seen, held = (Cloud(vectors[s.name], s.owners) for s in sets)
+    spaces = {"pixels": [s.points for s in sets], extractor: [Points(features[s.name], s.owners) for s in sets]}
+    for space, points in spaces.items():
+        drawn, seen, held = map(Cloud.whole, points)
         for attack in attacks(space, drawn, seen, held, whole, half, installed):
             out += attack_findings(attack, claim)
         out += Findings(
@@ -251,4 +266,6 @@ def leakage(
                 copied(space, drawn, seen.of(half.members), held.of(half.others), held.of(half.reference)),
             )
         )
+        for each in points:
+            each.forget()
     return out

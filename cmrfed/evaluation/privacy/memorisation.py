@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmrfed.core.errors import EvaluationError
-from cmrfed.evaluation.privacy.nearest import Neighbours, neighbours
+from cmrfed.evaluation.privacy.nearest import Neighbours, Points
 from cmrfed.evaluation.results.catalogue import metric, say, series, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, Notice, bootstrap, mean_interval
 from cmrfed.evaluation.settings import MemorisationConfig
-from cmrfed.evaluation.slices import SliceSet, patient_means
+from cmrfed.evaluation.slices import SliceSet, patient_means, rows_of
 
 COPY_SHARE = 0.01
 """Share of hold-out slices that lie nearer to training slices than the distance that is called a copy."""
@@ -26,7 +26,8 @@ IDENTICAL = 1e-3
 
 def _to_some(found: Neighbours, count: int, rng: np.random.Generator) -> np.ndarray:
     """Distance (N,) to the nearest of ``count`` patients drawn without replacement."""
-    return found.distance[:, rng.choice(len(found.patients), count, replace=False)].min(1)
+    chosen = rng.choice(len(found.patients), count, replace=False)
+    return found.distance[:, chosen].min(1).astype(np.float64)
 
 
 def closer_share(
@@ -79,26 +80,22 @@ class Space:
     """The three sets as vectors of one space, named in every metric."""
 
     name: str
-    synthetic: np.ndarray
-    train: np.ndarray
-    holdout: np.ndarray
+    synthetic: Points
+    train: Points
+    holdout: Points
 
 
-def nearest_metrics(
-    space: Space, owners: tuple[np.ndarray, np.ndarray, np.ndarray], config: MemorisationConfig, seed: int
-) -> tuple[Findings, Neighbours]:
+def nearest_metrics(space: Space, config: MemorisationConfig, seed: int) -> tuple[Findings, Neighbours]:
     """Everything about neighbours in one space.
 
     Args:
         space: The vectors.
-        owners: Patients of the synthetic, training and hold-out slices.
         config: Number of draws.
         seed: Decides which patients are drawn.
     """
-    rng, (own, trained, held) = np.random.default_rng(seed), owners
-    to_train = neighbours(space.synthetic, space.train, trained)
-    to_holdout = neighbours(space.synthetic, space.holdout, held)
-    control = neighbours(space.holdout, space.train, trained).nearest()[0]
+    rng, own = np.random.default_rng(seed), space.synthetic.owners
+    to_train, to_holdout = space.synthetic.to(space.train), space.synthetic.to(space.holdout)
+    control = space.holdout.to(space.train).nearest()[0]
     limit = float(np.quantile(control, COPY_SHARE))
     won, count = closer_share(to_train, to_holdout, config.draws, rng)
     equal = [_to_some(n, count, rng) for n in (to_train, to_holdout)]
@@ -127,8 +124,8 @@ def repeated_patients(train: SliceSet, holdout: SliceSet) -> list[str]:
     Raises:
         EvaluationError: All hold-out patients are.
     """
-    distance = neighbours(_flat(holdout), _flat(train), train.owners).nearest()[0]
-    middle = {str(p): float(np.median(distance[holdout.owners == p])) for p in holdout.patients}
+    distance = holdout.points.to(train.points).nearest()[0]
+    middle = {patient: float(np.median(distance[rows])) for patient, rows in rows_of(holdout.owners).items()}
     limit = max(float(np.median(list(middle.values()))) * SAME_SCAN, IDENTICAL)
     found = [p for p, value in middle.items() if value < limit]
     if len(found) == len(middle):
@@ -141,25 +138,16 @@ def repeated_patients(train: SliceSet, holdout: SliceSet) -> list[str]:
     return found
 
 
-def _nearest_other_patient(vectors: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Distance (N,) of every slice to the nearest slice of another patient; infinite if there is no other."""
-    found = neighbours(vectors, vectors, owners)
-    return np.where(found.patients[None] == owners[:, None], np.inf, found.distance).min(1)
-
-
-def duplicate_metric(space: Space, owners: np.ndarray, trained: np.ndarray) -> Metric:
+def duplicate_metric(space: Space) -> Metric:
     """Share of synthetic slices that repeat a slice of another synthetic patient more closely than real ones do."""
-    if min(len(np.unique(owners)), len(np.unique(trained))) < 2:
+    owners = space.synthetic.owners
+    if min(len(np.unique(points.owners)) for points in (space.synthetic, space.train)) < 2:
         reason = "one patient cannot repeat another. Do: give at least two synthetic and two training patients"
         return unavailable("memorisation.duplicates", reason, {"space": space.name})
-    limit = float(np.quantile(_nearest_other_patient(space.train, trained), COPY_SHARE))
-    repeated = _nearest_other_patient(space.synthetic, owners) < limit
+    limit = float(np.quantile(space.train.to_other_patients(), COPY_SHARE))
+    repeated = space.synthetic.to_other_patients() < limit
     words = f"nearer to another patient than {limit:.3g}, which {COPY_SHARE:.0%} of training slices are"
     return _share_metric("duplicates", space.name, repeated, owners, COPY_SHARE, words)
-
-
-def _flat(slices: SliceSet) -> np.ndarray:
-    return slices.images.reshape(len(slices), -1)
 
 
 def memorisation(
@@ -189,14 +177,13 @@ def memorisation(
     fresh = ~np.isin(holdout.owners, again)
     holdout, features = holdout.take(fresh), {**features, holdout.name: features[holdout.name][fresh]}
     sets = (synthetic, train, holdout)
-    owners = (synthetic.owners, train.owners, holdout.owners)
-    pixels = Space("pixels", *(_flat(s) for s in sets))
-    seen = Space(extractor, *(features[s.name] for s in sets))
-    found, to_train = nearest_metrics(pixels, owners, config, seed)
-    found += nearest_metrics(seen, owners, config, seed)[0]
+    pixels = Space("pixels", *(s.points for s in sets))
+    seen = Space(extractor, *(Points(features[s.name], s.owners) for s in sets))
+    found, to_train = nearest_metrics(pixels, config, seed)
+    found += nearest_metrics(seen, config, seed)[0]
     constant = synthetic.constant
     extra = (
-        duplicate_metric(pixels, synthetic.owners, train.owners),
+        duplicate_metric(pixels),
         _share_metric(
             "constant-images",
             None,

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from cmrfed.core.artifacts import digest_json, digest_state, load_state, locked, save_state
+from cmrfed.core.artifacts import digest_json, load_state, locked, save_state
 from cmrfed.core.errors import DataError
 from cmrfed.core.precision import granted
 from cmrfed.core.progress import track
@@ -111,7 +111,7 @@ class SegmenterBenchmark:
     ) -> torch.nn.Module:
         """Train a segmenter, or read the one that the same data, settings and seed gave before."""
         first, second = sources
-        data = [digest_state({"images": s.images, "masks": s.masks}) for s in (first, second) if s is not None]
+        data = [s.digest for s in (first, second) if s is not None]
         plain = {key for key in ("augment", "mixed_share") if getattr(self.config, key) == getattr(_USUAL, key)}
         settings = digested(self.config, {"seeds"} | plain) | {"precision": granted(self.config.precision, "cpu")}
         name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
@@ -265,7 +265,7 @@ def site_utility(sites: Mapping[str, Cohort], synthetic: LabelledSlices, benchma
         synthetic: All synthetic slices.
         benchmark: Its number of segmenters is that of each site and arm.
     """
-    own = {site: labelled_slices(cohort) for site, cohort in sites.items()}
+    own = {site: labelled_slices(cohort, benchmark.cache) for site, cohort in sites.items()}
     added = dict(zip(SITE_ARMS, (None, synthetic), strict=True))
     sources = {(arm, site): (own[site], added[arm]) for site in sites for arm in SITE_ARMS}
     labels = next(iter(sites.values())).labels
@@ -294,7 +294,7 @@ def utility(
         control_seeds: Segmenters of real slices alone without augmentation; 0 leaves them out.
         mixed_shares: Further parts of a batch that are synthetic, beside real slices.
     """
-    arms = _arms(labelled_slices(real), synthetic)
+    arms = _arms(labelled_slices(real, benchmark.cache), synthetic)
     main = arms if mixed_arm else {arm: arms[arm] for arm in arms if arm != "both"}
     scores = benchmark.score("utility", main, real.labels)
     further = _further(arms, benchmark, real.labels, control_seeds, mixed_shares)

@@ -1,7 +1,10 @@
 """The reference segmenter: a small 2-D U-Net, trained the same way on whatever it is given, scored per volume."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +20,7 @@ from cmrfed.core.rng import torch_generator
 from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import STRUCTURES, Label, Phase
 from cmrfed.evaluation.settings import SegmenterConfig
+from cmrfed.evaluation.spool import Spool, blocks, release
 from cmrfed.evaluation.utility.surface_distance import PIXELS, Spacing, SurfaceDistance, surface_distance
 
 
@@ -81,7 +85,7 @@ def augment(images: Tensor, masks: Tensor, random: torch.Generator) -> tuple[Ten
 # --- training -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class LabelledSlices:
-    """Slices with masks: images float32 (N, 1, H, W) in [-1, 1], masks int64 (N, H, W)."""
+    """Slices with masks: images float32 (N, 1, H, W) in [-1, 1], masks integers (N, H, W); both may be on disk."""
 
     images: Tensor
     masks: Tensor
@@ -89,9 +93,24 @@ class LabelledSlices:
     def __len__(self) -> int:
         return len(self.images)
 
+    @cached_property
+    def digest(self) -> str:
+        """`digest_state` of the images and the masks, the latter as int64, read in blocks."""
+        total = hashlib.sha256()
+        for name, each, kind in (("images", self.images, torch.float32), ("masks", self.masks, torch.int64)):
+            total.update(f"{name}|{kind}|{tuple(each.shape)}|".encode())
+            for _, block in blocks(each.numpy()):
+                total.update(torch.from_numpy(block).to(kind).contiguous().numpy().data)
+        return total.hexdigest()
 
-def labelled_slices(cohort: Cohort) -> LabelledSlices:
-    """All slices of the patients that have masks."""
+
+def labelled_slices(cohort: Cohort, scratch: Path | None = None) -> LabelledSlices:
+    """All slices of the patients that have masks.
+
+    Args:
+        cohort: The patients.
+        scratch: Folder with room for the pixels; None: the system's folder for temporary files.
+    """
     rows = [r for r, p in zip(cohort.rows_of, cohort.patients, strict=True) if p.has_mask]
     if not rows:
         raise EvaluationError(
@@ -99,9 +118,12 @@ def labelled_slices(cohort: Cohort) -> LabelledSlices:
             expected="patients with masks",
             do="give a cohort with masks, or leave the segmentation out with evaluation.utility=false",
         )
-    index = np.concatenate(rows)
-    images = torch.from_numpy(np.asarray(cohort.images[index], np.float32))[:, None]
-    return LabelledSlices(images, torch.from_numpy(np.asarray(cohort.masks[index], np.int64)))
+    images, masks = (Spool((cohort.size_px, cohort.size_px), kind, scratch) for kind in (np.float32, np.uint8))
+    for mine in rows:
+        images.add(cohort.images[mine])
+        masks.add(cohort.masks[mine])
+        release(cohort.images)
+    return LabelledSlices(torch.from_numpy(images.array())[:, None], torch.from_numpy(masks.array()))
 
 
 def train_segmenter(
@@ -118,7 +140,7 @@ def train_segmenter(
 
     Args:
         images: float32 (N, 1, H, W) in [-1, 1].
-        masks: int64 (N, H, W), canonical labels.
+        masks: Integers (N, H, W), canonical labels.
         config: Size of the network and of the training.
         seed: Decides weights, order and augmentation.
         labels: Structures to learn; pixels of others are background.
@@ -179,7 +201,11 @@ def _batch(
     parts = [size] if len(sources) == 1 else [size - mixed, mixed]
     chosen = [torch.randint(len(s), (k,), generator=random) for s, k in zip(sources, parts, strict=True)]
     images = torch.cat([s.images[i] for s, i in zip(sources, chosen, strict=True)])
-    return images, torch.cat([s.masks[i] for s, i in zip(sources, chosen, strict=True)])
+    masks = torch.cat([s.masks[i] for s, i in zip(sources, chosen, strict=True)]).long()
+    for each in sources:
+        release(each.images.numpy())
+        release(each.masks.numpy())
+    return images, masks
 
 
 # --- scoring ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from cmrfed.evaluation.installed import (
     installed_metrics,
 )
 from cmrfed.evaluation.privacy.black_box import Cloud, contest
+from cmrfed.evaluation.privacy.nearest import Points
 from cmrfed.evaluation.results.catalogue import MEASURES
 from cmrfed.evaluation.settings import AttackConfig, EvaluationConfig
 from tests.evaluation_world import sliced
@@ -106,7 +107,9 @@ def test_an_attack_that_would_not_run_is_refused_before_anything_is_computed(plu
 
 def test_an_installed_attack_is_scored_as_the_own_one_with_its_score_is():
     rng = np.random.default_rng(0)
-    clouds = [Cloud(rng.normal(size=(12, 5)), np.repeat([f"{kind}{i}" for i in range(4)], 3)) for kind in "mos"]
+    clouds = [
+        Cloud.whole(Points(rng.normal(size=(12, 5)), np.repeat([f"{kind}{i}" for i in range(4)], 3))) for kind in "mos"
+    ]
     found = contest(*clouds, installed={"own": NEAREST})
     for side in ("members", "others"):
         np.testing.assert_allclose(getattr(found["own"], side), getattr(found["nearest-neighbour"], side), rtol=1e-5)

@@ -38,7 +38,7 @@ def test_spheres_of_a_patient_give_their_volumes_in_ml():
     spacing = (1.5, 1.5, 5.0)
     masks = {"ED": sphere(30, spacing), "ES": sphere(20, spacing)}
     parts = [("a_b", phase, mask.astype(np.float32), mask) for phase, mask in masks.items()]
-    slices = joined("x", parts, {f"a_b_{phase}": spacing for phase in masks})
+    slices = joined("x", parts, {f"a_b_{phase}": spacing for phase in masks}, masks["ED"].shape[-1])
     found = patient_quantities(slices, [Label.LV])
     volumes = [4 / 3 * np.pi * r**3 / 1000 for r in (30, 20)]
     assert found["lv-edv"] == pytest.approx([volumes[0]], rel=0.03)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from cmrfed.core.errors import EvaluationError
-from cmrfed.evaluation.privacy.memorisation import Neighbours, closer_share, memorisation, neighbours, repeated_patients
+from cmrfed.evaluation.privacy.memorisation import closer_share, memorisation, repeated_patients
+from cmrfed.evaluation.privacy.nearest import Neighbours, neighbours
 from cmrfed.evaluation.settings import MemorisationConfig
 from tests.evaluation_world import sliced
 
