@@ -42,12 +42,16 @@ def evaluate(
     reference: Annotated[
         list[Path] | None, typer.Option(help="Reference generator trained on neither cohort; give two or more.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where networks compute: auto (CUDA, MPS or CPU), cpu, cuda, cuda:N or mps.")
+    ] = "auto",
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting of the evaluation: key=value.")
     ] = None,
 ) -> None:
     """Evaluate a synthetic data set against real ones: fidelity, anatomy, utility and privacy."""
     from cmrfed.config.experiment import resolve_evaluation
+    from cmrfed.core.device import resolve
     from cmrfed.core.owner import owned, owned_around
     from cmrfed.data.cohort import Cohort
     from cmrfed.evaluation.evaluate import claim_of
@@ -55,7 +59,7 @@ def evaluate(
     from cmrfed.evaluation.privacy.white_box import white_box
     from cmrfed.report.html import write_report
 
-    config = resolve_evaluation(list(assign or []))
+    config, where = resolve_evaluation(list(assign or [])), resolve(device)
     if reference and not generator:
         raise ConfigError(
             "references calibrate an attack on a generator", got="--reference alone", do="give --generator"
@@ -66,7 +70,7 @@ def evaluate(
         attacked = None
         if generator:
             claim = claim_of(synthetic, generator)
-            attacked = white_box(generator, reference or [], learned, fresh, config.attacks, claim, config.seed)
+            attacked = white_box(generator, reference or [], learned, fresh, config.attacks, claim, config.seed, where)
         evaluate_dataset(
             synthetic=synthetic,
             train=learned,
@@ -78,5 +82,6 @@ def evaluate(
             out=out,
             sites={name: Cohort.open(path) for name, path in _named_cohorts(site or []).items()},
             white_box=attacked,
+            device=where,
         )
         print(write_report(out))

@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cmrfed.core.artifacts import digest_folder, write_text
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import EvaluationError
 from cmrfed.core.progress import track
 from cmrfed.data.cohort import Cohort
@@ -53,6 +55,7 @@ def evaluate(
     sites: Mapping[str, Cohort] | None = None,
     reconstructed: Path | None = None,
     white_box: Findings | None = None,
+    device: torch.device = HOST,
 ) -> EvaluationReport:
     """Measure a synthetic data set on five axes and write evaluation.json, metrics.csv and pictures.
 
@@ -67,6 +70,7 @@ def evaluate(
         sites: Name => the training patients of each site, to measure what a site gains that has these alone.
         reconstructed: Images of the hold-out that went through an autoencoder, where the generator has one.
         white_box: What attacks on the saved generator found; the evaluator itself never opens one.
+        device: Where features, segmenters and distances are computed.
 
     Raises:
         EvaluationError: The sets share patients, differ in size, or are empty, or an installed metric failed.
@@ -76,11 +80,11 @@ def evaluate(
     check_installed(config.installed_metrics, config.attacks)
     dataset = read_dataset(synthetic, train.header, out)
     sets = (
-        replace(dataset.slices, name="synthetic"),
-        replace(slices_of_cohort(train, out), name="training"),
-        replace(slices_of_cohort(holdout, out), name="hold-out"),
+        replace(dataset.slices, name="synthetic", device=device),
+        replace(slices_of_cohort(train, out), name="training", device=device),
+        replace(slices_of_cohort(holdout, out), name="hold-out", device=device),
     )
-    extractor = KeptFeatures(open_extractor(config.features), out / "features")
+    extractor = KeptFeatures(open_extractor(config.features, device), out / "features")
     features = _features(sets, extractor)
     with track("evaluation: fidelity, anatomy, memorisation, leakage", 4) as bar:
         found = _fidelity(sets, features, extractor, paired, reconstructed, config)
@@ -100,10 +104,12 @@ def evaluate(
         found += installed_metrics(config.installed_metrics, Sets(*sets, config.seed))
         bar.advance()
     if config.utility:
-        benchmark = SegmenterBenchmark(holdout, external, config.segmenter, out / "segmenters", config.seed)
+        benchmark = SegmenterBenchmark(holdout, external, config.segmenter, out / "segmenters", config.seed, device)
         found += _utility(sets[0], train, sites or {}, config, benchmark)
         if config.nnunet:
-            found += nnunet_utility(train, sets[0], holdout, external, config.nnunet, out / "nnunet", config.seed)
+            found += nnunet_utility(
+                train, sets[0], holdout, external, config.nnunet, out / "nnunet", config.seed, device
+            )
         if reconstructed:
             found += reconstruction_utility(reconstructed, train, benchmark)
     report = _report(found, dataset, sets, external, extractor)

@@ -21,7 +21,7 @@ from cmrfed.data.geometry.orientation import lies_otherwise
 from cmrfed.data.preparation.account import kinds_of
 from cmrfed.data.preparation.checks import by_cavity, check_volume
 from cmrfed.data.preparation.prepare import PrepareConfig, crop, heart_centre, scale
-from cmrfed.data.sources import RawArrays, RawPatient, RawVolume, read
+from cmrfed.data.sources import DataSet, RawArrays, RawPatient, RawVolume, read
 from cmrfed.data.sources.raw import nifti_files, stem_of
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.evaluation.slices import Part, SliceSet, joined, slices_of_synthetic
@@ -125,7 +125,7 @@ class _Foreign:
             )
         return EvaluatedSet(slices, slices.digest, self._warnings())
 
-    def _parts(self, patients: Sequence[RawPatient]) -> Iterator[Part]:
+    def _parts(self, patients: DataSet) -> Iterator[Part]:
         with track(f"reading {self.root.name}", len(patients)) as bar:
             for patient in patients:
                 yield from self._patient(patient)

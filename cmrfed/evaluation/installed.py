@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
+from cmrfed.core.device import to_host
 from cmrfed.core.errors import ConfigError, EvaluationError
 from cmrfed.core.settings.registry import Registry
 from cmrfed.evaluation.results.catalogue import Measure, register
@@ -124,7 +126,8 @@ def attack_scores(name: str, attack: InstalledAttack, count: int, *inputs: Any) 
         EvaluationError: It failed, or gave something else than that many finite numbers.
     """
     try:
-        scores = np.asarray(attack.score(*inputs), np.float64)
+        scores = attack.score(*inputs)
+        scores = np.asarray(to_host(scores) if isinstance(scores, Tensor) else scores, np.float64)
     except Exception as error:
         raise _failed("attack", name, f"{type(error).__name__}: {error}", "attacks.installed") from error
     if scores.shape != (count,) or not np.isfinite(scores).all():

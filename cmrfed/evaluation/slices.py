@@ -4,11 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from cmrfed.core.artifacts import digest_bytes, digest_json
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import EvaluationError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import Case, SyntheticDataset
@@ -32,6 +34,7 @@ class SliceSet:
     post_processing: What was done to them, in words.
     pseudonyms: Name of a case in images that were made of real patients => case; empty for others.
     scratch: Folder for the pixels of selections; None: the system's folder for temporary files.
+    device: Where slices are compared.
     """
 
     name: str
@@ -45,6 +48,7 @@ class SliceSet:
     post_processing: str = ""
     pseudonyms: Mapping[str, str] = field(default_factory=dict)
     scratch: Path | None = None
+    device: torch.device = HOST
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,7 +61,7 @@ class SliceSet:
     @cached_property
     def points(self) -> Points:
         """The slices as vectors of pixels; neighbours that were searched once are kept with them."""
-        return Points(self.images.reshape(len(self), -1), self.owners)
+        return Points(self.images.reshape(len(self), -1), self.owners, self.device)
 
     @cached_property
     def constant(self) -> np.ndarray:
@@ -76,9 +80,10 @@ class SliceSet:
         if index.dtype == bool and index.all():
             return self
         rows = np.flatnonzero(index) if index.dtype == bool else index
-        pixels = {k: chosen_rows(getattr(self, k), rows, self.scratch) for k in ("images", "masks")}
+        images, masks = (chosen_rows(each, rows, self.scratch) for each in (self.images, self.masks))
         drawn = None if self.drawn is None else chosen_rows(self.drawn, rows, self.scratch)
-        return replace(self, drawn=drawn, **pixels, **{k: getattr(self, k)[rows] for k in _NAMES})
+        names: dict[str, Any] = {k: getattr(self, k)[rows] for k in _NAMES}
+        return replace(self, images=images, masks=masks, drawn=drawn, **names)
 
     def labelled(self) -> LabelledSlices:
         """The slices that have masks, for a segmenter."""
@@ -132,7 +137,7 @@ def joined(
         cases.append(f"{patient}_{phase}")
         masked.append(mask is not None)
     names = (np.repeat(np.array(each), np.array(counts, int)) for each in (owners, cases, masked))
-    named = dict(zip(_NAMES, names, strict=True))
+    named: dict[str, Any] = dict(zip(_NAMES, names, strict=True))
     return SliceSet(name, images.array(), masks.array(), **named, spacing=spacing, scratch=scratch)
 
 

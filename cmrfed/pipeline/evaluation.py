@@ -1,5 +1,6 @@
 """The evaluation of a run: its data set against its own patients, and its image generator attacked where asked for."""
 
+from cmrfed.core.device import resolve
 from cmrfed.evaluation.evaluate import claim_of, evaluate
 from cmrfed.evaluation.privacy.white_box import white_box
 from cmrfed.pipeline.data import Data, open_externals
@@ -14,11 +15,11 @@ def evaluate_run(trained: TrainedRun, data: Data) -> None:
         EvaluationError: The data set cannot be evaluated.
     """
     experiment, run_dir = trained.experiment, trained.run_dir
-    config, attacked = experiment.evaluation, None
+    config, attacked, device = experiment.evaluation, None, resolve(experiment.compute.device)
     if config.attacks.white_box:
         claimed = claim_of(run_dir / "synthetic", trained.folder("image"))
         image = trained.generator("image")
-        attacked = white_box(image, (), data.train, data.holdout, config.attacks, claimed, config.seed)
+        attacked = white_box(image, (), data.train, data.holdout, config.attacks, claimed, config.seed, device)
     evaluate(
         synthetic=run_dir / "synthetic",
         train=data.train,
@@ -30,4 +31,5 @@ def evaluate_run(trained: TrainedRun, data: Data) -> None:
         out=run_dir / "evaluation",
         sites=dict(zip(data.names, data.sites, strict=True)),
         white_box=attacked,
+        device=device,
     )

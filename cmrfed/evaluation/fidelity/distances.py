@@ -1,6 +1,7 @@
 """Fidelity: do the images look real? Distances between distributions of features, and mask-paired images."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from cmrfed.core.device import HOST, to_device, to_host
 from cmrfed.core.errors import EvaluationError
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.evaluation.features.extractors import Extractor
@@ -327,7 +329,7 @@ def paired_metrics(paired: Path | None, holdout: SliceSet, lpips_weights: str | 
     metrics = tuple(_paired_metric(name, v, owners, detail.get(name, ""), arm) for name, v in values.items())
     warning = Notice(text=say("identical-pairs", count=identical.sum()))
     return Findings(
-        metrics=(*metrics, lpips_metric(real, drawn, owners, lpips_weights, arm)),
+        metrics=(*metrics, lpips_metric(real, drawn, owners, lpips_weights, arm, holdout.device)),
         warnings=(warning,) if identical.any() else (),
     )
 
@@ -347,7 +349,14 @@ def _paired_metric(measure: str, values: np.ndarray, owners: np.ndarray, detail:
     )
 
 
-def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights: str | None, arm: str) -> Metric:
+def lpips_metric(
+    real: np.ndarray,
+    made: np.ndarray,
+    owners: np.ndarray,
+    weights: str | None,
+    arm: str,
+    device: torch.device = HOST,
+) -> Metric:
     """LPIPS with the AlexNet backbone (Zhang et al. 2018), or why there is none; never with random weights."""
     key = "fidelity.lpips"
     if weights is None:
@@ -361,16 +370,17 @@ def lpips_metric(real: np.ndarray, made: np.ndarray, owners: np.ndarray, weights
         return unavailable(key, f"{file} is missing. Do: put the weights there", {"arm": arm})
     torch.hub.set_dir(weights)
     try:
-        values = _in_pairs(_lpips_batch, real, made)["lpips"]
+        values = _in_pairs(partial(_lpips_batch, device), real, made)["lpips"]
     except ImportError as error:
         return unavailable(key, f"{error}. Do: pip install 'cmrfed[lpips]'", {"arm": arm})
     return _paired_metric("lpips", values, owners, "AlexNet; ", arm)
 
 
 @torch.no_grad()
-def _lpips_batch(real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
-    values = learned_perceptual_image_patch_similarity(_rgb(made), _rgb(real), net_type="alex", reduction="none")
-    return {"lpips": np.atleast_1d(values.double().numpy())}
+def _lpips_batch(device: torch.device, real: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
+    x, y = (to_device(_rgb(images), device) for images in (made, real))
+    values = learned_perceptual_image_patch_similarity(x, y, net_type="alex", reduction="none")
+    return {"lpips": np.atleast_1d(to_host(values).double().numpy())}
 
 
 def _rgb(images: np.ndarray) -> torch.Tensor:

@@ -255,7 +255,10 @@ def leakage(
         return Findings(metrics=(unavailable("leakage.membership", sides, {"space": "black-box"}),))
     whole, half = sides
     sets, out = (synthetic, train, holdout), too_few("black-box", len(whole.others)) + ceiling_series(claim)
-    spaces = {"pixels": [s.points for s in sets], extractor: [Points(features[s.name], s.owners) for s in sets]}
+    spaces = {
+        "pixels": [s.points for s in sets],
+        extractor: [Points(features[s.name], s.owners, s.device) for s in sets],
+    }
     for space, points in spaces.items():
         drawn, seen, held = map(Cloud.whole, points)
         for attack in attacks(space, drawn, seen, held, whole, half, installed):

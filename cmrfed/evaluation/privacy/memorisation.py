@@ -178,7 +178,7 @@ def memorisation(
     holdout, features = holdout.take(fresh), {**features, holdout.name: features[holdout.name][fresh]}
     sets = (synthetic, train, holdout)
     pixels = Space("pixels", *(s.points for s in sets))
-    seen = Space(extractor, *(Points(features[s.name], s.owners) for s in sets))
+    seen = Space(extractor, *(Points(features[s.name], s.owners, s.device) for s in sets))
     found, to_train = nearest_metrics(pixels, config, seed)
     found += nearest_metrics(seen, config, seed)[0]
     constant = synthetic.constant

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmrfed.core.device import HOST, to_device, to_host
 from cmrfed.evaluation.spool import blocks, release
 
 BLOCK = 512
@@ -34,17 +35,22 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """A set of slices as vectors (N, D), with the patient of each (N,); what it was compared with is remembered."""
+    """A set of slices as vectors (N, D), with the patient of each (N,); what it was compared with is remembered.
+
+    ``device`` is where they are compared.
+    """
 
     vectors: np.ndarray
     owners: np.ndarray
+    device: torch.device = HOST
     _found: dict[int, "tuple[Points, Neighbours]"] = field(default_factory=dict, repr=False)
 
     def to(self, others: "Points") -> Neighbours:
         """Neighbours of these slices among the others; those of the others among these are found beside them."""
         if id(others) not in self._found:
             mine = _Sorted(self.vectors, self.owners)
-            there, back = _search(mine, mine if others is self else _Sorted(others.vectors, others.owners))
+            theirs = mine if others is self else _Sorted(others.vectors, others.owners)
+            there, back = _search(mine, theirs, self.device)
             others._found[id(self)] = self, back
             self._found[id(others)] = others, there
         return self._found[id(others)][1]
@@ -76,7 +82,7 @@ def neighbours(queries: np.ndarray, others: np.ndarray, owners: np.ndarray) -> N
     Returns:
         Root-mean-square distances: Euclidean, divided by the root of D.
     """
-    return _search(_Sorted(queries, np.arange(len(queries))), _Sorted(others, owners), back=False)[0]
+    return _search(_Sorted(queries, np.arange(len(queries))), _Sorted(others, owners), HOST, back=False)[0]
 
 
 # --- the search -----------------------------------------------------------------------------------
@@ -138,16 +144,18 @@ class _Table:
         self, squared: Tensor, norms: tuple[Tensor, Tensor], mine: tuple[int, int], theirs: tuple[int, int]
     ) -> None:
         """Take the least of each patient from squared distances (B, C) of sorted rows of both sets."""
-        found = [squared[:, run].min(1) for run in self.others.runs(*theirs)]
-        starts = torch.tensor([run.start for run in self.others.runs(*theirs)])
-        places = torch.stack([f.indices for f in found], 1) + starts
-        best = torch.stack([f.values for f in found], 1).double().numpy()
-        rows, row = self.queries.order[slice(*mine)], self.others.order[theirs[0] + places.numpy()]
-        lost = best < CLOSE * (norms[0][:, None] + norms[1][places]).numpy()
+        runs = self.others.runs(*theirs)
+        found = [squared[:, run].min(1) for run in runs]
+        within = to_host(torch.stack([f.indices for f in found], 1)).numpy()
+        places = within + np.array([run.start for run in runs])
+        best = to_host(torch.stack([f.values for f in found], 1)).double().numpy()
+        rows, row = self.queries.order[slice(*mine)], self.others.order[theirs[0] + places]
+        own, their = (to_host(each).numpy() for each in norms)
+        lost = best < CLOSE * (own[:, None] + their[places])
         for i in np.flatnonzero(lost.any(1)):
             which = lost[i]
-            other, own = self.others.vectors[row[i, which]], self.queries.vectors[rows[i]]
-            best[i, which] = np.square(np.asarray(other, np.float64) - np.asarray(own, np.float64)).sum(1)
+            x, y = self.queries.vectors[rows[i]], self.others.vectors[row[i, which]]
+            best[i, which] = np.square(np.asarray(y, np.float64) - np.asarray(x, np.float64)).sum(1)
         place = rows[:, None], np.arange(len(self.others.patients))[self.others.columns(*theirs)][None]
         self.distance[place] = np.sqrt(np.maximum(best, 0) / self.others.vectors.shape[1])
         self.row[place] = row
@@ -156,7 +164,9 @@ class _Table:
         return Neighbours(self.distance, self.row, self.others.patients)
 
 
-def _search(queries: _Sorted, others: _Sorted, *, back: bool = True) -> tuple[Neighbours, Neighbours]:
+def _search(
+    queries: _Sorted, others: _Sorted, device: torch.device, *, back: bool = True
+) -> tuple[Neighbours, Neighbours]:
     """Neighbours of the queries, and, if they are asked for, those of the others among the queries."""
     same = queries is others
     centre, cuts = others.mean(), queries.cuts()
@@ -166,12 +176,12 @@ def _search(queries: _Sorted, others: _Sorted, *, back: bool = True) -> tuple[Ne
     pieces = others.cuts()
     for start in range(0, len(pieces), WIDE):
         theirs = pieces[start][0], pieces[min(start + WIDE, len(pieces)) - 1][1]
-        y = others.read(*theirs, centre)
+        y = to_device(others.read(*theirs, centre), device)
         their_norms = y.square().sum(1)
         for mine in cuts:
             if same and mine[1] <= theirs[0]:
                 continue  # found already, as the way back
-            x = queries.read(*mine, centre)
+            x = to_device(queries.read(*mine, centre), device)
             norms = x.square().sum(1)
             squared = torch.addmm(their_norms[None], x, y.T, alpha=-2).add_(norms[:, None])
             there.fill(squared, (norms, their_norms), mine, theirs)

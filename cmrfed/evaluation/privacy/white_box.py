@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmrfed.core.device import HOST, to_device, to_host
 from cmrfed.core.errors import EvaluationError
 from cmrfed.core.progress import track
 from cmrfed.core.rng import fold, torch_generator
@@ -91,7 +92,8 @@ class Probe:
         time, style = self._time(step), (slices.number + draw) % self.styles
         cond = Condition(slices.cond.masks, slices.cond.phase, slices.cond.position, style)
         planes = self.generator.network.condition_planes(cond)
-        out = self.generator.network(array, torch.full((len(array),), float(time)), planes)
+        times = torch.full((len(array),), float(time), device=array.device)
+        out = self.generator.network(array, times, planes)
         return self.process.to_noise(out, array, time)
 
     def moved(self, array: Tensor, noise: Tensor, start: int, end: int) -> Tensor:
@@ -106,12 +108,13 @@ def _mean_square(x: Tensor) -> Tensor:
 
 def loss_score(probe: Probe, slices: Slices, noises: int, seed: int) -> Tensor:
     """Minus the mean squared error of the predicted noise over all `TIMES` and draws, (B,)."""
-    total = torch.zeros(len(slices.clean))
+    total = torch.zeros(len(slices.clean), device=slices.clean.device)
     for time in TIMES:
         a, s = probe.level(time)
         for draw in range(noises):
             shape = slices.clean.shape[1:]
             noise = torch.randn(shape, generator=torch_generator(seed, "attack", time, draw))[None]
+            noise = to_device(noise, slices.clean.device)
             total -= _mean_square(probe.noise(a * slices.clean + s * noise, time, slices, draw) - noise)
     return total / (len(TIMES) * noises)
 
@@ -148,7 +151,8 @@ def _rows(cohort: Cohort, patients: Sequence[str], count: int) -> list[np.ndarra
 
 def _slices(generator: Generator, cohort: Cohort, rows: np.ndarray, first: int) -> Slices:
     raw, cond = stage_inputs(gather(cohort, rows), drawn_by(generator.config).name, style=0)
-    return Slices(generator.codec.encode(raw), cond, torch.arange(first, first + len(rows)))
+    number, device = torch.arange(first, first + len(rows)), generator.device
+    return Slices(generator.codec.encode(to_device(raw, device)), to_device(cond, device), to_device(number, device))
 
 
 @torch.no_grad()
@@ -192,7 +196,7 @@ def patient_scores(
                 usual = torch.stack([_loss_of(r, slices, config, seed) for r in references]).mean(0)
                 found["calibrated-loss"] = found["loss"] - usual
             for attack, values in found.items():
-                parts.setdefault(attack, []).append(values)
+                parts.setdefault(attack, []).append(to_host(values))
             bar.advance(len(slices.clean))
     whole = {attack: torch.cat(values).double().numpy() for attack, values in parts.items()}
     return {attack: np.bincount(owners, values) / np.bincount(owners) for attack, values in whole.items()}
@@ -202,7 +206,7 @@ def untrained(generator: Generator, seed: int) -> Generator:
     """The same configuration and codec with random weights: a generator that has learned from nobody."""
     fresh = Generator(generator.config, fold(seed, "untrained") % 2**31)
     fresh.codec = generator.codec
-    return fresh.eval()
+    return fresh.to(generator.device).eval()
 
 
 def _check(generator: Generator, cohorts: Sequence[Cohort], references: Sequence[Generator]) -> None:
@@ -237,6 +241,7 @@ def white_box(
     config: AttackConfig,
     claim: Claim | None,
     seed: int = 0,
+    device: torch.device = HOST,
 ) -> Findings:
     """Attack a saved generator.
 
@@ -248,12 +253,13 @@ def white_box(
         config: Effort.
         claim: (ε, δ) of the generator, if it has one.
         seed: Decides the patients that are compared, the noise and the untrained weights.
+        device: Where generators compute.
 
     Raises:
         EvaluationError: The generator or a reference is of another size.
     """
-    target = generator if isinstance(generator, Generator) else Generator.load(generator)
-    others = [Generator.load(path) for path in references]
+    target = (generator if isinstance(generator, Generator) else Generator.load(generator)).to(device)
+    others = [Generator.load(path).to(device) for path in references]
     _check(target, (train, holdout), others)
     again = repeated_patients(slices_of_cohort(train), slices_of_cohort(holdout))
     fresh_patients = [record for record in _masked(holdout) if record.patient_id not in again]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from cmrfed.core.artifacts import digest_json, load_state, locked, save_state
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import DataError
 from cmrfed.core.precision import granted
 from cmrfed.core.progress import track
@@ -85,6 +86,7 @@ class SegmenterBenchmark:
         config: The segmenter, and how many of each arm.
         cache: Folder where trained segmenters are kept, so that an interrupted evaluation goes on.
         seed: Decides everything random.
+        device: Where segmenters are trained and asked. The cache does not depend on it, but on its arithmetic.
     """
 
     holdout: Cohort
@@ -92,6 +94,7 @@ class SegmenterBenchmark:
     config: SegmenterConfig
     cache: Path
     seed: int = 0
+    device: torch.device = HOST
 
     def score(self, title: str, arms: Mapping[Arm, Sources], labels: tuple[Label, ...]) -> dict[str, dict[Arm, Runs]]:
         """Train the segmenters of all arms and score them: test set => arm => runs."""
@@ -113,7 +116,9 @@ class SegmenterBenchmark:
         first, second = sources
         data = [s.digest for s in (first, second) if s is not None]
         plain = {key for key in ("augment", "mixed_share") if getattr(self.config, key) == getattr(_USUAL, key)}
-        settings = digested(self.config, {"seeds"} | plain) | {"precision": granted(self.config.precision, "cpu")}
+        settings = digested(self.config, {"seeds"} | plain) | {
+            "precision": granted(self.config.precision, self.device.type)
+        }
         name = digest_json([_RECIPE, data, settings, seed, [int(v) for v in labels]])[:24]
         path = self.cache / f"segmenter-{name}.safetensors"
         model = build_segmenter(self.config, seed)
@@ -121,10 +126,17 @@ class SegmenterBenchmark:
             try:
                 model.load_state_dict(load_state(path)[0])
                 on_step(self.config.steps)
-                return model.eval()
+                return model.eval().to(self.device)
             except DataError:  # absent or damaged: train it
                 model = train_segmenter(
-                    first.images, first.masks, self.config, seed, labels, mixed_with=second, on_step=lambda: on_step(1)
+                    first.images,
+                    first.masks,
+                    self.config,
+                    seed,
+                    labels,
+                    mixed_with=second,
+                    on_step=lambda: on_step(1),
+                    device=self.device,
                 )
                 save_state(path, model.state_dict())
                 return model

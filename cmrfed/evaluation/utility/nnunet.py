@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from cmrfed.core.artifacts import digest_bytes, digest_json, read_json, write_json, write_text
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import EvaluationError
 from cmrfed.core.progress import track
 from cmrfed.data.cohort import Cohort
@@ -88,7 +89,12 @@ def _write_cases(folder: Path, cases: Sequence[Case], labels: Sequence[Label]) -
 
 # --- one training ---------------------------------------------------------------------------------
 def _found(
-    cases: Sequence[Case], images: Sequence[np.ndarray], labels: Sequence[Label], settings: Mapping[str, Any], out: Path
+    cases: Sequence[Case],
+    images: Sequence[np.ndarray],
+    labels: Sequence[Label],
+    settings: Mapping[str, Any],
+    out: Path,
+    device: torch.device,
 ) -> list[np.ndarray]:
     """Train on the cases, or read what was trained on them before, and segment the images (Z, H, W).
 
@@ -107,7 +113,7 @@ def _found(
             _write_cases(here / "nnUNet_raw" / DATASET, cases, labels)
             write_json(here / "job.json", dict(settings))
         _save(here / f"asked-{asked}.npz", images)
-        _run(here, asked)
+        _run(here, asked, device)
     with np.load(found) as kept:
         back = np.array([0, *sorted(labels)], np.uint8)
         return [back[kept[f"arr_{i}"]] for i in range(len(images))]
@@ -119,11 +125,11 @@ def _save(path: Path, arrays: Sequence[np.ndarray]) -> None:
     part.replace(path)
 
 
-def _run(here: Path, asked: str) -> None:
+def _run(here: Path, asked: str, device: torch.device) -> None:
     """Run :func:`work` in a process of its own, which ends when this one does."""
     folders = {name: str(here / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     path = os.pathsep.join([str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", f"from {__name__} import work; work()", str(here), asked]
+    command = [sys.executable, "-c", f"from {__name__} import work; work()", str(here), asked, str(device)]
     environment = os.environ | folders | {"PYTHONPATH": path}
     log = here / "log.txt"
     with (
@@ -144,18 +150,18 @@ def _run(here: Path, asked: str) -> None:
 
 # --- inside the process of nnU-Net ----------------------------------------------------------------
 def work() -> None:
-    """Plan, train and predict in the folder that the first argument names."""
+    """Plan, train and predict in the folder that the first argument names, on the device that the last one does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    here, asked = Path(sys.argv[1]), sys.argv[2]
+    here, asked, device = Path(sys.argv[1]), sys.argv[2], torch.device(sys.argv[3])
     job = read_json(here / "job.json")
     trained = here / "trained.json"
     if not trained.is_file():
-        write_json(trained, {"folder": str(_trained(here, job).relative_to(here))})
+        write_json(trained, {"folder": str(_trained(here, job, device).relative_to(here))})
         for name in ("nnUNet_raw", "nnUNet_preprocessed"):
             shutil.rmtree(here / name, ignore_errors=True)
     with np.load(here / f"asked-{asked}.npz") as kept:
         images = [kept[f"arr_{i}"] for i in range(len(kept.files))]
-    _save(here / f"found-{asked}.npz", _predicted(here / read_json(trained)["folder"], images))
+    _save(here / f"found-{asked}.npz", _predicted(here / read_json(trained)["folder"], images, device))
     (here / f"asked-{asked}.npz").unlink()
 
 
@@ -165,11 +171,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _trained(here: Path, job: Mapping[str, Any]) -> Path:
+def _trained(here: Path, job: Mapping[str, Any], device: torch.device) -> Path:
     """Plan and preprocess once, then train on all cases; returns the folder that nnU-Net predicts from."""
     from nnunetv2.experiment_planning import plan_and_preprocess_api as plan
 
@@ -178,8 +180,7 @@ def _trained(here: Path, job: Mapping[str, Any]) -> Path:
         plan.plan_experiments([NUMBER])
         plan.preprocess([NUMBER], configurations=("2d",), num_processes=(1,))
         write_text(here / "planned", "")
-    device = _device()
-    if device.type == "cpu":
+    if device == HOST:
         os.environ |= {"nnUNet_n_proc_DA": "0"}  # augment in this process: nothing is left behind by a kill
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job["seed"])
@@ -210,10 +211,10 @@ def _trainer(job: Mapping[str, Any], device: torch.device) -> Any:
     return trainer
 
 
-def _predicted(folder: Path, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _predicted(folder: Path, images: Sequence[np.ndarray], device: torch.device) -> list[np.ndarray]:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    predictor = nnUNetPredictor(device=_device(), allow_tqdm=False)
+    predictor = nnUNetPredictor(device=device, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), ("all",))
     about = {"spacing": list(SPACING)}
     return [predictor.predict_single_npy_array(image[None], about).astype(np.uint8) for image in images]
@@ -228,6 +229,7 @@ def nnunet_utility(
     config: NnunetConfig,
     out: Path,
     seed: int = 0,
+    device: torch.device = HOST,
 ) -> Findings:
     """Train nnU-Net on real, synthetic and both, and score it as the reference segmenter is; or say why not.
 
@@ -241,6 +243,7 @@ def nnunet_utility(
         config: Length of the training.
         out: Folder for trained networks, which are used again.
         seed: Of the training.
+        device: Where it trains.
     """
     why = missing()
     if why:
@@ -258,7 +261,7 @@ def nnunet_utility(
     try:
         with track(f"utility, {NNUNET}", len(ARMS)) as bar:
             for arm in ARMS:
-                found = iter(_found(arms[arm], images, real.labels, settings, out))
+                found = iter(_found(arms[arm], images, real.labels, settings, out, device))
                 for test, patients in tests.items():
                     scores[test][arm] = [score_volumes(lambda _: next(found), patients, real.labels)]  # noqa: B023
                 bar.advance(note=word("arm", arm, "utility.dice"))

@@ -14,6 +14,7 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
+from cmrfed.core.device import HOST, batch_that_fits, fits, normal, to_device, to_host
 from cmrfed.core.errors import EvaluationError
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.rng import torch_generator
@@ -22,6 +23,11 @@ from cmrfed.data.labels import STRUCTURES, Label, Phase
 from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.spool import Spool, blocks, release
 from cmrfed.evaluation.utility.surface_distance import PIXELS, Spacing, SurfaceDistance, surface_distance
+
+BATCH, LARGEST_BATCH = 64, 1024
+"""Slices that are segmented at a time on a CPU, and at most on an accelerator."""
+BYTES = 1024
+"""Memory for each pixel of a slice: a dozen maps of 16 channels, float32."""
 
 
 def build_segmenter(config: SegmenterConfig, seed: int) -> nn.Module:
@@ -40,16 +46,16 @@ def build_segmenter(config: SegmenterConfig, seed: int) -> nn.Module:
 
 
 # --- augmentation -------------------------------------------------------------------------------
-def _uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=random)
+def _uniform(count: int, low: float, high: float, random: torch.Generator, device: torch.device) -> Tensor:
+    return to_device(low + (high - low) * torch.rand(count, generator=random), device)
 
 
 def _move(images: Tensor, masks: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Rotate by up to 25 degrees, scale by 0.8 to 1.25, shift by up to 10 % of the field; no flips."""
-    count = len(images)
-    angle = _uniform(count, -0.436, 0.436, random)
-    scale = torch.exp(_uniform(count, -0.223, 0.223, random))
-    shift = _uniform(2 * count, -0.2, 0.2, random).view(count, 2, 1)  # the field is 2 wide
+    count, device = len(images), images.device
+    angle = _uniform(count, -0.436, 0.436, random, device)
+    scale = torch.exp(_uniform(count, -0.223, 0.223, random, device))
+    shift = _uniform(2 * count, -0.2, 0.2, random, device).view(count, 2, 1)  # the field is 2 wide
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
     grid = F.affine_grid(torch.cat([turn, shift], 2), list(images.shape), align_corners=False)
@@ -60,13 +66,13 @@ def _move(images: Tensor, masks: Tensor, random: torch.Generator) -> tuple[Tenso
 
 def _restyle(images: Tensor, random: torch.Generator) -> Tensor:
     """Gamma 0.6 to 1.6, a smooth bias field of about 30 %, and Gaussian noise of up to 0.1, values kept in [-1, 1]."""
-    count = len(images)
-    gamma = torch.exp(_uniform(count, -0.5, 0.5, random)).view(-1, 1, 1, 1)
+    count, device = len(images), images.device
+    gamma = torch.exp(_uniform(count, -0.5, 0.5, random, device)).view(-1, 1, 1, 1)
     unit = ((images + 1) / 2).clamp(0, 1) ** gamma
-    coarse = 0.3 * torch.randn(count, 1, 4, 4, generator=random)
+    coarse = to_device(0.3 * torch.randn(count, 1, 4, 4, generator=random), device)
     field = F.interpolate(coarse, size=images.shape[-2:], mode="bicubic", align_corners=True)
-    level = _uniform(count, 0, 0.1, random).view(-1, 1, 1, 1)
-    noise = level * torch.randn(images.shape, generator=random)
+    level = _uniform(count, 0, 0.1, random, device).view(-1, 1, 1, 1)
+    noise = level * normal(images.shape, random, images)
     return (2 * unit * torch.exp(field) - 1 + noise).clamp(-1, 1)
 
 
@@ -75,8 +81,8 @@ def augment(images: Tensor, masks: Tensor, random: torch.Generator) -> tuple[Ten
 
     Args:
         images: float32 (B, 1, H, W) in [-1, 1].
-        masks: int64 (B, H, W).
-        random: All draws come from it.
+        masks: int64 (B, H, W), on the same device.
+        random: All draws come from it, a generator of the CPU.
     """
     moved, labels = _move(images, masks, random)
     return _restyle(moved, random), labels
@@ -92,6 +98,15 @@ class LabelledSlices:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def rows(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images and masks, int64, of these rows (B,) on a device."""
+        index = to_device(index, self.images.device)
+        images, masks = (to_device(each[index], device) for each in (self.images, self.masks))
+        if self.images.device == HOST:
+            release(self.images.numpy())
+            release(self.masks.numpy())
+        return images, masks.long()
 
     @cached_property
     def digest(self) -> str:
@@ -135,6 +150,7 @@ def train_segmenter(
     *,
     mixed_with: LabelledSlices | None = None,
     on_step: Callable[[], None] | None = None,
+    device: torch.device = HOST,
 ) -> nn.Module:
     """Train the reference segmenter.
 
@@ -146,6 +162,7 @@ def train_segmenter(
         labels: Structures to learn; pixels of others are background.
         mixed_with: A second set that fills ``config.mixed_share`` of every batch.
         on_step: Called after every step.
+        device: Where it is trained, and stays. Slices that fit into its memory are copied there once.
 
     Raises:
         EvaluationError: There are no slices, or their size does not fit the network.
@@ -153,16 +170,17 @@ def train_segmenter(
     sources = [LabelledSlices(images, masks)] + ([mixed_with] if mixed_with is not None else [])
     _check_sources(sources, config)
     model, random = build_segmenter(config, seed), torch_generator(seed, "segmenter batches")
-    model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    sources = _resident(sources, device)
     optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps + 1)
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    learnt, dtype = _only(labels), arithmetic(config.precision, "cpu")
+    learnt, dtype = to_device(_only(labels), device), arithmetic(config.precision, device.type)
     for _ in range(config.steps):
-        x, y = _batch(sources, config, random)
+        x, y = _batch(sources, config, random, device)
         if config.augment:
             x, y = augment(x, y, random)
-        with autocast("cpu", dtype):
+        with autocast(device.type, dtype):
             logits = model(x.contiguous(memory_format=torch.channels_last))
         loss = loss_of(logits.float(), learnt[y][:, None])
         optimiser.zero_grad(set_to_none=True)
@@ -173,6 +191,14 @@ def train_segmenter(
         if on_step:
             on_step()
     return model.eval()
+
+
+def _resident(sources: Sequence[LabelledSlices], device: torch.device) -> list[LabelledSlices]:
+    """The slices on the device, where its memory takes all of them."""
+    tensors = [each for source in sources for each in (source.images, source.masks)]
+    if not fits(device, sum(each.numel() * each.element_size() for each in tensors)):
+        return list(sources)
+    return [to_device(source, device) for source in sources]
 
 
 def _check_sources(sources: Sequence[LabelledSlices], config: SegmenterConfig) -> None:
@@ -194,18 +220,14 @@ def _only(labels: Sequence[Label]) -> Tensor:
 
 
 def _batch(
-    sources: Sequence[LabelledSlices], config: SegmenterConfig, random: torch.Generator
+    sources: Sequence[LabelledSlices], config: SegmenterConfig, random: torch.Generator, device: torch.device = HOST
 ) -> tuple[Tensor, Tensor]:
     """Draw a batch: ``mixed_share`` of it, rounded down but at least one, from the second source if there is one."""
     size, mixed = config.batch_size, max(int(config.batch_size * config.mixed_share), 1)
     parts = [size] if len(sources) == 1 else [size - mixed, mixed]
     chosen = [torch.randint(len(s), (k,), generator=random) for s, k in zip(sources, parts, strict=True)]
-    images = torch.cat([s.images[i] for s, i in zip(sources, chosen, strict=True)])
-    masks = torch.cat([s.masks[i] for s, i in zip(sources, chosen, strict=True)]).long()
-    for each in sources:
-        release(each.images.numpy())
-        release(each.masks.numpy())
-    return images, masks
+    parts = [s.rows(i, device) for s, i in zip(sources, chosen, strict=True)]
+    return torch.cat([images for images, _ in parts]), torch.cat([masks for _, masks in parts])
 
 
 # --- scoring ------------------------------------------------------------------------------------
@@ -230,8 +252,10 @@ class VolumeDice:
 def segment(model: nn.Module, images: np.ndarray) -> np.ndarray:
     """Labels uint8 (N, H, W) of slices (N, H, W) in [-1, 1], as float32 whatever the model was trained in."""
     model.eval()
-    batches = torch.from_numpy(np.asarray(images, np.float32))[:, None].split(64)
-    return torch.cat([model(x).argmax(1) for x in batches]).numpy().astype(np.uint8)
+    device = next((weights.device for weights in model.parameters()), HOST)
+    size = batch_that_fits(device, BATCH, images[0].size * BYTES, most=LARGEST_BATCH)
+    batches = torch.from_numpy(np.asarray(images, np.float32))[:, None].split(size)
+    return torch.cat([to_host(model(to_device(x, device)).argmax(1)) for x in batches]).numpy().astype(np.uint8)
 
 
 def volume_dice(predicted: np.ndarray, mask: np.ndarray, label: Label) -> float | None:

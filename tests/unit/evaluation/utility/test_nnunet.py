@@ -88,7 +88,7 @@ def test_volumes_come_back_in_order_and_with_their_labels(world, tmp_path, monke
     }
     calls = []
 
-    def knows(here, asked):
+    def knows(here, asked, device):
         calls.append(asked)
         with np.load(here / f"asked-{asked}.npz") as kept:
             images = [kept[f"arr_{i}"] for i in range(len(kept.files))]
@@ -139,7 +139,7 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.evaluation.utility.nnunet import _found, cases_of_cohort
 cohort, settings = Cohort.open(Path(sys.argv[1])), {"epochs": 5, "iterations": 5, "seed": 0, "threads": 1}
 cases = cases_of_cohort(cohort)
-found = _found(cases, [image for image, _ in cases], cohort.labels, settings, Path(sys.argv[2]))
+found = _found(cases, [image for image, _ in cases], cohort.labels, settings, Path(sys.argv[2]), torch.device("cpu"))
 print("segmented", len(found))
 """
 
