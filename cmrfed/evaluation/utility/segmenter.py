@@ -226,8 +226,8 @@ def _batch(
     size, mixed = config.batch_size, max(int(config.batch_size * config.mixed_share), 1)
     parts = [size] if len(sources) == 1 else [size - mixed, mixed]
     chosen = [torch.randint(len(s), (k,), generator=random) for s, k in zip(sources, parts, strict=True)]
-    parts = [s.rows(i, device) for s, i in zip(sources, chosen, strict=True)]
-    return torch.cat([images for images, _ in parts]), torch.cat([masks for _, masks in parts])
+    drawn = [s.rows(i, device) for s, i in zip(sources, chosen, strict=True)]
+    return torch.cat([images for images, _ in drawn]), torch.cat([masks for _, masks in drawn])
 
 
 # --- scoring ------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 import numpy as np
+import torch
 from cmrfed.data.cohort import Cohort
 from cmrfed.evaluation.utility.nnunet import _found, cases_of_cohort
 cohort, settings = Cohort.open(Path(sys.argv[1])), {"epochs": 5, "iterations": 5, "seed": 0, "threads": 1}
