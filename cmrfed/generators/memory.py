@@ -20,7 +20,7 @@ def saved_bytes(network: nn.Module, forward: Callable[[], Tensor]) -> int:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
             saved[storage._cdata] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a graph that holds one of its own outputs is never freed
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         found = forward()
