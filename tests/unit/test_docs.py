@@ -1,5 +1,8 @@
 """The pages for users: their commands exist, their links lead somewhere, and the primer's figures are computed anew."""
 
+import ast
+import itertools
+import json
 import math
 import re
 import shlex
@@ -9,7 +12,12 @@ import click
 import numpy as np
 import pytest
 
+from cmrfed import load_recipe
+from cmrfed.config.experiment import resolve
+from cmrfed.config.recipes import find_recipe, find_sweep
+from cmrfed.core.errors import ConfigError
 from cmrfed.evaluation.privacy.membership import Claim
+from cmrfed.sweep.points import read_sweep
 from tests.unit.cli.test_main import commands
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +95,77 @@ def test_commands_that_do_not_parse_are_found(words):
 
 def test_the_pages_have_commands():
     assert sum(len(typed(path.read_text())) for path in PAGES.values()) > 60
+
+
+# --- recipes --------------------------------------------------------------------------------------
+CONFIG = re.compile(r"\bconfigs/[\w./-]+\.yaml")
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+
+
+RECIPE_AT = {"run": 0, "sweep": 0, "plan": 0, "coordinator submit": 1}
+"""Command => which of its words is a recipe or a sweep."""
+
+
+def written(text: str, folder: Path) -> None:
+    """Write the recipes and sweeps that a page writes with ``cat > FILE <<'END'``, as a reader would."""
+    for name, _, body in re.findall(r"^cat > (\S+\.yaml) <<'?(\w+)'?\n(.*?)^\2$", text, flags=re.M | re.S):
+        (folder / name).write_text(body, encoding="utf-8")
+
+
+def overrides(words: list[str]) -> list[str]:
+    """What a command sets."""
+    return [value for option, value in itertools.pairwise(words) if option == "--set"]
+
+
+def check_recipe(name: str, words: list[str], folder: Path) -> None:
+    """Read the recipe that a command runs, or the sweep of `cmrfed sweep`, with what the command sets."""
+    file = Path(words[RECIPE_AT[name]])
+    if file.stem.isupper():  # stands for any file
+        return
+    for place in (folder, ROOT):
+        if (place / file).is_file():
+            file = place / file
+    if name == "sweep":
+        read_sweep(find_sweep(file), overrides(words))
+    else:
+        resolve(find_recipe(file), overrides(words))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_recipe_and_sweep_that_a_page_names_is_there(page):
+    for name in CONFIG.findall(PAGES[page].read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_recipe_that_a_page_runs_is_valid_with_what_the_page_sets(page, tmp_path):
+    text = PAGES[page].read_text(encoding="utf-8")
+    written(text, tmp_path)
+    for words in typed(text):
+        name, rest = resolved(words)
+        if name in RECIPE_AT and "--help" not in rest:
+            check_recipe(name, rest, tmp_path)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_recipe_that_a_notebook_loads_is_valid(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "load_recipe":
+            load_recipe(*(ast.literal_eval(word) for word in call.args))
+
+
+def test_recipes_on_pages_are_found_and_their_faults_too(tmp_path):
+    page = "```bash\ncat > own.yaml <<'END'\nname: own\ndata: {phantom: {}}\nseed: 3\nEND\n```\n"
+    written(page, tmp_path)
+    check_recipe("run", ["own.yaml", "--run-dir", "x", "--set", "seed=4"], tmp_path)
+    check_recipe("run", ["configs/recipes/demo.yaml"], tmp_path)
+    with pytest.raises(ConfigError, match="sed"):
+        check_recipe("run", ["own.yaml", "--run-dir", "x", "--set", "sed=4"], tmp_path)
+    with pytest.raises(ConfigError):
+        check_recipe("run", ["other.yaml"], tmp_path)
 
 
 # --- links ----------------------------------------------------------------------------------------
