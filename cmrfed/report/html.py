@@ -6,12 +6,13 @@ import json
 import urllib.parse
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from cmrfed.core.artifacts import write_text
@@ -242,6 +243,15 @@ def _context(contents: Contents) -> dict[str, Any]:
     }
 
 
+@cache
+def _template() -> Template:
+    """The page, compiled once in a process."""
+    pages = Environment(
+        loader=PackageLoader("cmrfed.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return pages.get_template("report.html")
+
+
 def write_report(folder: Path) -> Path:
     """Write ``folder``/report.html from whatever the folder holds so far.
 
@@ -254,8 +264,4 @@ def write_report(folder: Path) -> Path:
     Raises:
         DataError: The folder holds neither a run nor an evaluation, or one of its files is damaged.
     """
-    pages = Environment(
-        loader=PackageLoader("cmrfed.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = pages.get_template("report.html").render(_context(read_contents(folder)))
-    return write_text(folder / REPORT, page)
+    return write_text(folder / REPORT, _template().render(_context(read_contents(folder))))

@@ -2,12 +2,13 @@
 
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from cmrfed.core.artifacts import write_text
@@ -73,15 +74,21 @@ def _keep(sweep: Sweep, folder: Path, standing: Sequence[State]) -> tuple[list[R
 
 
 # --- the report ---------------------------------------------------------------------------------
+@cache
+def _template() -> Template:
+    """The page, compiled once in a process."""
+    pages = Environment(
+        loader=PackageLoader("cmrfed.sweep", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return pages.get_template("sweep.html")
+
+
 def write_report(sweep: Sweep, folder: Path, standing: Sequence[State], table: Sequence[Row], paid: list[Paid]) -> Path:
     """Write report.html, one file that works without a network, and its figures as SVG and PDF."""
     found, cost = curves(table), costs(standing)
     package = files("cmrfed.report")
     summary = as_csv(as_rows(found))
-    page = Environment(
-        loader=PackageLoader("cmrfed.sweep", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    ).get_template("sweep.html")
-    text = page.render(
+    text = _template().render(
         css=Markup((package / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
         js=Markup((package / "report.js").read_text(encoding="utf-8")),  # noqa: S704 - a file of this package
         name=sweep.name,

@@ -176,9 +176,9 @@ def test_all_its_parts_are_listed_and_can_be_used(target):
     assert [part["problem"] for part in found] == [None] * len(found)
 
 
-def test_without_the_package_its_names_are_unknown(tmp_path):
+def test_without_the_package_its_names_are_unknown(tmp_path, call):
     (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
-    done = cmrfed(tmp_path, "run", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", "--dry-run")
-    assert done.returncode != 0
+    status, _, words = call("run", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", "--dry-run")
+    assert status != 0
     for noun, name in (("process family", "cosmap"), ("backbone", "plain"), ("sampler", "quadratic")):
-        assert f"there is no {noun} {name}" in done.stderr.replace("\n", " ")
+        assert f"there is no {noun} {name}" in words.replace("\n", " ")
