@@ -137,9 +137,11 @@ def digest_state(state: "Mapping[str, torch.Tensor]") -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in order of name."""
     import torch  # who reads settings alone does not wait for it
 
+    from cmrfed.core.device import to_host
+
     total = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
+        tensor = to_host(state[name]).contiguous()
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return total.hexdigest()
@@ -164,7 +166,9 @@ def save_state(
     """Write tensors as safetensors, atomically."""
     from safetensors.torch import save_file  # which imports torch
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    from cmrfed.core.device import to_host
+
+    tensors = {name: to_host(tensor).contiguous() for name, tensor in state.items()}
     with _new_file(path, permissions) as part:
         part.touch()
         mode = part.stat().st_mode

@@ -25,8 +25,8 @@ from cmrfed.core.precision import granted
 HOST = torch.device("cpu")
 """Where files, messages and NumPy are."""
 _AUTOMATIC = ("cuda", "mps")
-_SHARE = 0.5
-"""Of the free memory, what one use of it may take: `batch_that_fits` and `fits`."""
+_SHARE, _KEPT_SHARE = 0.5, 0.25
+"""Of the free memory, what `batch_that_fits` takes for a while, and what `fits` lets stay there."""
 
 T = TypeVar("T")
 
@@ -150,9 +150,20 @@ def free_bytes(device: torch.device) -> int:
     return int(ask(device)[0]) if ask else 0
 
 
+def total_bytes(device: torch.device) -> int:
+    """Memory that there is in all; 0 where nobody says."""
+    if device.type == "cpu":
+        return memory()[0]
+    module = torch.get_device_module(device.type)
+    if device.type == "mps":
+        return int(module.recommended_max_memory())
+    ask = getattr(module, "mem_get_info", None)
+    return int(ask(device)[1]) if ask else 0
+
+
 def fits(device: torch.device, count_bytes: int) -> bool:
     """Whether so much may stay on an accelerator beside what computes there."""
-    return device.type != "cpu" and count_bytes <= _SHARE * free_bytes(device)
+    return device.type != "cpu" and count_bytes <= _KEPT_SHARE * free_bytes(device)
 
 
 def batch_that_fits(device: torch.device, wanted: int, bytes_each: int, *, most: int) -> int:

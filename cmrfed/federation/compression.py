@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from cmrfed.core.device import HOST, to_host
+
 SCALES = "/scales"
 """Name of the tensor (number of weights,) float32 by whose elements, in order of name, the others are multiplied."""
 
@@ -34,8 +36,8 @@ def compress(
     """
     out, scales = {}, []
     for name in sorted(new):
-        change = new[name].detach().cpu().double() - old[name].detach().cpu().double()
-        largest = change.abs().max() if change.numel() else torch.zeros((), dtype=torch.float64)
+        change = to_host(new[name]).double() - to_host(old[name]).double()
+        largest = change.abs().max() if change.numel() else torch.zeros((), dtype=torch.float64, device=HOST)
         scale = _scale(largest, kind)
         scales.append(scale)
         ratio = change / scale.double() if float(scale) else torch.zeros_like(change)
@@ -50,7 +52,7 @@ def _scale(largest: Tensor, kind: str) -> Tensor:
     if kind == "fp16":
         return torch.exp2(torch.floor(torch.log2(largest))).float() if largest > 0 else largest.float()
     scale = (largest / _STEPS).float()
-    return torch.nextafter(scale, torch.tensor(torch.inf)) if scale.double() * _STEPS < largest else scale
+    return torch.nextafter(scale, torch.tensor(torch.inf, device=HOST)) if scale.double() * _STEPS < largest else scale
 
 
 def expand(sent: Mapping[str, Tensor], old: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:

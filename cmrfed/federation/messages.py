@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cmrfed.core.artifacts import digest_json, digest_state
+from cmrfed.core.device import to_host
 from cmrfed.core.errors import FederationError, SiteRefused
 from cmrfed.core.settings.config import Digest, Section, Seed
 from cmrfed.core.settings.digests import digested
@@ -170,7 +171,7 @@ class TrainReply:
 
 def to_array_record(state: State) -> ArrayRecord:
     """Serialise weights as one array of safetensors bytes: an array for each weight would take ten times as long."""
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    data = save({name: to_host(tensor).contiguous() for name, tensor in state.items()})
     return ArrayRecord({_WEIGHTS: Array("uint8", (len(data),), _FORMAT, data)})
 
 

@@ -106,8 +106,8 @@ class Clock:
         def make() -> Callable[[], None]:
             model = build_segmenter(config, 0)
             optimizer = torch.optim.AdamW(model.parameters())
-            images = torch.rand(config.batch_size, 1, size_px, size_px) * 2 - 1
-            labels = torch.randint(len(Label), (config.batch_size, size_px, size_px))
+            images = torch.rand(config.batch_size, 1, size_px, size_px, device=HOST) * 2 - 1
+            labels = torch.randint(len(Label), (config.batch_size, size_px, size_px), device=HOST)
             dtype = arithmetic(config.precision, HOST.type)
 
             def step() -> None:

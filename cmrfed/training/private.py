@@ -93,7 +93,7 @@ class PrivateTrainer:
         )
         module = self.coordinates or generator.network
         self.steps = PrivateSGD(module, self.optimizer, event, len(self.records), mechanism)
-        self.reader = SliceReader(cohort, generator.device)
+        self.reader = SliceReader(cohort, generator.device, keep=False)
         self._random = torch.Generator().manual_seed(secrets.randbits(63))
         self._rows = np.random.default_rng(secrets.randbits(128))
 
@@ -111,6 +111,11 @@ class PrivateTrainer:
     def needed_bytes(self) -> int:
         """Estimate of the memory of a step; no patient is looked at, and little memory is taken."""
         return needed_bytes(self.generator.network, lambda: self._losses_of(self._made_up(1)), self.draws)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.generator.device
 
     def rehearse(self) -> float:
         """Put K made-up slices through a step, up to the noise; seconds of one record. No patient is looked at."""

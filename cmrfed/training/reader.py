@@ -47,14 +47,16 @@ class SliceReader:
     Args:
         cohort: Whose slices.
         device: Where batches are wanted.
+        keep: Whether all slices may be sent there at once: not where what a step does must not depend on how many
+            there are.
     """
 
-    def __init__(self, cohort: Cohort, device: torch.device) -> None:
+    def __init__(self, cohort: Cohort, device: torch.device, *, keep: bool = True) -> None:
         self.cohort, self.device = cohort, device
         self._order = np.zeros(0, np.int64)
         """Row in the cohort's files => row in the device's memory."""
         pixels = len(cohort.rows) * cohort.size_px**2
-        self._kept = self._keep() if fits(device, pixels * _bytes_of_a_pixel(cohort)) else None
+        self._kept = self._keep() if keep and fits(device, pixels * _bytes_of_a_pixel(cohort)) else None
 
     @cached_property
     def kept(self) -> bool:

@@ -22,7 +22,7 @@ from cmrfed.data.settings import PublicPatients
 from cmrfed.generators.condition import UNKNOWN
 from cmrfed.generators.stages import StageName
 from cmrfed.generators.trainable import Trainable
-from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, record_gradient
+from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, checked_gradient, record_gradient
 from cmrfed.privacy.settings import Subspace
 from cmrfed.training.batches import training_inputs
 from cmrfed.training.reader import SliceReader
@@ -53,13 +53,12 @@ class Coordinates(nn.Module):
     def losses(self, losses_of: Callable[[int], Tensor], record: int) -> Tensor:
         """The mean of a record's losses, as a function of z: its gradient by z is U times that by the weights."""
         losses = losses_of(record)
-        gradient = record_gradient(losses, self._moved)
+        gradient, finite = checked_gradient(losses, self._moved)
         self._guard.check()
-        mean = losses.detach().float().mean()
-        if gradient is None:
-            return mean * torch.nan
+        mean = torch.where(finite, losses.detach().float().mean(), torch.nan)
         with full_precision(self.z.device.type):
             slope = self._directions @ torch.cat([g.flatten() for g in gradient])
+            slope = torch.where(finite, slope, torch.nan)  # such a record contributes nothing
             return mean + ((self.z - self.z.detach()) * slope).sum()
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
+from cmrfed.core.device import HOST, total_bytes
 from cmrfed.core.errors import CmrfedError, SiteRefused
 from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.site.timing import record_budget
@@ -67,7 +68,9 @@ def rehearse(trainer: PrivateTrainer, job: StageJob, limits: Limits) -> float:
     if job.privacy is None:
         raise AssertionError("only private steps are rehearsed")
     try:
-        _check_memory(trainer.needed_bytes(), limits)
+        _check_memory(trainer.needed_bytes(), limits, trainer.device)
+        if trainer.device != HOST:
+            trainer.rehearse()  # an accelerator loads its kernels the first time
         seconds = trainer.rehearse()
     except CmrfedError:
         raise
@@ -84,10 +87,11 @@ def rehearse(trainer: PrivateTrainer, job: StageJob, limits: Limits) -> float:
     return budget
 
 
-def _check_memory(needed: int, limits: Limits) -> None:
-    """Refuse what the policy does not allow, or the machine does not have."""
+def _check_memory(needed: int, limits: Limits, device: torch.device = HOST) -> None:
+    """Refuse what the policy does not allow, or the machine or its accelerator does not have."""
     limits.check(memory_gib=needed / GIB)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = whole if device == HOST else total_bytes(device) or whole
     if needed > there:
         raise SiteRefused(
             "the site's machine has too little memory for the request",

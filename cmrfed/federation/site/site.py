@@ -410,7 +410,7 @@ class Site:
     def _ready(
         self, job: StageJob, generator: Generator | TrainableAutoencoder, arrays: State, previous: State | None
     ) -> Callable[[], tuple[LocalResult, TrainReply, State]]:
-        """Get ready to train, without looking at a pixel; the function that is returned trains."""
+        """Get ready to train, without computing on a pixel; the function that is returned trains."""
         generator.network.load_state_dict(dict(arrays))
         generator.to(resolve(self.record.device, private=job.privacy is not None))
         first, steps = (job.round - 1) * job.training.local_steps, job.training.local_steps

@@ -10,26 +10,33 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from cmrfed.core.device import values
 from cmrfed.core.errors import PrivacyError
 
 
-def record_gradient(losses: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor] | None:
-    """Gradient of the mean of one record's losses, by one ordinary backward.
+def checked_gradient(losses: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[list[Tensor], Tensor]:
+    """Gradient of the mean of one record's losses, by one ordinary backward; nothing waits for the device.
 
     Args:
         losses: Losses of the record's K draws, any shape; their mean is taken here, so that K costs no privacy.
         parameters: Trained ones, float32; one that the losses do not depend on has gradient 0.
 
     Returns:
-        One float32 tensor per parameter, or None where an entry is not finite: such a record contributes nothing.
+        One float32 tensor per parameter, and whether all entries are finite, bool (): a record of which that is not
+        true contributes nothing.
     """
     loss = losses.float().mean()
     if not loss.requires_grad:
-        return [torch.zeros_like(p) for p in parameters] if torch.isfinite(loss) else None
+        return [torch.zeros_like(p) for p in parameters], torch.isfinite(loss)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     whole = [torch.zeros_like(p) if g is None else g.detach() for g, p in zip(gradients, parameters, strict=True)]
-    finite = torch.stack([torch.isfinite(g).all() for g in whole]).all()
-    return whole if finite else None
+    return whole, torch.stack([torch.isfinite(g).all() for g in whole]).all()
+
+
+def record_gradient(losses: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor] | None:
+    """The gradient of `checked_gradient`, or None where an entry is not finite; waits for the device."""
+    gradient, finite = checked_gradient(losses, parameters)
+    return gradient if finite else None
 
 
 def check_module(module: nn.Module) -> None:
@@ -83,7 +90,10 @@ class StateGuard:
             PrivacyError: A parameter or a buffer was written, replaced or added.
         """
         now = self._state()
-        changed = sorted(name for name in self._seen | now if not self._same(name, now))
+        known = [name for name in sorted(self._seen | now) if self._comparable(name, now)]
+        same = values([_same_bits(self._seen[name][1], now[name]) for name in known])  # one wait for the device
+        alike = {name for name, is_same in zip(known, same, strict=True) if is_same}
+        changed = sorted((self._seen | now).keys() - alike)
         if changed:
             raise PrivacyError(
                 "a forward pass wrote to a buffer or a parameter of the module: it depends on the patients, and has "
@@ -93,15 +103,24 @@ class StateGuard:
                 do="use a module without running statistics, and write to none of its tensors",
             )
 
-    def _same(self, name: str, now: dict[str, Tensor]) -> bool:
+    def _comparable(self, name: str, now: dict[str, Tensor]) -> bool:
+        """Whether it is the tensor that it was, of the same shape and type, on the same device."""
         if name not in self._seen or name not in now:
             return False
-        identity, copy = self._seen[name]
-        tensor = now[name].detach()
-        alike = id(now[name]) == identity and tensor.shape == copy.shape and tensor.dtype == copy.dtype
-        return alike and torch.equal(_bits(tensor), _bits(copy))
+        (identity, copy), tensor = self._seen[name], now[name]
+        alike = tensor.shape == copy.shape and tensor.dtype == copy.dtype and tensor.device == copy.device
+        return alike and id(tensor) == identity
+
+
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _same_bits(one: Tensor, other: Tensor) -> Tensor:
+    """Whether all bits are the same, bool (): NaN equals itself, and -0 is not 0."""
+    return (_bits(one.detach()) == _bits(other.detach())).all()
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The bits as whole numbers, so that NaN equals itself and -0 is not 0."""
-    return tensor.contiguous().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_zeros(0)
+    """The bits as whole numbers."""
+    whole = _WHOLE.get(tensor.element_size(), torch.uint8)  # complex128 has 16 bytes
+    return tensor.contiguous().view(-1).view(whole) if tensor.numel() else tensor.new_zeros(0)

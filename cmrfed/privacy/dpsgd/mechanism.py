@@ -23,10 +23,11 @@ from opacus.optimizers import optimizer as opacus_optimizer
 from pydantic import Field
 from torch import Tensor, nn
 
+from cmrfed.core.device import synchronize, to_device, values
 from cmrfed.core.errors import PrivacyError
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.settings.config import Section
-from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, record_gradient
+from cmrfed.privacy.dpsgd.clipping import StateGuard, check_module, checked_gradient
 from cmrfed.privacy.dpsgd.noise import open_noise_source
 from cmrfed.privacy.dpsgd.sampling import poisson_sample
 from cmrfed.privacy.event import PrivacyEvent
@@ -156,32 +157,30 @@ class PrivateSGD:
         guard, start = StateGuard(self.module), time.monotonic()
         self._begin()
         try:
-            _, gradient = self._gradient(losses)
-            self._add([torch.zeros_like(p) for p in self.parameters] if gradient is None else gradient)
+            self._contribution(losses)
         finally:
             self._forget_record()
             for parameter in self.parameters:
                 parameter.summed_grad = None  # type: ignore[attr-defined]
             self.optimizer.forget_skipped()
         guard.check()
+        synchronize(self.device)
         return time.monotonic() - start
 
     def _accumulate(self, sampled: list[int], losses_of: Callable[[int], Tensor]) -> StepNotes:
         """Sum the clipped gradients of the sampled records into ``summed_grad``, float64."""
         guard, start = StateGuard(self.module), time.monotonic()
         self._begin()
-        losses, clipped, missing = [], 0, 0
-        for record in sampled:
-            found = self._contribute(partial(losses_of, record))
-            if found is None:
-                missing += 1
-                continue
-            losses.append(found[0])
-            clipped += int(found[1] > self.config.clip_norm)
+        found = [self._contribute(partial(losses_of, record)) for record in sampled]
+        numbers = values([number for each in found if each for number in each])  # the one wait for all records
         self.record_seconds += time.monotonic() - start
         guard.check()
         self._untrained.check()
-        return StepNotes(len(sampled), clipped, missing, sum(losses) / len(losses) if losses else None)
+        rows = zip(numbers[0::3], numbers[1::3], numbers[2::3], strict=True)
+        kept = [(loss, norm) for whole, loss, norm in rows if whole]
+        clipped = sum(norm > self.config.clip_norm for _, norm in kept)
+        mean = sum(loss for loss, _ in kept) / len(kept) if kept else None
+        return StepNotes(len(sampled), clipped, len(sampled) - len(kept), mean)
 
     def _begin(self) -> None:
         """Start from a sum of zero."""
@@ -189,8 +188,8 @@ class PrivateSGD:
         for parameter in self.parameters:
             parameter.summed_grad = torch.zeros_like(parameter, dtype=torch.float64)  # type: ignore[attr-defined]
 
-    def _contribute(self, losses: Callable[[], Tensor]) -> tuple[float, float] | None:
-        """Add one record to the sum; mean loss and gradient norm, or None where it contributes nothing.
+    def _contribute(self, losses: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Add one record to the sum, as `_contribution` does; None where it raised an error, and contributes nothing.
 
         A record that cannot be computed must not end the step: whether a step ended would tell who was in it.
 
@@ -198,27 +197,32 @@ class PrivateSGD:
             PrivacyError: The module itself is at fault, so that nothing may leave.
         """
         try:
-            loss, gradient = self._gradient(losses)
-            if gradient is None:
-                return None
-            norm = float(torch.stack([g.norm() for g in gradient]).norm())
-            if not norm <= LARGEST_NORM:
-                return None
-            self._add(gradient)
+            return self._contribution(losses)
         except PrivacyError:
             raise
         except Exception as error:
             self._forget_record()
             _log.warning("a record contributes nothing to this step: %s: %s", type(error).__name__, error)
             return None
-        return loss, norm
 
-    def _gradient(self, losses: Callable[[], Tensor]) -> tuple[float, list[Tensor] | None]:
-        """Mean loss of one record, and its gradient, as `record_gradient` gives it."""
+    def _contribution(self, losses: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Add one record to the sum, or zeros where its gradient is not finite; no wait for the device.
+
+        Returns:
+            Whether it contributes, 0 or 1; mean loss; norm of the gradient: float32 () each.
+        """
+        loss, gradient, finite = self._gradient(losses)
+        norm = torch.stack([g.norm() for g in gradient]).norm()
+        whole = finite & (norm <= LARGEST_NORM)
+        self._add([torch.where(whole, g, 0.0) for g in gradient])
+        return whole.float(), loss, norm
+
+    def _gradient(self, losses: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Mean loss of one record, (); its gradient and whether that is finite, as `checked_gradient` gives them."""
         with autocast(self.device.type, arithmetic(self.config.precision, self.device.type)):
-            values = losses()
-        gradient = record_gradient(values, self.parameters)
-        return float(values.detach().float().mean()), gradient
+            found = losses()
+        gradient, finite = checked_gradient(found, self.parameters)
+        return found.detach().float().mean(), gradient, finite
 
     def _forget_record(self) -> None:
         """Leave no trace of a record that failed; what it has added to some parameters is within its bound."""
@@ -251,11 +255,13 @@ class _ExactSum(DPOptimizer):
         for parameter in self.params:
             noise = opacus_optimizer._generate_noise(
                 std=self.noise_multiplier * self.max_grad_norm,
-                reference=parameter.summed_grad,
+                reference=_beside(self.generator, parameter.summed_grad),
                 generator=self.generator,
                 secure_mode=self.secure_mode,
             )
-            parameter.grad = (parameter.summed_grad + noise).to(parameter.dtype).view_as(parameter)
+            parameter.grad = (
+                (parameter.summed_grad + to_device(noise, parameter.device)).to(parameter.dtype).view_as(parameter)
+            )
             parameter.summed_grad = None  # no second release of it
 
     def forget_signals(self) -> None:
@@ -266,6 +272,13 @@ class _ExactSum(DPOptimizer):
         """Be as before the first record."""
         self.forget_signals()
         self._is_last_step_skipped = False
+
+
+def _beside(generator: torch.Generator, tensor: Tensor) -> Tensor:
+    """What has the tensor's shape and type and is where the generator draws; the tensor itself, if that is there."""
+    if generator.device.type == tensor.device.type:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=generator.device)
 
 
 def check_noise(noise_multiplier: float, clip_norm: float) -> None:

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import PrivacyError
 
 _WORDS = 624
 _FIRST_WORD = 24
 """Bytes before the Mersenne Twister's words in the state of torch's CPU generator; each word fills 8 bytes."""
+
+_FILLED = ("cpu", "cuda")
+"""Devices whose generators `entropy_generator` fills."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,12 @@ class NoiseSource:
 def open_noise_source(device: torch.device) -> NoiseSource:
     """Take torchcsprng's cryptographic generator where it is installed, else torch's own with an unguessable state.
 
-    Raises:
-        PrivacyError: The device has no generator that could be filled.
+    On a device whose generator has no state that is known here, noise is drawn on the host and sent there.
     """
     try:
         csprng = importlib.import_module("torchcsprng")
     except ImportError:
+        device = device if device.type in _FILLED else HOST
         return NoiseSource(entropy_generator(device), f"torch {device.type} generator, state from the operating system")
     return NoiseSource(csprng.create_random_device_generator("/dev/urandom"), "torchcsprng, /dev/urandom")
 
