@@ -17,6 +17,7 @@ from scipy.stats import binom
 from cmrfed.core.artifacts import digest_state
 from cmrfed.core.errors import FederationError
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
+from cmrfed.data.draws import SliceBatch
 from cmrfed.federation.messages import StageJob, encode_job, to_array_record, to_state
 from cmrfed.federation.site import site as site_module
 from cmrfed.federation.site.site import Site, SiteRecord, answer_train
@@ -182,7 +183,7 @@ def test_a_patient_who_cannot_be_computed_changes_nothing_but_the_weights(
     asked = ASKED.model_copy(update={"subspace": along})
     sample(monkeypatch, everybody)
     well = seen(ward(tmp_path / "well", cohort), *tiny_request(privacy=asked))
-    original, calls = getattr(private, where), []
+    original, calls = private.training_inputs, []
 
     def fails(*arguments: object) -> object:
         calls.append(arguments)
@@ -190,7 +191,13 @@ def test_a_patient_who_cannot_be_computed_changes_nothing_but_the_weights(
             raise error("p02")
         return original(*arguments)
 
-    monkeypatch.setattr(private, where, fails)
+    class Fails(private.SliceReader):
+        def read(self, rows: np.ndarray) -> SliceBatch:
+            fails(rows)
+            raise AssertionError("a slice was read")
+
+    what = ("SliceReader", Fails) if where == "gather" else (where, fails)
+    monkeypatch.setattr(private, *what)
     ill = seen(ward(tmp_path / "ill", cohort), *tiny_request(privacy=asked))
     assert len(calls) > 2
     assert outcome(well) == "ok"

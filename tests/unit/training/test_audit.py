@@ -10,7 +10,7 @@ from cmrfed.core.device import HOST
 from cmrfed.data.draws import gather
 from cmrfed.generators.settings import FlowConfig
 from cmrfed.privacy.settings import PrivateTraining, Subspace
-from cmrfed.training import batches, private
+from cmrfed.training import batches, private, reader
 from cmrfed.training.audit import audit_training, check_trainer
 from cmrfed.training.settings import TrainingConfig
 from tests.generator_world import ddpm, tiny_config
@@ -223,7 +223,7 @@ def test_an_augmentation_that_mixes_patients_is_noticed(monkeypatch):
         other = kept[-2] if len(kept) > 1 else batch
         return replace(batch, image=0.9 * batch.image + 0.1 * other.image)
 
-    monkeypatch.setattr(private, "gather", keeps)
+    monkeypatch.setattr(reader, "gather", keeps)
     monkeypatch.setattr(batches, "augment", blends)
     assert "two records" in " ".join(failed()) or "several records" in " ".join(failed())
 
