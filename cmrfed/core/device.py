@@ -41,13 +41,19 @@ def resolve(name: str, *, private: bool = False) -> torch.device:
             then passes it over.
 
     Raises:
-        ConfigError: This machine has no such device.
+        ConfigError: This machine has no such device, or it cannot do what it is wanted for.
     """
     kind, _, number = name.partition(":")
     if kind == "auto":
         kind = next((k for k in _AUTOMATIC if count(k) and not (private and k == "mps")), "cpu")
     if kind == "cpu":
         return HOST
+    if private and kind == "mps":
+        raise ConfigError(
+            "private training sums gradients in float64, which mps does not compute",
+            expected="auto, cpu or cuda",
+            do="set compute.device (in site.json: device) to auto, which then takes the CPU",
+        )
     have = count(kind)
     if int(number or 0) >= have:
         raise ConfigError(

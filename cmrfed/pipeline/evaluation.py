@@ -1,6 +1,6 @@
 """The evaluation of a run: its data set against its own patients, and its image generator attacked where asked for."""
 
-from cmrfed.core.device import resolve
+from cmrfed.core.device import resolve_anywhere
 from cmrfed.evaluation.evaluate import claim_of, evaluate
 from cmrfed.evaluation.privacy.white_box import white_box
 from cmrfed.pipeline.data import Data, open_externals
@@ -15,7 +15,7 @@ def evaluate_run(trained: TrainedRun, data: Data) -> None:
         EvaluationError: The data set cannot be evaluated.
     """
     experiment, run_dir = trained.experiment, trained.run_dir
-    config, attacked, device = experiment.evaluation, None, resolve(experiment.compute.device)
+    config, attacked, device = experiment.evaluation, None, resolve_anywhere(experiment.compute.device)
     if config.attacks.white_box:
         claimed = claim_of(run_dir / "synthetic", trained.folder("image"))
         image = trained.generator("image")

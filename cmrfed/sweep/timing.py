@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
-from cmrfed.core.device import HOST, resolve, synchronize
+from cmrfed.core.device import resolve, synchronize
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.labels import Label
@@ -101,18 +101,18 @@ class Clock:
         return self._timed(["autoencoder", digested(config), size_px, batch], make)
 
     def segmenter_step(self, config: SegmenterConfig, size_px: int) -> float:
-        """One optimizer step of a segmenter, in seconds; segmenters are trained on the CPU."""
+        """One optimizer step of a segmenter, in seconds."""
 
         def make() -> Callable[[], None]:
-            model = build_segmenter(config, 0)
+            model = build_segmenter(config, 0).to(self.device)
             optimizer = torch.optim.AdamW(model.parameters())
-            images = torch.rand(config.batch_size, 1, size_px, size_px, device=HOST) * 2 - 1
-            labels = torch.randint(len(Label), (config.batch_size, size_px, size_px), device=HOST)
-            dtype = arithmetic(config.precision, HOST.type)
+            images = torch.rand(config.batch_size, 1, size_px, size_px, device=self.device) * 2 - 1
+            labels = torch.randint(len(Label), (config.batch_size, size_px, size_px), device=self.device)
+            dtype = arithmetic(config.precision, self.device.type)
 
             def step() -> None:
                 optimizer.zero_grad(set_to_none=True)
-                with autocast(HOST.type, dtype):
+                with autocast(self.device.type, dtype):
                     loss = F.cross_entropy(model(images).float(), labels)
                 loss.backward()
                 optimizer.step()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmrfed.core.artifacts import digest_json, digest_state, load_state, locked, save_state
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import DataError
 from cmrfed.core.progress import track
 from cmrfed.core.rng import torch_generator
@@ -59,8 +60,8 @@ class PhantomCnn(nn.Module):
         self.stages = nn.ModuleList(_stage(wide[i], wide[i + 1], 1 if i == 0 else 2) for i in range(len(CHANNELS)))
         size = 2 * sum(CHANNELS)
         self.artefact, self.style, self.areas = nn.Linear(size, ARTEFACTS), nn.Linear(size, styles), nn.Linear(size, 3)
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("mean", torch.zeros(size, device=HOST))
+        self.register_buffer("scale", torch.ones(size, device=HOST))
 
     def pooled(self, images: Tensor) -> Tensor:
         """Images (B, 1, H, W) in [-1, 1] => (B, D), before standardisation."""
@@ -114,7 +115,7 @@ def _ghosts(x: Tensor, level: Tensor, _: torch.Generator) -> Tensor:
 def _ripples(x: Tensor, level: Tensor, random: torch.Generator) -> Tensor:
     """A fine regular pattern, as transposed convolutions and spikes in k-space leave it."""
     turns = 0.2 + 0.3 * torch.rand(len(x), 2, 1, 1, 1, generator=random)
-    rows, columns = torch.meshgrid(torch.arange(x.shape[-2]), torch.arange(x.shape[-1]), indexing="ij")
+    rows, columns = torch.meshgrid(*(torch.arange(n, device=x.device) for n in x.shape[-2:]), indexing="ij")
     return x + (0.05 + 0.2 * level) * torch.cos(2 * math.pi * (turns[:, 0] * rows + turns[:, 1] * columns))
 
 

@@ -125,7 +125,7 @@ class _Sorted:
 
     def read(self, first: int, last: int, centre: np.ndarray) -> Tensor:
         """Sorted rows less the centre, float32."""
-        out = torch.empty(last - first, len(centre))
+        out = torch.empty(last - first, len(centre), device=HOST)
         for place, rows in blocks(self.order[first:last]):
             out[place] = torch.from_numpy((self.vectors[rows] - centre).astype(np.float32))
             release(self.vectors)

@@ -80,7 +80,7 @@ class Probe:
         self.styles = generator.config.styles
 
     def _time(self, step: int) -> Tensor:
-        return torch.tensor(self.process.time_of_step(step), dtype=torch.float64)
+        return torch.tensor(self.process.time_of_step(step), dtype=torch.float64, device=HOST)
 
     def level(self, step: int) -> tuple[float, float]:
         """α and σ at a step 0 … 999 of diffusion."""
@@ -151,7 +151,7 @@ def _rows(cohort: Cohort, patients: Sequence[str], count: int) -> list[np.ndarra
 
 def _slices(generator: Generator, cohort: Cohort, rows: np.ndarray, first: int) -> Slices:
     raw, cond = stage_inputs(gather(cohort, rows), drawn_by(generator.config).name, style=0)
-    number, device = torch.arange(first, first + len(rows)), generator.device
+    number, device = torch.arange(first, first + len(rows), device=HOST), generator.device
     return Slices(generator.codec.encode(to_device(raw, device)), to_device(cond, device), to_device(number, device))
 
 

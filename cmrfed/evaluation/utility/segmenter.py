@@ -216,7 +216,7 @@ def _check_sources(sources: Sequence[LabelledSlices], config: SegmenterConfig) -
 
 def _only(labels: Sequence[Label]) -> Tensor:
     """Table (4,) that keeps ``labels`` and sends every other label to the background."""
-    return torch.tensor([int(label) if label in labels else 0 for label in Label])
+    return torch.tensor([int(label) if label in labels else 0 for label in Label], device=HOST)
 
 
 def _batch(

@@ -53,6 +53,8 @@ def test_private_training_passes_over_a_device_without_float64(monkeypatch):
     assert resolve("auto", private=True) == HOST
     machine(monkeypatch, mps=1, cuda=1)
     assert resolve("auto", private=True) == torch.device("cuda:0")
+    with pytest.raises(ConfigError, match=r"in float64, which mps does not compute.*to auto"):
+        resolve("mps", private=True)
 
 
 @pytest.mark.parametrize(
