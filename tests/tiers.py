@@ -218,6 +218,11 @@ SLOW: Modules = {
         ),
     },
     "contract/test_nothing_leaks_beside.py": {
+        "test_the_files_of_the_server_hold_no_losses_times_or_counts": (4, "private runs of both stages"),
+        "test_two_cohorts_that_differ_by_one_patient_look_the_same_but_for_the_arrays": (
+            4,
+            "two private runs of both stages",
+        ),
         "test_a_network_with_batchnorm_is_refused_with_the_reason": (5, "one audit"),
     },
     # --- federation ----------------------------------------------------------------------------------

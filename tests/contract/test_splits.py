@@ -107,10 +107,12 @@ def test_a_patient_who_was_never_there_moves_nobody_in_or_out_of_the_holdout(coh
     assert places(fewer.values()) == {p: k for p, k in places(whole.values()).items() if p != gone}
 
 
+THOUSAND = Listed(tuple(PatientRecord(patient_id=f"patient{i:04d}") for i in range(1000)))
+
+
 @given(seed=st.integers(0, 2**32), share=st.floats(0.2, 0.8))
 def test_the_share_is_kept_on_average(seed, share):
-    records = tuple(PatientRecord(patient_id=f"patient{i:04d}") for i in range(1000))
-    parts = split(Listed(records), share, seed)
+    parts = split(THOUSAND, share, seed)
     assert abs(len(parts["train"]) / 1000 - share) < 6 * (share * (1 - share) / 1000) ** 0.5
 
 

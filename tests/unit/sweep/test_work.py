@@ -18,6 +18,7 @@ from tests.sweep_world import calls, give_orders, make_sweep, nothing_shared, st
 
 LEAVES = f"import os, sys\nsys.path += {sys.path!r}\nfrom cmrfed.core.errors import ERROR_FILE, leave_error\n"
 SMALL = "name: s\nrecipe: base.yaml\ngrid: {epsilon: [inf, 8, 2]}"
+ONE = "name: s\nrecipe: base.yaml\ngrid: {epsilon: [inf]}"
 PARENT = """
 import sys
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_a_point_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path
 
 
 def test_a_point_that_ends_well_without_a_result_has_failed(tmp_path):
-    sweep, folder = make_sweep(tmp_path, SMALL), tmp_path / "run"
+    sweep, folder = make_sweep(tmp_path, ONE), tmp_path / "run"
     done = run(sweep, folder, 1, command=lambda _: [sys.executable, "-c", ""], prepare=nothing_shared)
     assert {s.status for s in done} == {"failed"}
     assert "is not finished" in done[0].reason
@@ -87,14 +88,14 @@ def test_a_point_that_ends_well_without_a_result_has_failed(tmp_path):
     ],
 )
 def test_why_a_process_failed(tmp_path, code, reason):
-    sweep = make_sweep(tmp_path, SMALL)
+    sweep = make_sweep(tmp_path, ONE)
     done = run(sweep, tmp_path / "run", 3, command=lambda _: [sys.executable, "-c", code], prepare=nothing_shared)
     assert reason in done[0].reason
 
 
 def test_the_command_line_leaves_its_error_for_the_sweep(tmp_path):
     """Of a recipe that cannot be used: its words, without what stands before them in the log, and its code."""
-    sweep = make_sweep(tmp_path, "name: s\nrecipe: base.yaml\ngrid: {epsilon: [inf]}")
+    sweep = make_sweep(tmp_path, ONE)
     bad = [sys.executable, "-m", "cmrfed", "run", str(tmp_path / "none.yaml"), "--run-dir", str(tmp_path / "x")]
     done = run(sweep, tmp_path / "run", 1, command=lambda _: bad, prepare=nothing_shared)
     assert done[0].reason.startswith("there is no recipe")

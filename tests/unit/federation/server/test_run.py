@@ -152,7 +152,9 @@ def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
     for name, grid in (("a", None), ("b", lambda *_: _[2])):
         make_sites(tmp_path / name)
         faulty = FaultyGrid(tmp_path / name, 3, grid) if grid else None
-        digests.append(federated_run(tmp_path / name, grid=faulty).start_or_resume().digests["image"])
+        digests.append(
+            federated_run(tmp_path / name, tiny_stage(steps=1), grid=faulty).start_or_resume().digests["image"]
+        )
     assert digests[0] == digests[1]
 
 
@@ -360,7 +362,7 @@ def test_a_site_that_crashes_is_missing_with_its_error(tmp_path: Path, monkeypat
 # --- participation and resumption ---------------------------------------------------------------
 def test_with_partial_participation_some_sites_are_asked_each_round(tmp_path: Path) -> None:
     make_sites(tmp_path)
-    federated_run(tmp_path, tiny_stage(rounds=6), fraction=0.5, min_sites=1).start_or_resume()
+    federated_run(tmp_path, tiny_stage(rounds=6, steps=1), fraction=0.5, min_sites=1).start_or_resume()
     asked = [set(metrics(tmp_path, number)["sites"]) for number in range(1, 7)]
     assert {len(names) for names in asked} == {2}
     assert set.union(*asked) == {"site-0", "site-1", "site-2"}

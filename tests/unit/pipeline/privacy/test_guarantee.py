@@ -3,12 +3,14 @@
 import math
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.artifacts import read_json, write_json
+from cmrfed.core.device import HOST
 from cmrfed.core.errors import ConfigError, PrivacyError
 from cmrfed.data.synthetic import PrivacyStatement
 from cmrfed.pipeline.context import begin
@@ -46,7 +48,13 @@ def experiment(**changes: object) -> Experiment:
 
 
 def plan(**changes: object) -> PrivacyPlan:
-    return PrivacyPlan(experiment(**changes))
+    return PrivacyPlan(experiment(**changes)) if changes else the_plan()
+
+
+@cache
+def the_plan() -> PrivacyPlan:
+    """Of the recipe as it is; its noise is searched for once."""
+    return PrivacyPlan(experiment())
 
 
 def claim(run_dir: Path, **changes: object) -> PrivacyStatement:
@@ -140,7 +148,7 @@ def test_the_audit_runs_the_configured_training_of_each_stage(monkeypatch: pytes
     rows = audit_experiment(tried)
     assert [row.stage for row in rows] == ["mask", "image"]
     settings = [
-        (s, tried.experiment.generator(s), tried.experiment.training(s), r, "cpu") for s, r in tried.requests.items()
+        (s, tried.experiment.generator(s), tried.experiment.training(s), r, HOST) for s, r in tried.requests.items()
     ]
     assert asked == settings
     assert audit_text(rows).count("theory") == 2
