@@ -197,12 +197,19 @@ def to_device(batch: T, device: torch.device) -> T:
     What is there already is returned as it is.
     """
     if isinstance(batch, Tensor):
-        pinned = batch.pin_memory() if device.type == "cuda" and batch.device == HOST and batch.numel() else batch
-        return pinned.to(device, non_blocking=True)  # type: ignore[return-value]
+        return _sent(batch, device)  # type: ignore[return-value]
     if not is_dataclass(batch) or isinstance(batch, type):
         raise TypeError(f"a tensor or a dataclass of tensors can be moved, not a {type(batch).__name__}")
     parts: dict[str, Any] = {f.name: to_device(getattr(batch, f.name), device) for f in fields(batch)}
     return replace(batch, **parts)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    if device == HOST:
+        return tensor.to(HOST)  # who does not wait for what comes from a GPU reads what is not there yet
+    if device.type == "cuda" and tensor.device == HOST and tensor.numel():
+        tensor = tensor.contiguous().pin_memory()  # an expanded tensor cannot be pinned as it is
+    return tensor.to(device, non_blocking=True)
 
 
 def to_host(tensor: Tensor) -> Tensor:

@@ -142,3 +142,30 @@ def test_noise_on_a_processor_comes_from_the_generator_itself():
     like = torch.zeros(1, dtype=torch.float64)
     found = device.normal((2, 3), torch_generator(0, "noise"), like)
     assert torch.equal(found, torch.randn(2, 3, generator=torch_generator(0, "noise")).double())
+
+
+def test_pinned_memory_is_for_what_goes_to_a_gpu_and_only_that_is_not_waited_for():
+    asked = []
+
+    class Watched:
+        def __init__(self, place):
+            self.device = torch.device(place)
+
+        def numel(self):
+            return 1
+
+        def contiguous(self):
+            asked.append("contiguous")
+            return self
+
+        def pin_memory(self):
+            asked.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            asked.append((str(device), non_blocking))
+
+    device._sent(Watched("cpu"), torch.device("cuda:0"))
+    device._sent(Watched("cuda:0"), torch.device("cuda:0"))
+    device._sent(Watched("cuda:0"), HOST)
+    assert asked == ["contiguous", "pinned", ("cuda:0", True), ("cuda:0", True), ("cpu", False)]
