@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import run_benchmark
 from cmrfed.config.experiment import Experiment, resolve
+from cmrfed.core.device import HOST
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.draws import gather
@@ -46,6 +47,7 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.settings import FederationConfig
 from cmrfed.federation.site.site import Site, SiteRecord
+from cmrfed.generators.autoencoder import build_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.stages import StageName
 from cmrfed.privacy.policy import SitePolicy
@@ -77,28 +79,39 @@ def specification(experiment: Experiment, stage: StageName, rounds: int, local_s
 
 # --- the three ways -------------------------------------------------------------------------------
 class Plain:
-    """A training loop over diffusers, with nothing of CMRFed in it but the data and the size of the network."""
+    """A training loop over diffusers, with nothing of CMRFed in it but the data and the size of the network.
 
-    def __init__(self, spec: StageSpec, cohort: Cohort, total_steps: int) -> None:
-        shaped = Generator(spec.generator).network
-        self.unet, self.patch = UNet2DModel.from_config(shaped.unet.config), shaped.patch_px
+    A latent generator's autoencoder encodes each batch, as in diffusers' examples.
+    """
+
+    def __init__(self, spec: StageSpec, cohort: Cohort, total_steps: int, device: torch.device = HOST) -> None:
+        autoencoder = spec.generator.autoencoder
+        weights = build_autoencoder(autoencoder).state_dict() if autoencoder else None
+        generator, self.device = Generator(spec.generator, 0, weights).to(device), device
+        self.encode = generator.codec.encode if autoencoder else None
+        shaped = generator.network
+        self.unet, self.patch = UNet2DModel.from_config(shaped.unet.config).to(device), shaped.patch_px
         raw, cond = stage_inputs(gather(cohort, cohort.rows), spec.name, style=0)
         clean = raw if spec.name == "image" else functional.one_hot(raw, 4).permute(0, 3, 1, 2).float() * 2 - 1
         data = TensorDataset(clean, shaped.condition_planes(cond))
-        self.batches = endless(DataLoader(data, spec.training.batch_size, shuffle=True, drop_last=True))
+        pinned = device != HOST
+        self.batches = endless(
+            DataLoader(data, spec.training.batch_size, shuffle=True, drop_last=True, pin_memory=pinned)
+        )
         self.scheduler, self.flow = DDPMScheduler(), spec.generator.process.kind == "flow"
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=spec.training.learning_rate)
         self.rate = get_cosine_schedule_with_warmup(self.optimizer, spec.training.warmup_steps, total_steps)
-        self.dtype = arithmetic(spec.training.precision, "cpu")
+        self.dtype = arithmetic(spec.training.precision, device.type)
 
     def run(self, steps: int) -> None:
         """Take steps."""
         self.unet.train()
         for _ in range(steps):
-            clean, planes = next(self.batches)
+            clean, planes = (each.to(self.device, non_blocking=True) for each in next(self.batches))
+            clean = self.encode(clean) if self.encode else clean
             noise = torch.randn_like(clean)
             noisy, time_, target = self._perturb(clean, noise)
-            with autocast("cpu", self.dtype):
+            with autocast(self.device.type, self.dtype):
                 inputs = torch.cat([functional.pixel_unshuffle(noisy, self.patch), planes], 1)
                 out = functional.pixel_shuffle(self.unet(inputs, time_, return_dict=False)[0], self.patch)
                 loss = functional.mse_loss(out.float(), target)
@@ -111,9 +124,9 @@ class Plain:
 
     def _perturb(self, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.flow:
-            sigma = torch.rand(len(clean), 1, 1, 1)
+            sigma = torch.rand(len(clean), 1, 1, 1, device=self.device)
             return (1 - sigma) * clean + sigma * noise, sigma.flatten() * 1000, noise - clean
-        steps = torch.randint(1000, (len(clean),))
+        steps = torch.randint(1000, (len(clean),), device=self.device)
         return self.scheduler.add_noise(clean, noise, steps), steps, noise
 
 

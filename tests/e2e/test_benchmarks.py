@@ -17,6 +17,8 @@ LINES = {
     "emulated_bf16": r"time of a step of the image stage, forced : float32 = [\d.]+",
     "neighbours": r"time, cdist : blocks = [\d.]+",
     "scale": r"peak memory, 3 : 2 sites = [\d.]+",
+    "gpu": r"\| 32 px \| image: training, steps/s \| bf16, channels-last, compiled \| [\d.e+]+ \| [\d.e+]+ \|",
+    "growth": r"step +patients +3 +[\d.]+ +-?[\d.]+ ",
     "private_levers": r"recipe +[\d.]+ .* s\nK = 1 +[\d.]+ ",
 }
 """Benchmark => the line in which it prints its result."""
