@@ -29,7 +29,7 @@ class Spool:
         self._shape, self._dtype, self._count = shape, np.dtype(dtype), 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = tempfile.TemporaryFile("w+b", dir=folder)  # noqa: SIM115 - lives as long as the array
+        self._file: IO[bytes] = tempfile.TemporaryFile("w+b", encoding=None, dir=folder)  # noqa: SIM115 - lives as long as the array
 
     def add(self, rows: np.ndarray) -> None:
         """Write rows (K, …); they are cast to the type of the array.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmrfed.core.artifacts import digest_bytes
-from cmrfed.evaluation.privacy.nearest import Points
+from cmrfed.evaluation.privacy.nearest import Points, neighbours
 from cmrfed.evaluation.spool import Spool, blocks, digest_array, release
 
 
@@ -51,10 +51,11 @@ def test_a_digest_in_blocks_is_that_of_the_whole(tmp_path):
 
 def test_neighbours_are_found_without_a_set_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("cmrfed.evaluation.privacy.nearest.BLOCK", 128)
-    rows = np.random.default_rng(0).normal(size=(2048, 512)).astype(np.float32)
-    points = Points(spooled(rows, tmp_path), np.repeat(np.arange(16).astype(str), 128))
+    rows = np.random.default_rng(0).normal(size=(4096, 512)).astype(np.float32)
+    points = Points(spooled(rows, tmp_path), np.repeat(np.arange(32).astype(str), 128))
     size = rows.nbytes
     del rows
+    neighbours(points.vectors[:9], points.vectors[:9], points.owners[:9])  # what libraries take once
     tracemalloc.start()
     try:
         points.to(points)
