@@ -1,7 +1,7 @@
 """Commands of a run: train, track, pretrain, draw, export, report, figures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -9,6 +9,9 @@ import yaml
 from cmrfed.cli.options import Force, MlflowUri, TensorBoardFolder, Trackers, cohort_override, refuse_to_replace
 from cmrfed.config.recipes import find_recipe
 from cmrfed.core.progress import say
+
+if TYPE_CHECKING:
+    from cmrfed.config.experiment import Experiment
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,8 +58,22 @@ def run(
         tree = {"experiment": experiment.model_dump(mode="json"), "plan": pipeline.dry_run(experiment)}
         print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200))
         return
-    report = pipeline.run(experiment, run_dir, trackers(tensorboard, mlflow, tracker or ()))
+    report = pipeline.run(
+        experiment, run_dir, trackers(tensorboard, mlflow, tracker or ()), expected=lambda: _expected(experiment)
+    )
     print(report)
+
+
+def _expected(experiment: "Experiment") -> dict[str, float]:
+    """Seconds of each step of a run, from a few that are timed now."""
+    from cmrfed.report.results import duration
+    from cmrfed.sweep.estimate import step_seconds
+    from cmrfed.sweep.timing import Clock
+
+    say("Timing a few steps of each kind …")
+    found = step_seconds(experiment, Clock(experiment.compute.threads, experiment.compute.device))
+    say(f"About {duration(sum(found.values()))} from here on, without start-ups and some of the evaluation.")
+    return found
 
 
 def track(

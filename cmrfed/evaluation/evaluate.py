@@ -86,7 +86,7 @@ def evaluate(
     )
     extractor = KeptFeatures(open_extractor(config.features, device), out / "features")
     features = _features(sets, extractor)
-    with track("evaluation: fidelity, anatomy, memorisation, leakage", 4) as bar:
+    with track("evaluation: fidelity, anatomy, memorisation, leakage", 4, equal=False) as bar:
         found = _fidelity(sets, features, extractor, paired, reconstructed, config)
         if config.fidelity.frd_slices:
             found += frd_metrics(*sets, config.fidelity, out / "features", config.seed)

@@ -3,7 +3,7 @@
 Every step leaves its result in the run folder, and is skipped when it is there: the same command resumes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.errors import CmrfedError
 from cmrfed.core.owner import owned
-from cmrfed.core.progress import say
+from cmrfed.core.progress import job, say
 from cmrfed.core.settings.digests import digested
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline.context import RunContext, begin, begin_deployed
@@ -29,13 +29,20 @@ from cmrfed.report.html import write_report
 RUN_FOLDER = "the run folder"
 
 
-def run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker] = ()) -> Path:
+def run(
+    experiment: Experiment,
+    run_dir: Path,
+    trackers: Sequence[Tracker] = (),
+    expected: Callable[[], Mapping[str, float]] = dict,
+) -> Path:
     """Do the whole job in one process and return the path of the report.
 
     Args:
         experiment: What to do.
         run_dir: Where results go; a folder with the beginnings of the same run is carried on.
         trackers: Where the numbers of every round and of the end are sent.
+        expected: Foretells the seconds of each step, by which the progress of training says how long the rest of the
+            run will take; asked for where there is something to train.
 
     Raises:
         InUse: Another process does it already.
@@ -44,8 +51,10 @@ def run(experiment: Experiment, run_dir: Path, trackers: Sequence[Tracker] = ())
     with owned(run_dir, RUN_FOLDER):
         send = tracking_callback(run_dir, trackers)
         context = begin(experiment, run_dir, on_round=send)
-        train(context)
-        _draw_and_evaluate(context)
+        trained = all((run_dir / "generators" / stage).is_dir() for stage in experiment.stages)
+        with job({} if trained else expected()):
+            train(context)
+            _draw_and_evaluate(context)
         _finish(context)
         report = write_report(run_dir)
         write_contents(run_dir, context.trained.claim)

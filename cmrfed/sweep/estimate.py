@@ -11,7 +11,15 @@ from cmrfed.pipeline.privacy.plan import plan_privacy
 from cmrfed.report.results import duration
 from cmrfed.sweep.paid import would_pay
 from cmrfed.sweep.points import Point, Sweep
-from cmrfed.sweep.timing import COVERS, Clock, drawing_seconds, public_seconds, segmenter_seconds, training_seconds
+from cmrfed.sweep.timing import (
+    COVERS,
+    Clock,
+    drawing_seconds,
+    public_seconds,
+    segmenter_seconds,
+    stage_seconds,
+    training_seconds,
+)
 from cmrfed.sweep.work import State
 
 HEADINGS = ("point", "state", "ε", "σ", "q", "steps at sites", "public", "segmenters", "slices drawn", "about")
@@ -64,9 +72,18 @@ def _cells(point: Point, seen: set[str], clock: Clock) -> tuple[list[str], float
 
 def run_seconds(experiment: Experiment, clock: Clock) -> float:
     """What one run would take on this machine, as `COVERS` says, its public pre-training included."""
-    stages = [*STAGES, CODEC] if experiment.pretrain and experiment.pretrain.autoencoder else STAGES
-    public = sum(public_seconds(experiment, stage, clock) for stage in stages)
-    return public + _own_seconds(experiment, _segmenter_steps(experiment, real=True), clock)
+    return sum(step_seconds(experiment, clock).values())
+
+
+def step_seconds(experiment: Experiment, clock: Clock) -> dict[str, float]:
+    """What each step of a run would take on this machine after its data are there, in order: see `run_seconds`."""
+    public = [*STAGES, CODEC] if experiment.pretrain and experiment.pretrain.autoencoder else STAGES
+    out = {"pretraining": sum(public_seconds(experiment, stage, clock) for stage in public)}
+    out |= dict.fromkeys(experiment.stages, 0.0) | stage_seconds(experiment, clock)
+    out |= {"audit": 0.0, "synthesis": drawing_seconds(experiment, clock)}
+    out |= {"evaluation": segmenter_seconds(experiment, _segmenter_steps(experiment, real=True), clock)}
+    absent = {"pretraining": experiment.pretrain is None, "audit": not experiment.privacy.private}
+    return {step: seconds for step, seconds in out.items() if not absent.get(step)}
 
 
 def _own_seconds(experiment: Experiment, segmenters: int, clock: Clock) -> float:

@@ -146,7 +146,13 @@ def _slices(config: GeneratorConfig, count: int) -> tuple[torch.Tensor, Conditio
 # --- a point ------------------------------------------------------------------------------------
 def training_seconds(experiment: Experiment, clock: Clock) -> float:
     """Training at all sites, one after the other."""
-    return sum(_stage(experiment, spec, clock) for spec in stage_specs(PrivacyPlan(experiment)) if spec.training.rounds)
+    return sum(stage_seconds(experiment, clock).values())
+
+
+def stage_seconds(experiment: Experiment, clock: Clock) -> dict[str, float]:
+    """Training of each stage at all sites, one after the other."""
+    specs = stage_specs(PrivacyPlan(experiment))
+    return {spec.name: _stage(experiment, spec, clock) for spec in specs if spec.training.rounds}
 
 
 def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:

@@ -121,8 +121,7 @@ class FederatedRun:
         self.roster.wait()
         aggregator = Aggregator(self.federation.strategy)
         aggregator.load_state_dict(state["strategy"])
-        with track(f"Training the {STAGES[stage.name].title}", total) as progress:
-            progress.advance(done)
+        with track(f"Training the {STAGES[stage.name].title}", total, done, whole=True) as progress:
             for number in range(done + 1, total + 1):
                 start = time.monotonic()
                 state, outcome = self._round(stage, number, state, aggregator, codec)

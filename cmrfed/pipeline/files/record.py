@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import write_json
 from cmrfed.core.errors import ConfigError, DataError
+from cmrfed.core.progress import step as job_step
 from cmrfed.core.settings.config import Section
 from cmrfed.core.settings.registry import loaded_plugins
 from cmrfed.core.settings.validation import read_versioned
@@ -198,7 +199,8 @@ class RecordWriter:
         """Add the seconds of the block to those of the step; what was spent before an interruption counts too."""
         start = time.monotonic()
         try:
-            yield
+            with job_step(step):
+                yield
         finally:
             times = self.content.timings_s
             total = round(times.get(step, 0.0) + time.monotonic() - start, 1)

@@ -1,7 +1,8 @@
+import pytest
 from rich.console import Console
 
 from cmrfed.core import progress
-from cmrfed.core.progress import say, track
+from cmrfed.core.progress import job, say, step, track
 
 
 def test_plain_lines_away_from_a_terminal(capsys, monkeypatch):
@@ -17,12 +18,33 @@ def test_plain_lines_away_from_a_terminal(capsys, monkeypatch):
 
 def test_a_plain_line_every_ten_seconds(capsys, monkeypatch):
     monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=False))
-    clock = iter([0.0, 11.0, 11.0, 12.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with track("rounds", 9) as bar:
+        for now[0] in (11.0, 12.0, 13.0, 22.0):
+            bar.advance()
+    assert capsys.readouterr().err == "rounds: 1/9\nrounds: 4/9, 25 s left\n"
+
+
+@pytest.mark.parametrize(
+    ("equal", "told"),
+    [(True, ", 10 s left (step 2 of 3, about 50 s in all)"), (False, " (step 2 of 3, about 50 s in all)")],
+)
+def test_a_task_tells_what_is_left_of_it_and_of_the_job(capsys, monkeypatch, equal, told):
+    monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=False))
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with job({"first": 10.0, "second": 20.0, "third": 20.0}):
+        with step("first"):
+            now[0] = 10.0
+        with step("second"), track("rounds", 10, whole=True, equal=equal) as bar:
+            for _ in range(8):
+                now[0] += 2
+                bar.advance()
+    assert capsys.readouterr().err == f"rounds: 5/10{told}\n"
+    with step("alone"), track("other", 1) as bar:
         bar.advance()
-        bar.advance()
-    assert capsys.readouterr().err == "rounds: 1/9\n"
+    assert capsys.readouterr().err == "other: 1/1\n", "nothing is said of a job that has ended"
 
 
 def test_a_bar_on_a_terminal(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from cmrfed.config.experiment import resolve
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs
 from cmrfed.report.results import duration
-from cmrfed.sweep.estimate import dry_run, run_seconds
+from cmrfed.sweep.estimate import dry_run, run_seconds, step_seconds
 from cmrfed.sweep.timing import DRAWN, Clock
 from cmrfed.sweep.work import states
 from tests.support import ROOT
@@ -76,3 +76,7 @@ def test_a_run_takes_the_time_of_all_its_parts(monkeypatch):
     arms += 2 * experiment.sites * config.site_seeds
     drawn = experiment.synthesis.patients * sum(experiment.synthesis.slices)
     assert run_seconds(experiment, Fixed()) == trained + 2000.0 * drawn + 1e6 * arms * config.segmenter.steps
+    parts = step_seconds(experiment, Fixed())
+    assert list(parts) == [*experiment.stages, "synthesis", "evaluation"], "the steps of run.json after its data"
+    assert parts["mask"] == experiment.sites * experiment.mask.training.rounds * experiment.mask.training.local_steps
+    assert parts["synthesis"] == 2000.0 * drawn
