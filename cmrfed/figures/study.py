@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cmrfed.config.experiment import Experiment
+from cmrfed.core.device import resolve_anywhere
 from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.partition import read_split
@@ -45,8 +46,8 @@ class Run:
 
     @cached_property
     def generator(self) -> Generator:
-        """The image generator."""
-        return Generator.load(self.folder / "generators" / "image")
+        """The image generator, on the recipe's device."""
+        return Generator.load(self.folder / "generators" / "image").to(resolve_anywhere(self.recipe.compute.device))
 
     def first_patient(self) -> list[Case]:
         """ED and ES of the first patient of the data set: none is chosen by hand."""
