@@ -1,5 +1,6 @@
 """Make the repository importable from anywhere, ``tests.…`` included; no test fails for being slow."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -23,6 +24,11 @@ COLLECTED = pytest.StashKey[list[str]]()
 MARKED = pytest.StashKey[list[str]]()
 """Tests that carry a marker of a tier themselves."""
 BEGAN = pytest.StashKey[float]()
+
+
+def pytest_configure() -> None:
+    """Collect no garbage while modules are loaded: what they hold stays."""
+    gc.disable()
 
 
 @pytest.hookimpl(tryfirst=True, specname="pytest_collection_modifyitems")
@@ -62,6 +68,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ordered += share + fast[:room]
         del fast[:room]
     items[:] = ordered + fast
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Leave out of every later collection of garbage what modules and tests hold for good; it is much."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
