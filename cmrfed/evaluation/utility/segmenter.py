@@ -198,7 +198,15 @@ def _resident(sources: Sequence[LabelledSlices], device: torch.device) -> list[L
     tensors = [each for source in sources for each in (source.images, source.masks)]
     if not fits(device, sum(each.numel() * each.element_size() for each in tensors)):
         return list(sources)
-    return [to_device(source, device) for source in sources]
+    return [LabelledSlices(_copied(source.images, device), _copied(source.masks, device)) for source in sources]
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the device, sent in blocks: pinned memory never holds all of it."""
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    for place, block in blocks(tensor.numpy()):
+        there[place] = to_device(torch.from_numpy(block), device)
+    return there
 
 
 def _check_sources(sources: Sequence[LabelledSlices], config: SegmenterConfig) -> None:
