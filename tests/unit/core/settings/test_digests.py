@@ -51,8 +51,8 @@ SHIPPED = {
         "0284b3ef15c36c25a72a69c1cc6f8f78faf779155d8847cf98d2ff605c73eb47",
     ],
     "demo.yaml": [
-        "666602c1b9258d8c7daba6dfcf0aa49278b78c8e4276cf33989e9fea26dd5e30",
-        "af3d76053e21adebde7d0293ac343b85a5144e91377343306a291208b55f1185",
+        "f7503d5cf84981f4fea1debb7c454ef68710d0177a15be73a1b379be11387518",
+        "2ce5c2ba102cf48024253c8332a2e3ec38f757ce680cd03d7e8df395775068e3",
     ],
 }
 """Experiment.digest and the digest of all settings but speed. Runs and caches are named by them: they never change."""
