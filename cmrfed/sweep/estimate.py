@@ -15,6 +15,7 @@ from cmrfed.sweep.timing import (
     COVERS,
     Clock,
     drawing_seconds,
+    extractor_seconds,
     public_seconds,
     segmenter_seconds,
     stage_seconds,
@@ -81,7 +82,8 @@ def step_seconds(experiment: Experiment, clock: Clock) -> dict[str, float]:
     out = {"pretraining": sum(public_seconds(experiment, stage, clock) for stage in public)}
     out |= dict.fromkeys(experiment.stages, 0.0) | stage_seconds(experiment, clock)
     out |= {"audit": 0.0, "synthesis": drawing_seconds(experiment, clock)}
-    out |= {"evaluation": segmenter_seconds(experiment, _segmenter_steps(experiment, real=True), clock)}
+    segmenters = segmenter_seconds(experiment, _segmenter_steps(experiment, real=True), clock)
+    out |= {"evaluation": extractor_seconds(experiment, clock) + segmenters}
     absent = {"pretraining": experiment.pretrain is None, "audit": not experiment.privacy.private}
     return {step: seconds for step, seconds in out.items() if not absent.get(step)}
 

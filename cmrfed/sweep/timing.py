@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from cmrfed.core.device import resolve, synchronize
 from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.labels import Label
+from cmrfed.evaluation.features.phantom_cnn import NAME, Recipe, cached, made_up_step
 from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import build_segmenter
 from cmrfed.federation.server.run import StageSpec
@@ -121,6 +123,10 @@ class Clock:
 
         return self._timed(["segmenter", digested(config), size_px], make)
 
+    def extractor_step(self, recipe: Recipe) -> float:
+        """One optimizer step of the feature extractor, which is always trained on the CPU, in seconds."""
+        return self._timed(["extractor", digested(recipe)], lambda: made_up_step(recipe))
+
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
@@ -198,3 +204,11 @@ def drawing_seconds(experiment: Experiment, clock: Clock) -> float:
 def segmenter_seconds(experiment: Experiment, steps: int, clock: Clock) -> float:
     """``steps`` steps of segmenters."""
     return steps * clock.segmenter_step(experiment.evaluation.segmenter, experiment.data.size_px) if steps else 0.0
+
+
+def extractor_seconds(experiment: Experiment, clock: Clock) -> float:
+    """Training of the feature extractor, where the user's cache does not have it yet."""
+    config, recipe = experiment.evaluation.features, Recipe()
+    if config.extractor != NAME or cached(Path(config.cache) if config.cache else None).exists():
+        return 0.0
+    return recipe.steps * clock.extractor_step(recipe)

@@ -8,6 +8,7 @@ its numbers do not compare with those.
 
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from cmrfed.core.rng import torch_generator
 from cmrfed.core.settings.config import Section
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
+from cmrfed.data.labels import Label
 from cmrfed.data.phantom import write_phantom
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.public import PUBLIC_VERSION, cache_folder
@@ -196,10 +198,33 @@ def _standardised(model: PhantomCnn, images: Tensor) -> PhantomCnn:
     return model
 
 
+def made_up_step(recipe: Recipe) -> Callable[[], None]:
+    """A training step on random pixels, which takes as long as one on the phantom: for estimates."""
+    random, count, side = torch.Generator(), recipe.batch_size, recipe.crop_px
+    images = torch.rand(count, 1, side, side, generator=random) * 2 - 1
+    masks = torch.randint(len(Label), (count, side, side), generator=random)
+    styles = torch.randint(recipe.phantom.sites, (count,), generator=random)
+    model = PhantomCnn(recipe.phantom.sites)
+    optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        _loss(model, images, masks, styles, random).backward()
+        optimiser.step()
+
+    return step
+
+
 # --- cache --------------------------------------------------------------------------------------
 def origin(recipe: Recipe) -> str:
     """Digest of a recipe, and of the versions of the code that makes its phantom and trains on it."""
     return digest_json([digested(recipe), PUBLIC_VERSION, TRAINING_VERSION])
+
+
+def cached(folder: Path | None = None, recipe: Recipe | None = None) -> Path:
+    """File in which the extractor of a recipe is kept, once it is trained."""
+    recipe = recipe or Recipe()
+    return (folder or cache_folder()) / f"{NAME}-{origin(recipe)[:16]}.safetensors"
 
 
 def load_or_train(folder: Path | None = None, recipe: Recipe | None = None) -> PhantomCnn:
@@ -207,8 +232,7 @@ def load_or_train(folder: Path | None = None, recipe: Recipe | None = None) -> P
 
     One of another version is not used: see `origin`.
     """
-    recipe = recipe or Recipe()
-    path = (folder or cache_folder()) / f"{NAME}-{origin(recipe)[:16]}.safetensors"
+    recipe, path = recipe or Recipe(), cached(folder, recipe)
     model = PhantomCnn(recipe.phantom.sites)
     with locked(path):
         try:

@@ -1,8 +1,16 @@
 import pytest
 
 from cmrfed.config.experiment import put, resolve
+from cmrfed.evaluation.features.phantom_cnn import cached
 from cmrfed.sweep import timing
-from cmrfed.sweep.timing import Clock, drawing_seconds, public_seconds, segmenter_seconds, training_seconds
+from cmrfed.sweep.timing import (
+    Clock,
+    drawing_seconds,
+    extractor_seconds,
+    public_seconds,
+    segmenter_seconds,
+    training_seconds,
+)
 
 BACKBONE = {"channels": [8], "norm_groups": 4, "patch_px": 4}
 TREE = {
@@ -65,3 +73,12 @@ def test_each_kind_is_timed_once_and_takes_time(monkeypatch):
     first, second = training_seconds(experiment, clock), training_seconds(experiment, clock)
     assert first == second == 3 * (2 + 3) * 5 * 0.5
     assert len(timed) == 2 * (1 + timing.REPEATS)
+
+
+def test_the_feature_extractor_counts_until_it_is_in_the_cache(clock, tmp_path):
+    experiment = resolve(put(TREE, {"evaluation.features.cache": str(tmp_path)}))
+    assert extractor_seconds(experiment, clock) == 400
+    cached(tmp_path).touch()
+    assert extractor_seconds(experiment, clock) == 0
+    photographs = resolve(put(TREE, {"evaluation.features.extractor": "inception-v3-fid"}))
+    assert extractor_seconds(photographs, clock) == 0
