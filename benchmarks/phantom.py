@@ -46,7 +46,7 @@ def unpacked(revision: str, folder: Path) -> Path:
     if done.returncode:
         why = done.stderr.decode(errors="replace").strip()
         sys.exit(f"error: there is no revision {revision}. Got: {why}. Do: give --before REVISION of this source tree")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+    with tarfile.TarFile(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder
 
