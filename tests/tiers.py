@@ -44,7 +44,7 @@ SLOW: Modules = {
         "": (36, "the main job as a user runs it, and each command on what it left"),
     },
     "e2e/test_run_on_a_device.py": {
-        "": (45, "a whole run leaves no tensor on another device than its own, evaluation and report included"),
+        "": (60, "a whole run leaves no tensor on another device than its own, evaluation and report included"),
     },
     "e2e/test_docs_site.py": {
         "": (8, "the documentation is built without a network, links lead somewhere, nothing is loaded from elsewhere"),
@@ -116,6 +116,7 @@ SLOW: Modules = {
         ),
     },
     "unit/pipeline/test_pretrain.py": {
+        "": (7, "public trainings on the phantom"),
         "test_one_that_is_damaged_is_made_anew": (4, "trains again"),
         "test_a_run_starts_from_it_and_goes_on_without_the_cache": (3, "a run from pre-trained weights"),
         "test_a_latent_run_trains_draws_and_is_judged_and_needs_no_cache": (
@@ -210,6 +211,7 @@ SLOW: Modules = {
         "test_it_stops_at_the_cap_and_never_beyond": (4, "private rounds up to the cap"),
     },
     "unit/pipeline/privacy/test_guarantee.py": {
+        "": (9, "claims of whole private runs"),
         "test_the_claim_is_the_largest_loss_in_any_ledger_and_within_the_target": (6, "a private run of both stages"),
     },
     "contract/test_requests_tell_nothing.py": {
@@ -228,16 +230,24 @@ SLOW: Modules = {
         ),
         "test_a_network_with_batchnorm_is_refused_with_the_reason": (5, "one audit"),
     },
+    "unit/training/test_on_a_device.py": {
+        "": (15, "trains and draws each family on the fake accelerator and on the CPU"),
+    },
+    "unit/federation/site/test_site_devices.py": {
+        "": (4, "simulated sites train on a fake accelerator each"),
+    },
     # --- federation ----------------------------------------------------------------------------------
     "unit/federation/test_latent.py": {
         "test_a_run_that_is_killed_goes_on_to_the_same_bits_with_the_same_autoencoder": (3, "three runs"),
     },
     "unit/pipeline/test_tracking.py": {
+        "": (7, "runs, with TensorBoard and MLflow"),
         "test_a_run_is_tracked_after_every_round_and_at_the_end": (2, "a run, with TensorBoard"),
         "test_two_runs_of_one_folder_name_have_places_of_their_own": (2, "TensorBoard reads what was written"),
         "test_an_unmarked_place_is_kept_if_its_numbers_are_this_runs": (2, "TensorBoard reads what was written"),
     },
     "unit/federation/secagg/test_server.py": {
+        "": (14, "runs with secure sums, each of some rounds at several sites"),
         "test_whoever_leaves_at_any_step_the_sum_is_that_of_those_who_sent_theirs": (
             6,
             "five sites, of whom some leave at each step",
@@ -258,6 +268,7 @@ SLOW: Modules = {
     },
     # --- data ----------------------------------------------------------------------------------------
     "unit/data/sources/test_fuzz.py": {
+        "": (7, "hundreds of folders of scans that are odd in every way"),
         "test_a_small_file_that_claims_much_takes_no_memory": (4, "headers that claim what no memory holds"),
     },
     "unit/data/preparation/test_checks.py": {
@@ -332,6 +343,7 @@ SLOW: Modules = {
         "": (16, "sweeps with the ledgers of all points"),
     },
     "unit/sweep/test_work.py": {
+        "": (9, "points of sweeps in processes of their own"),
         "test_the_command_line_leaves_its_error_for_the_sweep": (10, "a point as a real command"),
         "test_killed_in_the_middle_and_resumed_the_table_is_the_same": (17, "processes killed"),
         "test_a_killed_parent_whose_points_go_on_keeps_the_folder": (8, "processes killed"),
