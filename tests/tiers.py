@@ -258,6 +258,7 @@ SLOW: Modules = {
         "test_below_the_threshold_the_round_fails_and_says_why": (2, "a run for each step"),
     },
     "unit/federation/server/test_run.py": {
+        "": (16, "runs of several rounds and sites, stopped, resumed or with bad replies"),
         "test_a_bad_reply_is_left_out_with_a_reason_and_the_run_goes_on": (6, "a run for each way to spoil a reply"),
         "test_after_a_missed_quorum_the_same_command_goes_on_to_the_same_weights": (3, "three runs"),
         "test_stopped_after_any_round_it_resumes_to_the_same_bits": (25, "each strategy, with all sites and with some"),
