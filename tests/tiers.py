@@ -44,7 +44,7 @@ SLOW: Modules = {
         "": (36, "the main job as a user runs it, and each command on what it left"),
     },
     "e2e/test_run_on_a_device.py": {
-        "": (60, "a whole run leaves no tensor on another device than its own, evaluation and report included"),
+        "": (23, "a whole run leaves no tensor on another device than its own, evaluation and report included"),
     },
     "e2e/test_docs_site.py": {
         "": (8, "the documentation is built without a network, links lead somewhere, nothing is loaded from elsewhere"),
