@@ -24,9 +24,9 @@ from cmrfed.data.draws import gather
 from cmrfed.data.public import public_patients
 from cmrfed.data.settings import PublicPatients
 from cmrfed.evaluation.fidelity.distances import paired_values
-from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import labelled_slices, train_segmenter
 from cmrfed.generators.settings import AutoencoderConfig
+from cmrfed.segmentation.settings import SegmenterConfig
 from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.settings import AutoencoderTraining
 

@@ -27,10 +27,11 @@ from cmrfed.data.draws import gather
 from cmrfed.data.labels import STRUCTURES
 from cmrfed.evaluation.features.extractors import Extractor, open_extractor
 from cmrfed.evaluation.fidelity.distances import kid
-from cmrfed.evaluation.settings import FeatureConfig, SegmenterConfig
+from cmrfed.evaluation.settings import FeatureConfig
 from cmrfed.evaluation.utility.segmenter import labelled_slices, segment, train_segmenter, volume_dice
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
+from cmrfed.segmentation.settings import SegmenterConfig
 from cmrfed.training.batches import stage_inputs
 
 SCALES = (0.5, 1.0, 1.25, 1.5, 2.0, 3.0)

@@ -33,9 +33,9 @@ from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.precision import SWITCH, has_bf16
 from cmrfed.core.settings.config import Precision
 from cmrfed.data.cohort import Cohort
-from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import labelled_slices, train_segmenter
 from cmrfed.generators.generator import Generator
+from cmrfed.segmentation.settings import SegmenterConfig
 from cmrfed.training.loop import LocalTrainer
 
 RECIPE = Path(__file__).parent.parent / "configs" / "recipes" / "demo.yaml"

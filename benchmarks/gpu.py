@@ -46,7 +46,6 @@ from cmrfed.data.draws import gather
 from cmrfed.data.labels import Phase
 from cmrfed.evaluation.features.extractors import PhantomFeatures
 from cmrfed.evaluation.features.phantom_cnn import PhantomCnn
-from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import LabelledSlices, train_segmenter
 from cmrfed.federation.server.run import StageSpec
 from cmrfed.generators.autoencoder import build_autoencoder
@@ -54,6 +53,7 @@ from cmrfed.generators.generator import Generator
 from cmrfed.generators.stages import StageName
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining
+from cmrfed.segmentation.settings import SegmenterConfig
 from cmrfed.training.batches import stage_inputs
 from cmrfed.training.loop import LocalTrainer
 from cmrfed.training.private import PrivateTrainer

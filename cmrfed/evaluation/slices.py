@@ -13,9 +13,9 @@ from cmrfed.core.artifacts import digest_bytes, digest_json
 from cmrfed.core.device import HOST
 from cmrfed.core.errors import EvaluationError
 from cmrfed.data.cohort import Cohort
+from cmrfed.data.spool import Spool, blocks, digest_array, release
 from cmrfed.data.synthetic import Case, SyntheticDataset
 from cmrfed.evaluation.privacy.nearest import Points
-from cmrfed.evaluation.spool import Spool, blocks, digest_array, release
 from cmrfed.evaluation.utility.segmenter import LabelledSlices
 
 CONSTANT = 1e-3

@@ -15,7 +15,6 @@ from cmrfed.core.precision import arithmetic, autocast
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.labels import Label
 from cmrfed.evaluation.features.phantom_cnn import NAME, Recipe, cached, made_up_step
-from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import build_segmenter
 from cmrfed.federation.server.run import StageSpec
 from cmrfed.generators.autoencoder import autoencoder_loss, build_autoencoder
@@ -25,6 +24,7 @@ from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
 from cmrfed.generators.stages import DRAWING, STAGES, StageName, drawn_by
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs
+from cmrfed.segmentation.settings import SegmenterConfig
 from cmrfed.training.batches import stage_inputs
 from cmrfed.training.rehearsal import made_up_slices
 

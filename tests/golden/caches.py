@@ -16,11 +16,11 @@ from cmrfed.core.rng import torch_generator
 from cmrfed.data.public import PUBLIC_VERSION, public_patients
 from cmrfed.data.settings import PhantomConfig, PublicPatients
 from cmrfed.evaluation.features import phantom_cnn
-from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility import arms
 from cmrfed.evaluation.utility.segmenter import build_segmenter, labelled_slices, train_segmenter
 from cmrfed.generators.generator import Generator
 from cmrfed.pipeline.pretrain import SCHEMA_VERSION
+from cmrfed.segmentation.settings import SegmenterConfig
 from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.public import train_publicly
 from cmrfed.training.settings import AutoencoderTraining, PublicTraining

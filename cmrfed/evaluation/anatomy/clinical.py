@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cmrfed.data.labels import Label, Phase
+from cmrfed.data.spool import release
 from cmrfed.evaluation.results.result import Estimate, mean_interval
 from cmrfed.evaluation.slices import SliceSet, rows_of
-from cmrfed.evaluation.spool import release
 from cmrfed.evaluation.utility.surface_distance import Spacing
 
 MYOCARDIUM_G_PER_ML = 1.05

@@ -9,13 +9,13 @@ from scipy.stats import wasserstein_distance
 from skimage.measure import euler_number, label, perimeter_crofton, regionprops
 
 from cmrfed.data.labels import STRUCTURES, Label
+from cmrfed.data.spool import blocks
 from cmrfed.evaluation.anatomy.clinical import UNITS, patient_quantities
 from cmrfed.evaluation.anatomy.comparison import Samples, differing_metric
 from cmrfed.evaluation.results.catalogue import metric, series, unavailable, unit_words
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, mean_interval
 from cmrfed.evaluation.settings import AnatomyConfig
 from cmrfed.evaluation.slices import SliceSet
-from cmrfed.evaluation.spool import blocks
 
 SHAPES = ("area", "eccentricity", "roundness", "solidity")
 _UNITS = {"area": "pixels", "eccentricity": "fraction", "roundness": "fraction", "solidity": "fraction"}

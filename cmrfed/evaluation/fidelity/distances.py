@@ -15,13 +15,13 @@ from torchmetrics.functional.image import (
 
 from cmrfed.core.device import HOST, to_device, to_host
 from cmrfed.core.errors import EvaluationError
+from cmrfed.data.spool import Spool, blocks, release
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.evaluation.features.extractors import Extractor
 from cmrfed.evaluation.results.catalogue import metric, say, unavailable
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, Notice, mean_interval
 from cmrfed.evaluation.settings import FidelityConfig
 from cmrfed.evaluation.slices import SliceSet, chosen_rows, rows_of, slices_of_synthetic
-from cmrfed.evaluation.spool import Spool, blocks, release
 
 DATA_RANGE = 2.0
 MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

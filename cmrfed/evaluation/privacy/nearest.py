@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cmrfed.core.device import HOST, to_device, to_host
-from cmrfed.evaluation.spool import blocks, release
+from cmrfed.data.spool import blocks, release
 
 BLOCK = 512
 """Rows of the one set that are compared at a time."""

@@ -25,7 +25,6 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
 from cmrfed.evaluation.results.catalogue import metric, series, share_arm, unavailable, word
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, bootstrap, mean_interval
-from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.contours import Scored, clinical_findings, distance_metrics, unscaled_metric
 from cmrfed.evaluation.utility.segmenter import (
     LabelledSlices,
@@ -36,6 +35,7 @@ from cmrfed.evaluation.utility.segmenter import (
     labelled_slices,
     train_segmenter,
 )
+from cmrfed.segmentation.settings import SegmenterConfig
 
 __all__ = [
     "ARMS",

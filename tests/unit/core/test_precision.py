@@ -5,8 +5,8 @@ import torch
 
 from cmrfed.core import precision
 from cmrfed.core.precision import SWITCH, arithmetic, autocast, cpu_units, full_precision, granted, has_bf16
-from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility.segmenter import train_segmenter
+from cmrfed.segmentation.settings import SegmenterConfig
 from tests.support import SOURCES
 
 

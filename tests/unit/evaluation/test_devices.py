@@ -10,10 +10,11 @@ from cmrfed.evaluation.features.extractors import PhantomFeatures
 from cmrfed.evaluation.features.phantom_cnn import PhantomCnn
 from cmrfed.evaluation.privacy.nearest import Points
 from cmrfed.evaluation.privacy.white_box import patient_scores, untrained
-from cmrfed.evaluation.settings import AttackConfig, SegmenterConfig
+from cmrfed.evaluation.settings import AttackConfig
 from cmrfed.evaluation.utility.arms import SegmenterBenchmark
 from cmrfed.evaluation.utility.segmenter import LabelledSlices, labelled_slices, segment, train_segmenter
 from cmrfed.generators.generator import Generator
+from cmrfed.segmentation.settings import SegmenterConfig
 from tests.evaluation_world import cohort
 from tests.fake_device import STATE, counted_waits, noise_by_seed
 from tests.generator_world import tiny_config

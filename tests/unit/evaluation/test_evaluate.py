@@ -10,7 +10,8 @@ from cmrfed.evaluation.evaluate import evaluate
 from cmrfed.evaluation.features import extractors as features_module
 from cmrfed.evaluation.features.phantom_cnn import Recipe, load_or_train
 from cmrfed.evaluation.results.result import AXES, EvaluationReport
-from cmrfed.evaluation.settings import EvaluationConfig, SegmenterConfig
+from cmrfed.evaluation.settings import EvaluationConfig
+from cmrfed.segmentation.settings import SegmenterConfig
 from tests.evaluation_world import cohort, synthetic
 
 SHORT = Recipe(phantom=PhantomConfig(patients=2, sites=2, seed=3), steps=2, batch_size=4, size_px=32, crop_px=24)

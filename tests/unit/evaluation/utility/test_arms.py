@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from cmrfed.data.labels import Label, Phase
-from cmrfed.evaluation.settings import SegmenterConfig
 from cmrfed.evaluation.utility import arms as module
 from cmrfed.evaluation.utility.arms import (
     SegmenterBenchmark,
@@ -16,6 +15,7 @@ from cmrfed.evaluation.utility.arms import (
 )
 from cmrfed.evaluation.utility.contours import Scored
 from cmrfed.evaluation.utility.segmenter import VolumeDice, labelled_slices
+from cmrfed.segmentation.settings import SegmenterConfig
 from tests.evaluation_world import cohort
 
 SMALL = SegmenterConfig(channels=(8, 16, 32), steps=2, batch_size=8, seeds=2, precision="fp32")

@@ -1,4 +1,4 @@
-"""Arrays of a whole set on disk: the evaluator reads them in blocks and never holds a set in memory.
+"""Arrays of a whole set on disk: they are read in blocks, and no set is ever held in memory.
 
 A spool is a file without a name, so that it is gone when the process is, however that ends.
 """

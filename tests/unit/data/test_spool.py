@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cmrfed.core.artifacts import digest_bytes
+from cmrfed.data.spool import Spool, blocks, digest_array, release
 from cmrfed.evaluation.privacy.nearest import Points, neighbours
-from cmrfed.evaluation.spool import Spool, blocks, digest_array, release
 
 
 def spooled(rows, folder):

@@ -1,0 +1,1 @@
+"""The reference segmenter, and masks that it completes."""
