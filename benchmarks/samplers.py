@@ -41,7 +41,7 @@ def choices(generator: Generator) -> list[tuple[SamplerConfig, int]]:
     if isinstance(generator.config.process, FlowConfig):
         euler = [(SamplerConfig(name="euler", steps=n), n) for n in EVALUATIONS]
         return euler + [(SamplerConfig(name="heun", steps=(n + 1) // 2), 2 * ((n + 1) // 2) - 1) for n in EVALUATIONS]
-    return [(SamplerConfig(name=name, steps=n), n) for name in ("ddim", "dpm++") for n in EVALUATIONS]
+    return [(SamplerConfig(name=name, steps=n), n) for name in ("ddim", "dpm++", "dpm++-karras") for n in EVALUATIONS]
 
 
 def measure(run_dir: Path, images: int, extractor: Extractor) -> tuple[Curves, float]:
@@ -62,7 +62,7 @@ def measure(run_dir: Path, images: int, extractor: Extractor) -> tuple[Curves, f
         value = kid(extractor(drawn[:, 0].numpy()), real, SUBSETS, np.random.default_rng(0))
         curves.setdefault(f"{name}, {sampler.name}", []).append((asked, value))
         mark = "  <- the recipe's" if sampler == made.config.sampler else ""
-        say(f"{name:<12}{sampler.name:<8}{asked:>12}{value:>10.4f}{mark}")
+        say(f"{name:<12}{sampler.name:<14}{asked:>12}{value:>10.4f}{mark}")
     return curves, kid(seen, real, SUBSETS, np.random.default_rng(0))
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     extractor, curves, floor = open_extractor(FeatureConfig()), Curves(), 0.0
-    print(f"{'recipe':<12}{'sampler':<8}{'evaluations':>12}{'KID':>10}")
+    print(f"{'recipe':<12}{'sampler':<14}{'evaluations':>12}{'KID':>10}")
     for run_dir in args.runs:
         found, floor = measure(run_dir, args.images, extractor)
         curves |= found

@@ -90,7 +90,7 @@ STRATEGIES = {
     "trimmed-mean": ("a trimmed mean", "trimmed-mean"),
     "krum": ("Krum", "krum"),
 }
-_SAMPLER_SOURCES = {"ddim": "ddim", "dpm++": "dpm++", "heun": "heun"}
+_SAMPLER_SOURCES = {"ddim": ["ddim"], "dpm++": ["dpm++"], "dpm++-karras": ["dpm++", "heun"], "heun": ["heun"]}
 _MEASURES = {
     "fidelity.kid": ("the unbiased polynomial-kernel distance of features (KID)", ("kid",)),
     "fidelity.fid": ("the Fréchet distance of features (FID)", ("fid",)),
@@ -141,7 +141,7 @@ def _generator(experiment: dict[str, Any], stage: StageName) -> Paragraph:
     done = experiment.get("synthesis", {}).get("mask_post_processing", "none")
     if not DRAWING[stage].learns_images and done != "none":
         text += f" {_POST_PROCESSING.get(done, f'They were post-processed: {done}.')}"
-    extra = [_SAMPLER_SOURCES[sampler["name"]]] if sampler["name"] in _SAMPLER_SOURCES else []
+    extra = _SAMPLER_SOURCES.get(sampler["name"], [])
     marks = [*([kind] if kind in PROCESSES else []), *(["latent"] if latent else []), *extra]
     return Paragraph(text, (*marks, *(["guidance"] if guided else [])))
 

@@ -16,18 +16,36 @@ SCHEDULERS = {
     "ancestral": lambda: diffusers.DDPMScheduler(**COSINE),
     "ddim": lambda: diffusers.DDIMScheduler(**COSINE, timestep_spacing="trailing"),
     "dpm++": lambda: diffusers.DPMSolverMultistepScheduler(**COSINE, timestep_spacing="trailing"),
+    "dpm++-karras": lambda: diffusers.DPMSolverMultistepScheduler(**COSINE),
     "euler": diffusers.FlowMatchEulerDiscreteScheduler,
     "heun": diffusers.FlowMatchHeunDiscreteScheduler,
 }
+
+
+def karras_times(scheduler, steps):
+    """Equation 5 of arXiv 2206.00364, one level at a time; each at the step of the schedule that is nearest."""
+    levels = [math.sqrt((1 - a) / a) for a in scheduler.alphas_cumprod.tolist()]
+    largest, smallest = max(level for level in levels if level <= 80), levels[0]
+    wanted = [
+        (largest ** (1 / 7) + i / (steps - 1) * (smallest ** (1 / 7) - largest ** (1 / 7))) ** 7 for i in range(steps)
+    ]
+    return [min(range(1000), key=lambda t: abs(math.log(levels[t] / level))) for level in wanted]
+
+
+def set_times(name, scheduler, steps):
+    """Set the timesteps of diffusers' scheduler."""
+    if name == "dpm++-karras":
+        scheduler.set_timesteps(timesteps=karras_times(scheduler, steps))
+    else:
+        scheduler.set_timesteps(steps)
 
 
 def process_of(name):
     return FlowConfig() if name in ("euler", "heun") else DDPMConfig()
 
 
-def plain_loop(unet, scheduler, planes, null, seed, *, steps, scale, shape=(1, 1, 16, 16)):
+def plain_loop(unet, scheduler, planes, null, seed, *, scale, shape=(1, 1, 16, 16)):
     """One array, as a page of diffusers' documentation would draw it; masks and constants as further channels."""
-    scheduler.set_timesteps(steps)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     added_noise = torch.Generator().manual_seed(seed ^ 0x5DEECE66D)  # the stream that Generator.sample keeps apart
     for t in scheduler.timesteps:
@@ -50,7 +68,8 @@ def test_sampling_equals_a_plain_loop_over_diffusers(name, scale):
         planes = generator.network.condition_planes(cond[i : i + 1])
         null = generator.network.condition_planes(cond[i : i + 1].null())
         unet, scheduler = generator.network.unet, SCHEDULERS[name]()
-        plain = plain_loop(unet, scheduler, planes, null, seed, steps=5, scale=scale).clamp(-1, 1)
+        set_times(name, scheduler, 5)
+        plain = plain_loop(unet, scheduler, planes, null, seed, scale=scale).clamp(-1, 1)
         assert torch.allclose(drawn[i : i + 1], plain, atol=1e-4)
 
 
@@ -62,8 +81,9 @@ def test_latent_sampling_equals_a_plain_loop_that_its_autoencoder_decodes(name):
     cond, unet, scheduler = random_condition(1), generator.network.unet, SCHEDULERS[name]()
     if "clip_sample" in scheduler.config:
         scheduler.register_to_config(clip_sample=False)
+    set_times(name, scheduler, 5)
     planes, null = (generator.network.condition_planes(c) for c in (cond, cond.null()))
-    latent = plain_loop(unet, scheduler, planes, null, 11, steps=5, scale=2.5, shape=(1, 2, 8, 8))
+    latent = plain_loop(unet, scheduler, planes, null, 11, scale=2.5, shape=(1, 2, 8, 8))
     plain = generator.codec.vae.decode(latent).sample.clamp(-1, 1)
     assert torch.allclose(generator.sample(cond, [11]), plain, atol=1e-4)
 
@@ -109,7 +129,11 @@ def drawn_from_the_gaussian(process, name, steps):
 DRAWS = [
     *[("ancestral", DDPMConfig(prediction=p), 1000) for p in ("v_prediction", "sample")],
     *[("ddim", DDPMConfig(prediction=p), 250) for p in ("epsilon", "v_prediction", "sample")],
-    *[("dpm++", DDPMConfig(prediction=p), 50) for p in ("epsilon", "v_prediction", "sample")],
+    *[
+        (n, DDPMConfig(prediction=p), 50)
+        for n in ("dpm++", "dpm++-karras")
+        for p in ("epsilon", "v_prediction", "sample")
+    ],
     ("euler", FlowConfig(), 100),
     ("heun", FlowConfig(), 30),
 ]
@@ -122,7 +146,7 @@ def test_samplers_draw_a_gaussian_of_the_right_mean_and_spread(name, process, st
     assert drawn.std().item() == pytest.approx(STD, rel=0.08)
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "heun"])
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "dpm++-karras", "euler", "heun"])
 def test_deterministic_samplers_converge_to_the_exact_transport(name):
     """The probability flow carries noise ε to MEAN + STD ε (Gaussian case of Song et al., arXiv 2011.13456)."""
     errors = []

@@ -1,10 +1,13 @@
+from itertools import pairwise
+
 import diffusers
 import pytest
+import torch
 from pydantic import ValidationError
 
 from cmrfed.core.errors import ConfigError
 from cmrfed.generators.process import make_process
-from cmrfed.generators.samplers import make_sampler
+from cmrfed.generators.samplers import karras_times, make_sampler
 from cmrfed.generators.settings import DDPMConfig, FlowConfig, SamplerConfig
 from tests.generator_world import random_condition, tiny_config, tiny_generator
 
@@ -12,6 +15,7 @@ FITTING = [
     ("ancestral", DDPMConfig(), diffusers.DDPMScheduler),
     ("ddim", DDPMConfig(), diffusers.DDIMScheduler),
     ("dpm++", DDPMConfig(prediction="sample"), diffusers.DPMSolverMultistepScheduler),
+    ("dpm++-karras", DDPMConfig(prediction="sample"), diffusers.DPMSolverMultistepScheduler),
     ("euler", FlowConfig(), diffusers.FlowMatchEulerDiscreteScheduler),
     ("heun", FlowConfig(), diffusers.FlowMatchHeunDiscreteScheduler),
 ]
@@ -33,8 +37,30 @@ def test_fast_samplers_of_diffusion_begin_where_all_is_noise(name):
     assert make_sampler(SamplerConfig(name=name, steps=7), make_process(DDPMConfig())).timesteps[0] == 999
 
 
+@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
+@pytest.mark.parametrize("steps", [1, 2, 10, 20, 100, 1000])
+def test_karras_times_fall_without_repeats_from_noise_to_the_cleanest_time(schedule, steps):
+    process = make_process(DDPMConfig(schedule=schedule))
+    times = karras_times(process, steps)
+    assert all(a > b for a, b in pairwise(times))
+    alpha, sigma = process.alpha_sigma(torch.tensor([times[0]], dtype=torch.float64))
+    assert 70 < sigma / alpha <= 80
+    assert steps == 1 or times[-1] == 0
+    assert steps == 1000 or len(times) == steps
+    assert make_sampler(SamplerConfig(name="dpm++-karras", steps=steps), process).timesteps.tolist() == times
+
+
+def test_karras_times_spend_more_steps_on_detail_than_equal_steps_of_time_do():
+    process = make_process(DDPMConfig())
+    even = make_sampler(SamplerConfig(name="dpm++", steps=20), process).timesteps.tolist()
+    assert sum(t < 100 for t in karras_times(process, 20)) >= 2 * sum(t < 100 for t in even)
+
+
 def test_a_sampler_of_the_other_family_is_refused_with_those_that_fit():
-    with pytest.raises(ConfigError, match=r"euler does not fit.*Expected: ancestral or ddim or dpm\+\+.*sampler\.name"):
+    with pytest.raises(
+        ConfigError,
+        match=r"euler does not fit.*Expected: ancestral or ddim or dpm\+\+ or dpm\+\+-karras.*sampler\.name",
+    ):
         make_sampler(SamplerConfig(name="euler"), make_process(DDPMConfig()))
     with pytest.raises(ConfigError, match=r"ddim does not fit.*Expected: euler or heun"):
         make_sampler(SamplerConfig(name="ddim"), make_process(FlowConfig()))
