@@ -16,7 +16,7 @@ from cmrfed.core.settings.config import DeviceName, Section, Seed, outdated_keys
 from cmrfed.core.settings.digests import digested
 from cmrfed.core.settings.registry import builtins_only
 from cmrfed.core.settings.strict_yaml import load, read_mapping
-from cmrfed.data.settings import PartitionConfig, PhantomConfig
+from cmrfed.data.settings import PartitionConfig, PhantomConfig, PublicCohort
 from cmrfed.evaluation.settings import EvaluationConfig
 from cmrfed.federation.settings import FederationConfig
 from cmrfed.generators import stages
@@ -214,6 +214,9 @@ class Experiment(Section):
         tree = digested(self, without)
         for place in ("cohorts", "external"):
             del tree["data"][place]
+        public = self.pretrain.cohorts if self.pretrain else ()
+        if named := [cohort for cohort in public if isinstance(cohort, PublicCohort)]:
+            tree["pretrain"]["cohorts"] = [digested(cohort, {"path", "licence", "source"}) for cohort in named]
         return digest_json(tree)
 
 

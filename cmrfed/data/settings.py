@@ -1,8 +1,8 @@
 """The settings of data: how patients are shared out over sites, and the public ones. Loads no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from cmrfed.core.settings.config import Section
 
@@ -65,3 +65,27 @@ class PublicPatients(Section):
         if self.patients < self.scanners:
             raise ValueError(f"{self.patients} patients are too few for {self.scanners} scanners")
         return self
+
+
+Words = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f<>|`]+$")]
+"""One line of text that can be shown as it is, in Markdown and HTML."""
+
+
+class PublicCohort(Section):
+    """A public cohort of real patients: learned from without accounting, since its images are published."""
+
+    path: str = Field(min_length=1, max_length=4096)
+    """Cohort folder, as `cmrfed prepare` writes it. Its cohort.json says which structures the annotators drew."""
+    name: Words
+    """What the data set is called, such as Sunnybrook Cardiac Data."""
+    licence: Words
+    """Its terms, such as CC0-1.0, stated with all that learns from it; whether they permit that, you judge."""
+    source: Words
+    """Where it comes from: a DOI, an address or a citation."""
+    holdout: float = Field(1 / 3, ge=0, lt=1)
+    """Fraction of patients that nothing learns from, for tests (``data.external``)."""
+
+    @property
+    def in_words(self) -> str:
+        """Name, licence and source."""
+        return f"{self.name}, {self.licence}, {self.source}"

@@ -11,7 +11,7 @@ A case is one phase of one patient, named ``<patient>_<ED|ES>``; its slices run 
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,8 @@ class PrivacyStatement(Section):
     epsilon_rdp: float | None = None
     """ε at ``delta`` under RDP accounting."""
     accountant: str | None = None
+    no_patients: bool = False
+    """Whether nothing at all was learned from patients of sites, so that there is nothing to protect."""
     sites: dict[str, Any] = {}
     """The largest loss that each site's ledger stated, with the hash of its last line when the site last answered."""
 
@@ -78,6 +80,49 @@ RECONSTRUCTED = PrivacyStatement(
 )
 
 RealContent = Literal["masks", "images"]
+
+
+class Completed(Section):
+    """Structures of a public data set that its annotators did not draw, and that a segmenter filled in."""
+
+    structures: tuple[str, ...]
+    pixels: float
+    """Share of all pixels that were filled in with a structure."""
+    slices: float
+    """Share of slices with such a pixel."""
+    agreement: dict[str, float] = {}
+    """Structure that the annotators drew → Dice of the segmenter with them, mean over volumes, before it had learned
+    from these patients."""
+
+
+class LearnedFrom(Section):
+    """A public source that weights were learned from without accounting."""
+
+    name: str
+    licence: str | None = None
+    """Terms under which it is published; None: it is simulated."""
+    source: str | None = None
+    """Where it comes from; None: it is simulated."""
+    patients: int
+    completed: Completed | None = None
+    """None: the masks are as they were drawn."""
+
+    def __str__(self) -> str:
+        """Name and terms, such as ``Sunnybrook, CC0-1.0``."""
+        return self.name if self.licence is None else f"{self.name}, {self.licence}"
+
+    @property
+    def in_full(self) -> str:
+        """With the number of patients, the source, and which structures a segmenter filled in."""
+        kind = "simulated patients" if self.licence is None else "patients"
+        where = f", {self.source}" if self.source else ""
+        filled = f"; {', '.join(self.completed.structures)} filled in by a segmenter" if self.completed else ""
+        return f"{self}{where}: {self.patients} {kind}{filled}"
+
+
+def learned_from_words(sources: Sequence[LearnedFrom]) -> str:
+    """Such as ``phantom v2; Sunnybrook, CC0-1.0``; empty where there is nothing."""
+    return "; ".join(map(str, sources))
 
 
 class PostProcessed(Section):
@@ -111,6 +156,8 @@ class Manifest(Section):
     real_content: tuple[RealContent, ...] | None = ()
     """What in the files comes from patients without having been drawn; None: the file does not say, as those of earlier
     versions do not."""
+    learned_from: tuple[LearnedFrom, ...] = ()
+    """Public sources behind the data set, beside the patients whom ``privacy`` is about; their terms are passed on."""
     privacy: PrivacyStatement
     intended_use: str = INTENDED_USE
     versions: dict[str, str] = {}

@@ -1,7 +1,12 @@
 """The model card beside a saved generator: what it is, what goes in, and how plain diffusers draws from it."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmrfed.core.artifacts import write_text
+from cmrfed.core.text import read_text
+from cmrfed.data.synthetic import LearnedFrom
 from cmrfed.generators.backbone import UNet
 from cmrfed.generators.condition import CLASSES, global_planes
 from cmrfed.generators.stages import LABELS, drawn_by
@@ -69,9 +74,9 @@ _LATENT_WORDS = """
 Images are drawn as latents of {channels} channels, {shrink} times smaller, and decoded by the `AutoencoderKL` in `vae/`
 (arXiv 2112.10752). {origin}; it bounds how much detail an image can have."""
 
-_PUBLIC = "It was trained on a phantom alone, so no patient is in it, and it stays as it is"
+_PUBLIC = "It was trained on public data alone, so no patient of a site is in it, and it stays as it is"
 _FINETUNED = (
-    "It was trained on a phantom first and at the sites then, so what is said of the privacy of these weights holds "
+    "It was trained on public data first and at the sites then, so what is said of the privacy of these weights holds "
     "for it too"
 )
 
@@ -85,7 +90,7 @@ with torch.no_grad():
 _ARRAYS = {
     "mask": "Masks are one-hot in [-1, 1], decoded by argmax.",
     "pixel": "Images are grey, in [-1, 1].",
-    "latent": "They are latents, of mean 0 and standard deviation 1 on the phantom; images are grey, in [-1, 1].",
+    "latent": "They are latents, of mean 0 and standard deviation 1 on public data; images are grey, in [-1, 1].",
 }
 
 _WITHOUT_DIFFUSERS = """
@@ -159,3 +164,19 @@ def _unet(generator: "Generator", network: UNet) -> str:
         styles=global_planes(config.styles) - global_planes(0),
         example=example(generator, network),
     )
+
+
+_LEARNED = "\n## Learned from in public\n"
+
+
+def name_sources(folder: Path, sources: Sequence[LearnedFrom]) -> None:
+    """Write into the card of a saved generator which public sources it has learned from, under which terms.
+
+    Args:
+        folder: The generator's; nothing is done where it has no card.
+        sources: They take the place of those that the card named before; none: the card stays as it is.
+    """
+    card = folder / "README.md"
+    if sources and card.is_file():
+        text = read_text(card).partition(_LEARNED)[0]
+        write_text(card, text + _LEARNED + "\n" + "".join(f"- {source.in_full}\n" for source in sources))

@@ -27,6 +27,7 @@ from cmrfed.evaluation.installed import check_installed
 from cmrfed.federation.identity import make_identities
 from cmrfed.federation.site.site import Site, SiteRecord
 from cmrfed.pipeline.files.record import SiteEntry
+from cmrfed.pipeline.public import never_learned_from, refuse_public
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.training.loop import refuse_unlabelled
 
@@ -50,6 +51,7 @@ def open_data(experiment: Experiment, run_dir: Path) -> Data:
         DataError: There are too few patients, or a site has patients without masks.
     """
     whole, layout = _whole_cohort(experiment, run_dir)
+    refuse_public(experiment, whole)
     open_externals(experiment)
     split = _split(experiment, whole, run_dir)
     train, holdout = whole.select(split.train), whole.select(split.holdout)
@@ -88,11 +90,15 @@ def _split(experiment: Experiment, whole: Cohort, run_dir: Path) -> Split:
 
 
 def open_externals(experiment: Experiment) -> dict[str, Cohort]:
-    """The other data sets; opened before training too, so that a wrong path does not show after it."""
+    """The other data sets; opened before training too, so that a wrong path does not show after it.
+
+    Patients from whom public training learns are left out.
+    """
     check_installed(experiment.evaluation.installed_metrics, experiment.evaluation.attacks)
     places = experiment.data.external
     check_test_names(places)
-    return {name: _open_sized(Path(place), experiment.data.size_px) for name, place in places.items()}
+    opened = {name: _open_sized(Path(place), experiment.data.size_px) for name, place in places.items()}
+    return {name: never_learned_from(experiment, name, cohort) for name, cohort in opened.items()}
 
 
 def _whole_cohort(experiment: Experiment, run_dir: Path) -> tuple[Cohort, PartitionConfig]:

@@ -1,4 +1,4 @@
-"""Public weights: generators to start from and an autoencoder, trained on the phantom alone and kept in a cache."""
+"""Public weights: generators to start from and an autoencoder, trained on public patients and kept in a cache."""
 
 import shutil
 from pathlib import Path
@@ -9,22 +9,32 @@ import torch
 from cmrfed.config.experiment import STAGES, Experiment
 from cmrfed.core.artifacts import digest_json, digest_state, locked, new_folder, read_json, write_json
 from cmrfed.core.device import HOST, resolve
-from cmrfed.core.errors import CmrfedError, ConfigError, DataError
+from cmrfed.core.errors import CmrfedError, DataError
 from cmrfed.core.rng import fold
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.public import PUBLIC_VERSION, cache_folder, public_patients
+from cmrfed.data.public import PUBLIC_VERSION, cache_folder
+from cmrfed.data.synthetic import LearnedFrom
 from cmrfed.generators.autoencoder import load_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.generators.stages import StageName
+from cmrfed.pipeline.public import (
+    PublicTrainingSet,
+    as_stated,
+    phantom_words,
+    public_config,
+    public_origin,
+    public_settings,
+    public_training_set,
+)
 from cmrfed.training.autoencoder import train_autoencoder
 from cmrfed.training.public import train_publicly
-from cmrfed.training.settings import PretrainConfig
 
 SCHEMA_VERSION = 4
 """To be raised when networks or training change so that the same settings give other weights; tests hold it to them."""
 ABOUT = "pretrained.json"
+LEARNED = "learned_from"
 CODEC: Literal["autoencoder"] = "autoencoder"
 
 
@@ -38,10 +48,11 @@ def origin(experiment: Experiment) -> dict[str, Any]:
     codec: dict[str, Any] = {CODEC: codec_origin(experiment)} if experiment.image.generator.autoencoder else {}
     return {
         "schema_version": SCHEMA_VERSION,
-        "pretrain": digested(_config(experiment)),
+        "pretrain": public_settings(public_config(experiment)),
         "generators": {s: digested(_public(experiment, s), {"sampler"}) for s in stages},
         "public_version": PUBLIC_VERSION,
         **codec,
+        **_cohorts(experiment),
     }
 
 
@@ -50,11 +61,18 @@ def stage_origin(experiment: Experiment, stage: StageName) -> dict[str, Any]:
     others: dict[str, Any] = {name: None for name in (*STAGES, CODEC) if name != stage}
     return {
         "schema_version": SCHEMA_VERSION,
-        "pretrain": digested(_config(experiment).model_copy(update=others)),
+        "pretrain": public_settings(public_config(experiment), **others),
         "generator": digested(_public(experiment, stage), {"sampler"}),
         "public_version": PUBLIC_VERSION,
         CODEC: codec_origin(experiment) if experiment.generator(stage).autoencoder else None,
+        **_cohorts(experiment),
     }
+
+
+def _cohorts(experiment: Experiment) -> dict[str, Any]:
+    """The public cohorts, by content; nothing where there are none, so that such weights keep their names."""
+    found = public_origin(experiment)
+    return {"public": found} if found else {}
 
 
 def _public(experiment: Experiment, stage: StageName) -> GeneratorConfig:
@@ -64,7 +82,7 @@ def _public(experiment: Experiment, stage: StageName) -> GeneratorConfig:
 
 def codec_origin(experiment: Experiment) -> dict[str, Any]:
     """What decides the autoencoder: nothing of the generator that uses it, so that families share it."""
-    config, size = _config(experiment), experiment.image.generator.autoencoder
+    config, size = public_config(experiment), experiment.image.generator.autoencoder
     return {
         "schema_version": SCHEMA_VERSION,
         "patients": [config.patients, config.scanners, config.seed],
@@ -72,6 +90,7 @@ def codec_origin(experiment: Experiment) -> dict[str, Any]:
         "autoencoder": digested(size) if size else None,
         "training": digested(config.autoencoder) if config.autoencoder else None,
         "public_version": PUBLIC_VERSION,
+        **_cohorts(experiment),
     }
 
 
@@ -86,8 +105,8 @@ def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
         cache: Another cache than the user's.
 
     Returns:
-        A folder with the generators ``mask`` and ``image`` and the ``autoencoder``, as far as the recipe trains them on
-        the phantom, and ``pretrained.json``: settings and digests of the weights.
+        A folder with the generators ``mask`` and ``image`` and the ``autoencoder``, as far as the recipe trains them in
+        public, and ``pretrained.json``: settings, digests of the weights, and what they were learned from.
 
     Raises:
         ConfigError: The recipe has no pre-training.
@@ -107,9 +126,11 @@ def _make(experiment: Experiment, folder: Path, made_from: dict[str, Any], root:
     with new_folder(folder) as part:
         if codec:
             shutil.copytree(codec / CODEC, part / CODEC)
-        for stage, made in trained.items():
-            shutil.copytree(made / stage, part / stage)
-        write_json(part / ABOUT, made_from | {"weights": _weights(part, experiment)})
+        for stage, folder_of in trained.items():
+            shutil.copytree(folder_of / stage, part / stage)
+        made = [*trained.values(), *([codec] if codec else [])]
+        about = {"weights": _weights(part, experiment), LEARNED: read_json(made[0] / ABOUT).get(LEARNED)}
+        write_json(part / ABOUT, made_from | about)
 
 
 def _stage(experiment: Experiment, stage: StageName, root: Path) -> Path:
@@ -124,27 +145,29 @@ def _stage(experiment: Experiment, stage: StageName, root: Path) -> Path:
         except CmrfedError:  # absent or damaged
             whole = False
         if not whole:
-            cohort = _cohort(experiment, root)
+            public = public_training_set(experiment, root)
             with new_folder(folder) as part:
                 if own[CODEC]:
                     shutil.copytree(_autoencoder(experiment, root) / CODEC, part / CODEC)
-                weights = {stage: _train(experiment, stage, cohort, part / stage)}
-                write_json(part / ABOUT, own | {"weights": weights})
+                weights = {stage: _train(experiment, stage, public.mixed, part / stage)}
+                write_json(part / ABOUT, own | {"weights": weights, LEARNED: _stored(public)})
     return folder
+
+
+def _stored(public: PublicTrainingSet) -> list[dict[str, Any]]:
+    return [source.model_dump(mode="json") for source in public.learned_from]
+
+
+def starting_sources(folder: Path, experiment: Experiment) -> tuple[LearnedFrom, ...]:
+    """What the weights of a folder were learned from; an earlier version knew the phantom alone and did not say so."""
+    stored = read_json(folder / ABOUT).get(LEARNED)
+    return as_stated(experiment, stored) if stored else (phantom_words(public_config(experiment)),)
 
 
 def starting_weights(folder: Path) -> dict[str, str]:
     """Digest of the weights of each stage and of the autoencoder, as `pretrained` wrote it down."""
     weights: dict[str, str] = read_json(folder / ABOUT)["weights"]
     return weights
-
-
-def _config(experiment: Experiment) -> PretrainConfig:
-    if experiment.pretrain is None:
-        raise ConfigError(
-            "the recipe has no pre-training", got="pretrain: null", do="--set 'pretrain={}', which takes the defaults"
-        )
-    return experiment.pretrain
 
 
 def _whole(folder: Path, experiment: Experiment) -> bool:
@@ -169,14 +192,9 @@ def _weights(folder: Path, experiment: Experiment) -> dict[str, str]:
     return found
 
 
-def _cohort(experiment: Experiment, cache: Path) -> Cohort:
-    config = _config(experiment)
-    return public_patients(config, experiment.data.size_px, fold(config.seed, "public phantom"), cache)
-
-
 def _train(experiment: Experiment, stage: StageName, cohort: Cohort, out: Path) -> str:
     """Pre-train one stage, save it beside the autoencoder and return the digest of its weights."""
-    config = _config(experiment)
+    config = public_config(experiment)
     training, settings = config.of(stage), _public(experiment, stage)
     if training is None:
         raise AssertionError(f"the recipe does not pre-train the {stage} stage")
@@ -190,7 +208,8 @@ def _train(experiment: Experiment, stage: StageName, cohort: Cohort, out: Path) 
 
 def _autoencoder(experiment: Experiment, cache: Path) -> Path:
     """Find the autoencoder of a recipe in the cache, or train it: a folder that holds ``autoencoder``."""
-    config, size, made_from = _config(experiment), experiment.image.generator.autoencoder, codec_origin(experiment)
+    config, size = public_config(experiment), experiment.image.generator.autoencoder
+    made_from = codec_origin(experiment)
     if size is None or config.autoencoder is None:
         raise AssertionError("the recipe has no autoencoder")
     folder = cache / f"autoencoder-{digest_json(made_from)[:16]}"
@@ -202,10 +221,8 @@ def _autoencoder(experiment: Experiment, cache: Path) -> Path:
         if not whole:
             torch.set_num_threads(experiment.compute.threads)
             with new_folder(folder) as part:
-                cohort = _cohort(experiment, cache)
-                codec = train_autoencoder(
-                    size, config.autoencoder, cohort, config.seed, resolve(experiment.compute.device)
-                )
+                public, device = public_training_set(experiment, cache), resolve(experiment.compute.device)
+                codec = train_autoencoder(size, config.autoencoder, public.mixed, config.seed, device)
                 codec.save(part / CODEC)
-                write_json(part / ABOUT, made_from | {"weights": digest_state(codec.weights)})
+                write_json(part / ABOUT, made_from | {"weights": digest_state(codec.weights), LEARNED: _stored(public)})
     return folder

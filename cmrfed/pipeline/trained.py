@@ -96,6 +96,7 @@ class TrainedRun:
             size_px=self.experiment.data.size_px,
             spacing_mm=spacing_mm,
             styles=self.styles,
+            learned_from=self.record.learned_from,
             privacy=self.claim,
             versions=versions(),
         )

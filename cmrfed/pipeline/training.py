@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 
+from cmrfed.config.experiment import ALL_STAGES
 from cmrfed.core.artifacts import new_folder
 from cmrfed.federation.server.run import FederatedRun, StageSpec
+from cmrfed.generators.card import name_sources
 from cmrfed.generators.stages import STAGES
 from cmrfed.pipeline.context import RunContext
-from cmrfed.pipeline.pretrain import CODEC, pretrained, starting_weights
+from cmrfed.pipeline.pretrain import CODEC, pretrained, starting_sources, starting_weights
 from cmrfed.pipeline.privacy.guarantee import audit_experiment, write_audit
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
 
@@ -53,6 +55,8 @@ def train(context: RunContext) -> None:
                 threads=experiment.compute.threads,
                 on_round=context.on_round,
             ).start_or_resume()
+    for folder in (run_dir / "generators").iterdir():
+        name_sources(folder, context.record.content.learned_from)
     if experiment.privacy.private:
         with context.record.timed("audit"):
             write_audit(run_dir, audit_experiment(context.plan))
@@ -66,5 +70,8 @@ def _public_start(context: RunContext) -> Path:
             made = pretrained(context.experiment)
         with new_folder(start) as part:
             shutil.copytree(made, part, dirs_exist_ok=True)
-    context.record.set(start=starting_weights(start))
+            for stage in ALL_STAGES:
+                name_sources(part / stage, starting_sources(part, context.experiment))
+    sources = starting_sources(start, context.experiment)
+    context.record.set(start=starting_weights(start), learned_from=sources)
     return start

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from cmrfed.core.artifacts import write_text
-from cmrfed.data.synthetic import INTENDED_USE, Manifest
+from cmrfed.data.synthetic import INTENDED_USE, Manifest, learned_from_words
 from cmrfed.evaluation.pictures import REAL_PATIENTS
 from cmrfed.federation.server.metrics import RoundMetrics
 from cmrfed.generators.stages import STAGES, StageName
@@ -59,6 +59,8 @@ def _privacy(manifest: Manifest | None) -> Privacy:
     weaker = " (weaker: a patient has many)" if manifest.privacy.unit == "slice" else ""
     unit = f", per {manifest.privacy.unit}{weaker}" if manifest.privacy.unit else ""
     heading = f"Privacy: differentially private{unit}" if private else "Privacy: not differentially private"
+    if manifest.privacy.no_patients:
+        heading = "Privacy: no patient of a site was learned from"
     return Privacy(private, heading, manifest.privacy.statement)
 
 
@@ -135,6 +137,7 @@ def _facts(contents: Contents) -> list[tuple[str, str]]:
         ("Finished", _moment(run.finished)),
         ("Patients", f"{split.train} to train on, {split.holdout} held out" if split else None),
         ("Synthetic patients", str(contents.manifest.patients) if contents.manifest else None),
+        ("Learned from in public", learned_from_words(contents.manifest.learned_from) if contents.manifest else None),
         ("Rounds finished", rounds or "none"),
         ("Weights sent", _traffic(contents.rounds)),
         ("Peak memory", f"{run.peak_memory_mb:,} MB" if run.peak_memory_mb else None),

@@ -1,9 +1,10 @@
 """The methods text of a report: sentences about what was really run, each with its sources."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cmrfed.data.synthetic import LearnedFrom
 from cmrfed.evaluation.results.catalogue import word
 from cmrfed.evaluation.results.result import Metric
 from cmrfed.generators.settings import PROCESSES
@@ -171,10 +172,12 @@ def _finetuned(experiment: dict[str, Any]) -> list[str]:
     return [f"{training['rounds']} rounds of {training['local_steps']} local steps for the autoencoder"]
 
 
-def _start(pretrain: dict[str, Any], *, finetuned: bool) -> Paragraph:
-    phantom = (
-        f"on a phantom alone ({pretrain['patients']} simulated patients on {pretrain['scanners']} simulated scanners)"
-    )
+def _start(pretrain: dict[str, Any], sources: Sequence[LearnedFrom], *, finetuned: bool) -> Paragraph:
+    simulated = f"{pretrain['patients']} simulated patients on {pretrain['scanners']} simulated scanners"
+    cohorts = pretrain.get("cohorts") or []
+    phantom = f"on public patients: {simulated}" if cohorts else f"on a phantom alone ({simulated})"
+    for cohort in cohorts:
+        phantom += f"; {cohort['name']} ({cohort['licence']}, {cohort['source']})"
     started, parts = [stage for stage in DRAWING if pretrain[stage]], []
     if started:
         who, they = ("Both generators were", "they") if len(started) == 2 else (f"The {started[0]} generator was", "it")
@@ -182,7 +185,21 @@ def _start(pretrain: dict[str, Any], *, finetuned: bool) -> Paragraph:
     if pretrain.get("autoencoder"):
         then = "at the sites after that" if finetuned else "then left as it was: it has learned from no patient"
         parts.append(f"The autoencoder was trained {phantom}, and {then}.")
-    return Paragraph(" ".join(parts), ())
+    return Paragraph(" ".join([*parts, *_completed(sources)]), ())
+
+
+def _completed(sources: Sequence[LearnedFrom]) -> Iterable[str]:
+    """How public masks came to be whole, one sentence for each data set."""
+    for source in sources:
+        if (done := source.completed) is None:
+            continue
+        names = " and ".join(done.structures)
+        agreed = ", ".join(f"{name} {dice:.2f}" for name, dice in done.agreement.items())
+        against = f"; Dice of the segmenter with what was drawn, before it had learned from them: {agreed}"
+        yield (
+            f"Of {source.patients} patients of {source.name} {names} were filled in "
+            f"by a segmenter ({done.pixels:.0%} of pixels, on {done.slices:.0%} of slices{against if agreed else ''})."
+        )
 
 
 _WHITE_BOX = {
@@ -234,11 +251,9 @@ def paragraphs(run: dict[str, Any] | None, measured: Iterable[Metric]) -> list[P
     if run is not None:
         experiment = run["experiment"]
         out += [_generator(experiment, stage) for stage in DRAWING]
-        out += (
-            [_start(experiment["pretrain"], finetuned=bool(_finetuned(experiment)))]
-            if experiment.get("pretrain")
-            else []
-        )
+        if experiment.get("pretrain"):
+            sources = [LearnedFrom.model_validate(each) for each in run.get("learned_from") or []]
+            out += [_start(experiment["pretrain"], sources, finetuned=bool(_finetuned(experiment)))]
         out += [_federation(experiment, len(run.get("sites") or []))]
         if plugins := [str(PluginEntry(**entry)) for entry in run.get("plugins") or []]:
             out += [Paragraph(f"CMRFed was extended by plugins: {'; '.join(plugins)}.", ())]

@@ -3,11 +3,12 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cmrfed.core.settings.config import Precision, Section
-from cmrfed.data.settings import PublicPatients
+from cmrfed.data.settings import PublicCohort, PublicPatients
 from cmrfed.generators.stages import DRAWING, STAGES, StageName
+from cmrfed.segmentation.settings import SegmenterConfig
 
 
 class AugmentConfig(Section):
@@ -116,14 +117,38 @@ class PublicTraining(TrainingConfig):
     """None: public pre-training yields one generator."""
 
 
+class CompletionConfig(Section):
+    """How the structures are filled in that the annotators of a public cohort did not draw."""
+
+    rounds: int = Field(1, ge=1, le=5)
+    """Rounds of self-training: in the first the segmenter has learned from the phantom alone, in each later one from
+    the phantom and the masks of the round before."""
+    segmenter: SegmenterConfig = SegmenterConfig(steps=400, precision="fp32")
+    """The segmenter that fills them in."""
+
+
 class PretrainConfig(PublicPatients):
-    """Public pre-training on the phantom."""
+    """Public pre-training on the phantom, and on public cohorts where some are named."""
 
     mask: PublicTraining | None = PublicTraining()
     """Pre-training of the mask stage; None starts it from random weights."""
     image: PublicTraining | None = PublicTraining(rounds=80)
     autoencoder: AutoencoderTraining | None = None
     """Training of the image generator's autoencoder; required for a latent generator."""
+    cohorts: tuple[PublicCohort, ...] = Field((), max_length=8)
+    """Public cohorts of real patients to learn from beside the phantom; structures that their annotators did not draw
+    are filled in."""
+    mixed_share: float = Field(0.5, gt=0, lt=1)
+    """Fraction of the patients drawn in training who are of ``cohorts``; the others are of the phantom."""
+    completion: CompletionConfig = CompletionConfig()
+
+    @field_validator("cohorts")
+    @classmethod
+    def _names_differ(cls, cohorts: tuple[PublicCohort, ...]) -> tuple[PublicCohort, ...]:
+        names = ["phantom", *(cohort.name.lower() for cohort in cohorts)]
+        if len(set(names)) < len(names):
+            raise ValueError("public cohorts need names of their own, other than phantom")
+        return cohorts
 
     def of(self, stage: StageName) -> PublicTraining | None:
         """How a stage is pre-trained, if it is."""
@@ -139,7 +164,15 @@ class PretrainConfig(PublicPatients):
         learns = "the autoencoder of the images, which then learns at the sites, starts from public weights"
         parts += [learns if finetuned else stays] if self.autoencoder else []
         text = "; ".join(parts)
+        return f"{text[:1].upper()}{text[1:]}, trained on {self.learned_from}, which costs no ε."
+
+    @property
+    def learned_from(self) -> str:
+        """What public weights are trained on, in words."""
+        if not self.cohorts:
+            return f"a phantom alone ({self.patients} simulated patients, no real one)"
+        cohorts = "; ".join(cohort.in_words for cohort in self.cohorts)
         return (
-            f"{text[:1].upper()}{text[1:]}, trained on a phantom alone ({self.patients} simulated patients, no real "
-            "one), which costs no ε."
+            f"a phantom ({self.patients} simulated patients) and real patients of public data sets ({cohorts}), to "
+            "whom nothing is promised"
         )

@@ -31,6 +31,7 @@ ALWAYS: dict[str, frozenset[str]] = {
         "AutoencoderTraining": "steps batch_size learning_rate warmup_steps kl_weight max_grad_norm precision augment",
         "BackboneConfig": "channels layers_per_block attention_levels patch_px norm_groups",
         "ComputeConfig": "threads device",
+        "CompletionConfig": "rounds segmenter",
         "DDPMConfig": "kind prediction schedule weighting timestep_sampling",
         "DataConfig": "phantom cohorts size_px holdout partition external",
         "EvaluationConfig": (
@@ -61,6 +62,7 @@ ALWAYS: dict[str, frozenset[str]] = {
         "PrivateTraining": (
             "sampling_rate clip_norm noise_multiplicity trained subspace unit noise_multiplier declared_patients"
         ),
+        "PublicCohort": "path name licence source holdout",
         "PublicTraining": (
             "rounds local_steps batch_size learning_rate warmup_steps optimizer weight_decay max_grad_norm "
             "ema_decay precision augment"
@@ -99,6 +101,22 @@ SINCE: dict[str, Any] = {
     "GeneratorSettings.mask_downsampling": 1,
     "PartitionConfig.only": None,
     "PretrainConfig.autoencoder": None,
+    "PretrainConfig.cohorts": [],
+    "PretrainConfig.completion": {
+        "rounds": 1,
+        "segmenter": {
+            "channels": [16, 32, 64, 144],
+            "steps": 400,
+            "batch_size": 32,
+            "learning_rate": 0.003,
+            "weight_decay": 0.0001,
+            "seeds": 3,
+            "precision": "fp32",
+            "augment": True,
+            "mixed_share": 0.5,
+        },
+    },
+    "PretrainConfig.mixed_share": 0.5,
     "PrivacyConfig.autoencoder": {
         "sampling_rate": 0.25,
         "clip_norm": 1.0,

@@ -12,7 +12,6 @@ from typing import Literal
 from cmrfed.config.experiment import ALL_STAGES
 from cmrfed.core.artifacts import write_text
 from cmrfed.data.synthetic import NOTICE, PrivacyStatement
-from cmrfed.pipeline.privacy.guarantee import PUBLIC
 
 CONTENTS = "CONTENTS.md"
 
@@ -60,7 +59,7 @@ CATALOGUE: tuple[Item, ...] = (
     Item(CONTENTS, "this list", "yes", "says nothing of patients"),
     Item("synthetic/", "the synthetic data set", "under the claim", "drawn from the generators alone"),
     Item("generators/", "the generators", "under the claim", "made of the sites' updates alone"),
-    Item("start/", "public generators that training starts from", "yes", "trained on the phantom alone"),
+    Item("start/", "public generators that training starts from", "yes", "trained on public data alone"),
     Item("audit.json", "the audit of each private step", "yes", "measured on made-up gradients, without patients"),
     Item("recipe.yaml", "the recipe of a deployed run", "yes", "settings"),
     Item("submission.json", "when a deployed run was started, and with which code", "yes", "written before training"),
@@ -108,7 +107,7 @@ def may_leave(path: str, claim: PrivacyStatement | None) -> bool:
 
 def _leaves(item: Item, claim: PrivacyStatement | None) -> bool:
     if item.leaves == "under the claim":
-        return claim is not None and (claim.differentially_private or claim == PUBLIC)
+        return claim is not None and (claim.differentially_private or claim.no_patients)
     return item.leaves == "yes"
 
 

@@ -19,6 +19,7 @@ from cmrfed.core.settings.config import Section
 from cmrfed.core.settings.registry import loaded_plugins
 from cmrfed.core.settings.validation import read_versioned
 from cmrfed.data.preparation.account import PreparationFacts
+from cmrfed.data.synthetic import LearnedFrom
 from cmrfed.pipeline.privacy.plan import PlanRow
 
 FILE = "run.json"
@@ -101,6 +102,8 @@ class RunRecord(Section):
     """Step that is finished → digest of its settings and inputs."""
     start: dict[str, str] | None = None
     """Stage → digest of the public weights that it starts from; None where there are none."""
+    learned_from: tuple[LearnedFrom, ...] = ()
+    """Public sources that the start was trained on."""
     privacy_plan: tuple[PlanRow, ...] = ()
     """One row for each private stage."""
     sites: tuple[SiteEntry, ...] = ()

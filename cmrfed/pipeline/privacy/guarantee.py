@@ -44,9 +44,21 @@ NOT_COVERED = (
 
 PUBLIC = PrivacyStatement(
     differentially_private=False,
+    no_patients=True,
     statement="No patient took part in training: both generators were trained on a phantom alone, so nothing of what "
     "they draw comes from a patient. Nothing else is claimed.",
 )
+
+
+def public_claim(experiment: Experiment) -> PrivacyStatement:
+    """What may be said where no site trains anything."""
+    if not (experiment.pretrain and experiment.pretrain.cohorts):
+        return PUBLIC
+    words = (
+        f"No patient of a site took part in training: both generators were trained on "
+        f"{experiment.pretrain.learned_from}. Nothing else is claimed."
+    )
+    return PUBLIC.model_copy(update={"statement": words})
 
 
 # --- the audit ----------------------------------------------------------------------------------
@@ -161,7 +173,7 @@ def claim(plan: PrivacyPlan, run_dir: Path) -> PrivacyStatement:
     """
     experiment = plan.experiment
     if not experiment.steps():
-        return PUBLIC
+        return public_claim(experiment)
     if not experiment.privacy.private:
         return NOT_PRIVATE
     unit = experiment.privacy.unit
