@@ -50,12 +50,12 @@ _UNET = """
 
 _EXAMPLE = """import torch
 from diffusers import {imports}
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import {interpolate}pixel_shuffle, pixel_unshuffle
 
 folder = "generators/{stage}"
 unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
 sampler = {sampler}.from_pretrained(folder, subfolder="scheduler"{options})
-sampler.set_timesteps({steps})
+sampler.set_timesteps({times})
 masks = torch.full((1, {masks}, {size_px}, {size_px}), {fill})  # {fill_words}
 one_hot = (masks[:, :, None] == torch.arange({classes}).view({classes}, 1, 1)).flatten(1, 2).float()
 values = torch.tensor([[1.0, 0.0, -1.0, 1.0, {styles}.0] + [0.0] * {others}])  # ED, at the base, style of site 0
@@ -82,6 +82,7 @@ _FINETUNED = (
 
 _DECODE = {
     "mask": "drawn = array.argmax(1)  # labels",
+    "shares": 'drawn = interpolate(array, scale_factor={shrink}, mode="bicubic").argmax(1)  # labels',
     "pixel": "drawn = array.clamp(-1, 1)",
     "latent": """vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
 with torch.no_grad():
@@ -89,6 +90,8 @@ with torch.no_grad():
 }
 _ARRAYS = {
     "mask": "Masks are one-hot in [-1, 1], decoded by argmax.",
+    "shares": "Masks are the share of each label in blocks of {shrink} x {shrink} pixels, scaled to [-1, 1]; bicubic "
+    "interpolation to full size and argmax decode them.",
     "pixel": "Images are grey, in [-1, 1].",
     "latent": "They are latents, of mean 0 and standard deviation 1 on public data; images are grey, in [-1, 1].",
 }
@@ -101,7 +104,7 @@ parts `generator.json` names.
 
 def example(generator: "Generator", network: UNet) -> str:
     """Python that draws one sample with diffusers alone, by the sampler of the configuration, without guidance."""
-    config, stage = generator.config, drawn_by(generator.config)
+    config, stage, codec = generator.config, drawn_by(generator.config), _codec(generator)
     sampler: Any = generator.sampler()
     spacing = getattr(sampler.config, "timestep_spacing", None)
     latent = ["AutoencoderKL"] if config.autoencoder else []
@@ -109,8 +112,9 @@ def example(generator: "Generator", network: UNet) -> str:
         sampler=type(sampler).__name__,
         imports=", ".join([*latent, type(sampler).__name__, "UNet2DModel"]),
         stage=stage.name,
+        interpolate="interpolate, " if codec == "shares" else "",
         options=f', timestep_spacing="{spacing}"' if spacing else "",
-        steps=config.sampler.steps,
+        times=_times(sampler, config.sampler.steps),
         masks=config.condition_masks,
         fill=stage.example_mask,
         fill_words=stage.example_text,
@@ -122,8 +126,22 @@ def example(generator: "Generator", network: UNet) -> str:
         patch=network.patch_px,
         mask_patch=network.mask_patch_px,
         channels=generator.codec.channels,
-        decode=_DECODE[config.codec],
+        decode=_DECODE[codec].format(shrink=generator.codec.shrink),
     )
+
+
+def _codec(generator: "Generator") -> str:
+    """The codec's name in the texts here."""
+    shares = generator.config.codec == "mask" and generator.codec.shrink != 1
+    return "shares" if shares else generator.config.codec
+
+
+def _times(sampler: Any, steps: int) -> str:
+    """Arguments by which ``set_timesteps`` gives a scheduler the times of ``sampler``."""
+    plain = type(sampler).from_config(sampler.config)
+    plain.set_timesteps(steps)
+    same = plain.timesteps.tolist() == sampler.timesteps.tolist()
+    return str(steps) if same else f"timesteps={sampler.timesteps.tolist()}"
 
 
 def model_card(generator: "Generator") -> str:
@@ -150,7 +168,7 @@ def _head(generator: "Generator", library: str, network_words: str) -> str:
         latent_words=latent,
         network_words=network_words,
         size=generator.size,
-        array_words=_ARRAYS[config.codec],
+        array_words=_ARRAYS[_codec(generator)].format(shrink=generator.codec.shrink),
     )
 
 

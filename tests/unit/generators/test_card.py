@@ -23,6 +23,7 @@ CLEAN = DDPMConfig(prediction="sample", schedule="linear")
         ("pixel", FlowConfig(), "heun"),
         ("pixel", DDPMConfig(), "ddim"),
         ("pixel", CLEAN, "dpm++"),
+        ("pixel", CLEAN, "dpm++-karras"),
         ("mask", CLEAN, "dpm++"),
         ("mask", FlowConfig(), "euler"),
         ("latent", FlowConfig(), "heun"),
@@ -31,7 +32,17 @@ CLEAN = DDPMConfig(prediction="sample", schedule="linear")
     ],
 )
 def test_the_code_on_the_card_draws_what_the_generator_draws(codec, process, sampler, tmp_path) -> None:
-    generator = tiny_generator(codec, process, sampler=SamplerConfig(name=sampler, steps=3))
+    card_draws_as(tiny_generator(codec, process, sampler=SamplerConfig(name=sampler, steps=3)), codec, tmp_path)
+
+
+def test_the_code_on_the_card_decodes_masks_below_full_resolution(tmp_path) -> None:
+    sampler = SamplerConfig(name="dpm++", steps=3)
+    card_draws_as(tiny_generator("mask", CLEAN, sampler=sampler, mask_downsampling=2), "mask", tmp_path)
+    assert "blocks of 2 x 2 pixels" in (tmp_path / "g" / "README.md").read_text(encoding="utf-8")
+
+
+def card_draws_as(generator, codec, tmp_path) -> None:
+    """Run the code on the card of a generator, and compare."""
     generator.save(tmp_path / "g")
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "g" / "README.md").read_text(), re.DOTALL)
     assert "cmrfed" not in code
