@@ -22,9 +22,9 @@ from tests.federation_world import tiny_request
 
 RECIPES = Path(__file__).parents[4] / "configs" / "recipes"
 SHIPPED = {
-    "acdc-128.yaml": [
-        "eeb1e727ef24166b37d904d39a89d3bf5c10087be3df66f5db6de5afe34bb712",
-        "a4c2d62042cddebedca938e78ad37b0ed9cbb4ed134acc412f2c76131bb476ad",
+    "acdc-64.yaml": [
+        "882a2bbe99b0831f4bdd9515e83754329607cbf832fa435f3fa30673f07b1ad9",
+        "063ee9ad1d44dab77d8d2f64bf3d308a444bf17c9189773694ed3f3a2ca88a83",
     ],
     "acdc-256.yaml": [
         "7c38f35f67483b1e8088811d91d26b37592be21e878c6723ab840fbadcc1e71d",
@@ -47,8 +47,8 @@ SHIPPED = {
         "d505486ea1ea0d1debfb5d9c4b75bfd3b252f2e9f2fea4ef21b6e183f83e438d",
     ],
     "acdc.yaml": [
-        "57679f70d3d89fa58dee7e51654834412f44c6820c48d755541ad2cd42a95aa9",
-        "0284b3ef15c36c25a72a69c1cc6f8f78faf779155d8847cf98d2ff605c73eb47",
+        "27a2e4acf6d34b62d8ecb6614fc5130a692f90a3d4efe805afc5334afb5a6b93",
+        "c728eeae1b1f8f0b0d3b2be142948230bdc8a761ba140bb929dcee0b6f987a97",
     ],
     "demo.yaml": [
         "f7503d5cf84981f4fea1debb7c454ef68710d0177a15be73a1b379be11387518",
