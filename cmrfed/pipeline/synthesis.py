@@ -50,7 +50,7 @@ def draw_dataset(trained: TrainedRun, out: Path, *, patients: int, seed: int) ->
     if config.mask_post_processing != "none":
         manifest = manifest.model_copy(update={"post_processed": PostProcessed(method=config.mask_post_processing)})
     expected = 2 * patients * sum(config.slices) // 2
-    with track("synthesis: slices (about)", expected, whole=True) as bar:
+    with track("synthesis: slices (about)", expected) as bar:
         cases = synthesize(
             mask,
             image,
