@@ -20,11 +20,12 @@ from cmrfed.data.settings import PartitionConfig, PhantomConfig, PublicCohort
 from cmrfed.evaluation.settings import EvaluationConfig
 from cmrfed.federation.settings import FederationConfig
 from cmrfed.generators import stages
-from cmrfed.generators.settings import GeneratorConfig, GeneratorSettings
+from cmrfed.generators.settings import GeneratorConfig, GeneratorSettings, SegmenterNetwork
 from cmrfed.generators.stages import StageName
 from cmrfed.privacy.settings import PrivacyConfig
+from cmrfed.segmentation.settings import SegmenterConfig
 from cmrfed.synthesis.settings import SynthesisConfig
-from cmrfed.training.settings import PretrainConfig, TrainingConfig
+from cmrfed.training.settings import PretrainConfig, SegmenterTraining, TrainingConfig
 
 STAGES: tuple[StageName, ...] = tuple(stages.DRAWING)
 """Those that draw."""
@@ -64,6 +65,19 @@ class AutoencoderStage(Section):
     training: TrainingConfig = TrainingConfig()
 
 
+class SegmenterStage(Section):
+    """A segmenter that learns at the sites what their annotators drew, and then labels the public patients again.
+
+    It starts from public weights. When it is trained, `pretrain` gives both generators the public images with its
+    labels in place of the phantom's own masks: what it has learned of patients reaches them at no further ε. Where
+    nothing else is asked of the sites, set ``mask.training.rounds`` and ``image.training.rounds`` to 0.
+    """
+
+    public: SegmenterConfig = SegmenterConfig()
+    """Its architecture, and its training on the public patients before the first round."""
+    training: SegmenterTraining = SegmenterTraining()
+
+
 class ComputeConfig(Section):
     """Hardware settings. They change no privacy guarantee and are not part of the recipe's digest."""
 
@@ -83,6 +97,8 @@ class Experiment(Section):
     """Seed for the hold-out split, the partition, initialisation and non-private training. Private training draws from
     the operating system."""
     data: DataConfig
+    segmenter: SegmenterStage | None = None
+    """A segmenter that learns at the sites and labels the public patients anew; None: they keep their own masks."""
     autoencoder: AutoencoderStage | None = None
     """Fine-tuning of the image autoencoder at the sites; None keeps it as pre-trained on the phantom."""
     mask: StageConfig = StageConfig()
@@ -123,6 +139,7 @@ class Experiment(Section):
         for stage in STAGES:
             self.generator(stage)
         self._has_its_autoencoder()
+        self._has_its_segmenter()
         self._trains_something()
         if self.privacy.private and self.federation.weighting != "equal":
             raise ValueError(
@@ -147,10 +164,21 @@ class Experiment(Section):
         if self.autoencoder and not self.autoencoder.training.rounds:
             raise ValueError("autoencoder.training.rounds is 0: leave the section out, and it stays as it is")
 
+    def _has_its_segmenter(self) -> None:
+        if self.segmenter is None:
+            return
+        self.generator("segmenter")
+        if self.pretrain is None or not any(self.pretrain.of(stage) for stage in STAGES):
+            raise ValueError(
+                "segmenter is set, but no generator learns from public patients, whom it would label: set pretrain: {}"
+            )
+        if not self.segmenter.training.rounds:
+            raise ValueError("segmenter.training.rounds is 0: leave the section out, and masks stay as they are")
+
     def _trains_something(self) -> None:
         asked = self.steps()
         for stage in STAGES:
-            if stage not in asked and not self.starts_publicly(stage):
+            if stage not in asked and not self._learns_publicly(stage):
                 raise ValueError(
                     f"{stage}.training.rounds is 0, but there are no pre-trained weights to keep: set pretrain: {{}}"
                     + (f", with pretrain.{stage}" if self.pretrain else "")
@@ -166,21 +194,34 @@ class Experiment(Section):
     def generator(self, stage: StageName) -> GeneratorConfig:
         """The generator of a stage in full: the recipe's settings and what follows from the data.
 
-        The autoencoder's is that of the images, which has it.
+        The autoencoder's is that of the images, which has it. The segmenter's has its network, and no autoencoder.
         """
         one = stages.STAGES[stage]
         settings: GeneratorSettings = getattr(self, one.section).generator
+        if one.trains_segmenter:
+            settings = settings.model_copy(update={"autoencoder": None})
         return GeneratorConfig(
             **settings.model_dump(),
-            finetuned_autoencoder=one.learns_images and self.autoencoder is not None,
+            finetuned_autoencoder=bool(one.learns_images and settings.autoencoder and self.autoencoder),
+            segmenter=self._segmenter_network() if one.trains_segmenter else None,
             codec=one.codec(settings),
             condition_masks=one.condition_masks,
             size_px=self.data.size_px,
             styles=self.sites,
         )
 
+    def _segmenter_network(self) -> SegmenterNetwork | None:
+        return SegmenterNetwork(channels=self.segmenter.public.channels) if self.segmenter else None
+
     def starts_publicly(self, stage: StageName) -> bool:
-        """Whether the stage begins with weights that were trained on the phantom."""
+        """Whether the generator of a stage begins with weights that public patients alone have taught it."""
+        return self.segmenter is None and self._learns_publicly(stage)
+
+    def starts_relabelled(self, stage: StageName) -> bool:
+        """Whether it begins with weights that public patients have taught it whom a segmenter of the sites labelled."""
+        return self.segmenter is not None and self._learns_publicly(stage)
+
+    def _learns_publicly(self, stage: StageName) -> bool:
         return self.pretrain is not None and self.pretrain.of(stage) is not None
 
     def steps(self) -> dict[str, int]:
@@ -191,18 +232,19 @@ class Experiment(Section):
     @property
     def stages(self) -> tuple[StageName, ...]:
         """What the recipe trains, or leaves as it starts, in order."""
-        return ALL_STAGES if self.autoencoder else STAGES
+        optional = {"segmenter": self.segmenter, "autoencoder": self.autoencoder}
+        return tuple(stage for stage in ALL_STAGES if optional.get(stage, True) is not None)
 
     def training(self, stage: StageName) -> TrainingConfig:
         """How a stage is trained.
 
         Raises:
-            ConfigError: It is that of an autoencoder that stays as it is.
+            ConfigError: The recipe leaves it out.
         """
-        section: StageConfig | AutoencoderStage | None = getattr(self, stage)
+        section: StageConfig | AutoencoderStage | SegmenterStage | None = getattr(self, stage)
         if section is None:
             raise ConfigError(f"the recipe does not train the {stage} at the sites", do=f"set {stage}: {{}}")
-        return section.training
+        return section.training.as_sent
 
     @property
     def digest(self) -> str:

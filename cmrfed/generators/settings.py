@@ -287,6 +287,18 @@ class AutoencoderConfig(Section):
         return int(2 ** (len(self.channels) - 1))
 
 
+class SegmenterNetwork(Section):
+    """Architecture of a segmenter that learns at the sites: a U-Net that keeps no statistics of its input."""
+
+    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field((16, 32, 64, 144), min_length=2, max_length=8)
+    """Channels of each level; each level halves the resolution."""
+
+    @property
+    def size_multiple(self) -> int:
+        """What height and width of an image are multiples of."""
+        return int(2 ** (len(self.channels) - 1))
+
+
 class GeneratorSettings(Section):
     """A generator as a recipe states it, without what follows from the data."""
 
@@ -316,6 +328,15 @@ class GeneratorConfig(GeneratorSettings):
     condition_masks: int = Field(1, ge=0, le=8)
     """1 for the image stage (its own mask); 2 for the mask stage (basal neighbour, ED)."""
     styles: int = Field(1, ge=1, le=1000)
+    segmenter: SegmenterNetwork | None = None
+    """Segmenter stage only: the network that is trained in place of a generator."""
+
+    @model_validator(mode="after")
+    def _segmenter_fits(self) -> "GeneratorConfig":
+        step = self.segmenter.size_multiple if self.segmenter else 1
+        if self.size_px % step:
+            raise ValueError(f"size_px {self.size_px} must be a multiple of {step} (2^(levels - 1) of the segmenter)")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> "GeneratorConfig":

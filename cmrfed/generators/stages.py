@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 LABELS = ", ".join(f"{int(label)} {label.name}" for label in Label)
 """Labels of a mask, with their names."""
-StageName = Literal["autoencoder", "mask", "image"]
-"""In the order in which they are trained; the first only where a recipe asks for it."""
+StageName = Literal["segmenter", "autoencoder", "mask", "image"]
+"""In the order in which they are trained; the first two only where a recipe asks for them."""
 
 
 class Stage:
@@ -37,6 +37,8 @@ class Stage:
     """Whether it looks at images at all; if not, augmentation leaves them where they are."""
     trains_autoencoder: ClassVar[bool] = False
     """Whether it trains the autoencoder of a generator instead of the generator."""
+    trains_segmenter: ClassVar[bool] = False
+    """Whether it trains a segmenter, from whose labels the generators then learn."""
     sees_neighbours: ClassVar[bool] = False
     """Whether a slice is learned from other slices of its patient."""
 
@@ -55,6 +57,25 @@ class Stage:
     def needs_autoencoder(self, generator: GeneratorSettings) -> bool:
         """Whether the weights of an autoencoder, which stay as they are, go with the stage's own."""
         return generator.autoencoder is not None
+
+
+class SegmenterStage(Stage):
+    """A segmenter, from its public weights; it learns which pixels the sites' annotators call what."""
+
+    name = "segmenter"
+    title = "segmenter"
+    heading = "Segmenter"
+    section = "image"
+    condition_masks = 1
+    trains_segmenter = True
+
+    def codec(self, generator: GeneratorSettings) -> CodecName:
+        """It looks at pixels."""
+        return "pixel"
+
+    def needs_autoencoder(self, generator: GeneratorSettings) -> bool:
+        """No."""
+        return False
 
 
 class AutoencoderStage(Stage):
@@ -134,7 +155,7 @@ class ImageStage(DrawingStage):
 _MASK, _IMAGE = MaskStage(), ImageStage()
 DRAWING: Mapping[StageName, DrawingStage] = {"mask": _MASK, "image": _IMAGE}
 """Stages that draw, by name, in order."""
-STAGES: Mapping[StageName, Stage] = {"autoencoder": AutoencoderStage(), **DRAWING}
+STAGES: Mapping[StageName, Stage] = {"segmenter": SegmenterStage(), "autoencoder": AutoencoderStage(), **DRAWING}
 """All stages by name, in the order in which they are trained."""
 
 

@@ -1,9 +1,9 @@
-"""What a stage trains: a generator, or the autoencoder whose latents the image generator works on."""
+"""What a stage trains: a generator, the autoencoder whose latents the image generator works on, or a segmenter."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
 from cmrfed.generators.stages import STAGES, StageName
+
+if TYPE_CHECKING:
+    from cmrfed.generators.labeller import TrainableSegmenter
 
 KL_WEIGHT = 1e-4
 """Of the divergence per latent number where an autoencoder learns at the sites; public training has its own setting."""
@@ -83,17 +86,21 @@ class TrainableAutoencoder(nn.Module):
 
 def make_trainable(
     stage: StageName, config: GeneratorConfig, seed: int = 0, autoencoder: Mapping[str, Tensor] | None = None
-) -> Generator | TrainableAutoencoder:
+) -> "Generator | TrainableAutoencoder | TrainableSegmenter":
     """What a stage trains, with random weights.
 
     Args:
-        stage: "autoencoder", "mask" or "image".
-        config: Of the generator; for the autoencoder that of the image generator.
+        stage: "segmenter", "autoencoder", "mask" or "image".
+        config: Of the generator; for the autoencoder that of the image generator; for the segmenter one that has it.
         seed: Of the initial weights.
         autoencoder: Weights of the autoencoder of a generator that has one; it stays as it is.
     """
     if STAGES[stage].trains_autoencoder:
         return TrainableAutoencoder(config, seed)
+    if STAGES[stage].trains_segmenter:
+        from cmrfed.generators.labeller import TrainableSegmenter  # MONAI takes seconds to import
+
+        return TrainableSegmenter(config, seed)
     return Generator(config, seed, autoencoder)
 
 
@@ -103,7 +110,7 @@ def weight_layout(stage: StageName, config: GeneratorConfig) -> Mapping[str, tup
     """Name, type and shape of all that a stage trains, without the memory for it.
 
     Args:
-        stage: "autoencoder", "mask" or "image".
+        stage: "segmenter", "autoencoder", "mask" or "image".
         config: As in `make_trainable`.
 
     Raises:

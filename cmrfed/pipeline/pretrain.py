@@ -52,7 +52,7 @@ def origin(experiment: Experiment) -> dict[str, Any]:
         "generators": {s: digested(_public(experiment, s), {"sampler"}) for s in stages},
         "public_version": PUBLIC_VERSION,
         **codec,
-        **_cohorts(experiment),
+        **cohorts_origin(experiment),
     }
 
 
@@ -65,11 +65,11 @@ def stage_origin(experiment: Experiment, stage: StageName) -> dict[str, Any]:
         "generator": digested(_public(experiment, stage), {"sampler"}),
         "public_version": PUBLIC_VERSION,
         CODEC: codec_origin(experiment) if experiment.generator(stage).autoencoder else None,
-        **_cohorts(experiment),
+        **cohorts_origin(experiment),
     }
 
 
-def _cohorts(experiment: Experiment) -> dict[str, Any]:
+def cohorts_origin(experiment: Experiment) -> dict[str, Any]:
     """The public cohorts, by content; nothing where there are none, so that such weights keep their names."""
     found = public_origin(experiment)
     return {"public": found} if found else {}
@@ -90,7 +90,7 @@ def codec_origin(experiment: Experiment) -> dict[str, Any]:
         "autoencoder": digested(size) if size else None,
         "training": digested(config.autoencoder) if config.autoencoder else None,
         "public_version": PUBLIC_VERSION,
-        **_cohorts(experiment),
+        **cohorts_origin(experiment),
     }
 
 
@@ -117,26 +117,6 @@ def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
         if not _whole(folder, experiment):
             _make(experiment, folder, made_from, root)
     return folder
-
-
-def cached(experiment: Experiment, stage: StageName, cache: Path | None = None) -> bool:
-    """Whether the cache has a folder of a stage, or of the autoencoder, that the recipe trains in public.
-
-    Not where the public cohorts that decide it cannot be read: who trains is told so.
-
-    Args:
-        experiment: Settings of the generators, of the autoencoder and of their training.
-        stage: "mask", "image" or "autoencoder".
-        cache: Another cache than the user's.
-    """
-    root = cache or cache_folder()
-    try:
-        if (root / f"pretrained-{digest_json(origin(experiment))[:16]}").is_dir():
-            return True
-        own = codec_origin(experiment) if stage == CODEC else stage_origin(experiment, stage)
-    except CmrfedError:
-        return False
-    return (root / f"{CODEC if stage == CODEC else 'stage'}-{digest_json(own)[:16]}").is_dir()
 
 
 def _make(experiment: Experiment, folder: Path, made_from: dict[str, Any], root: Path) -> None:
@@ -169,12 +149,13 @@ def _stage(experiment: Experiment, stage: StageName, root: Path) -> Path:
             with new_folder(folder) as part:
                 if own[CODEC]:
                     shutil.copytree(_autoencoder(experiment, root) / CODEC, part / CODEC)
-                weights = {stage: _train(experiment, stage, public.mixed, part / stage)}
-                write_json(part / ABOUT, own | {"weights": weights, LEARNED: _stored(public)})
+                weights = {stage: train_stage(experiment, stage, public.mixed, part / stage)}
+                write_json(part / ABOUT, own | {"weights": weights, LEARNED: stored_sources(public)})
     return folder
 
 
-def _stored(public: PublicTrainingSet) -> list[dict[str, Any]]:
+def stored_sources(public: PublicTrainingSet) -> list[dict[str, Any]]:
+    """What was learned from, as it is kept beside weights."""
     return [source.model_dump(mode="json") for source in public.learned_from]
 
 
@@ -212,7 +193,7 @@ def _weights(folder: Path, experiment: Experiment) -> dict[str, str]:
     return found
 
 
-def _train(experiment: Experiment, stage: StageName, cohort: Cohort, out: Path) -> str:
+def train_stage(experiment: Experiment, stage: StageName, cohort: Cohort, out: Path) -> str:
     """Pre-train one stage, save it beside the autoencoder and return the digest of its weights."""
     config = public_config(experiment)
     training, settings = config.of(stage), _public(experiment, stage)
@@ -244,5 +225,7 @@ def _autoencoder(experiment: Experiment, cache: Path) -> Path:
                 public, device = public_training_set(experiment, cache), resolve(experiment.compute.device)
                 codec = train_autoencoder(size, config.autoencoder, public.mixed, config.seed, device)
                 codec.save(part / CODEC)
-                write_json(part / ABOUT, made_from | {"weights": digest_state(codec.weights), LEARNED: _stored(public)})
+                write_json(
+                    part / ABOUT, made_from | {"weights": digest_state(codec.weights), LEARNED: stored_sources(public)}
+                )
     return folder

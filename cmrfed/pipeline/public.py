@@ -185,9 +185,9 @@ def public_training_set(experiment: Experiment, cache: Path | None = None) -> Pu
             with new_folder(folder) as part:
                 _complete(experiment, phantom, part)
     completed = tuple(Cohort.open(folder / str(number)) for number in range(len(config.cohorts)))
-    mixed = _mixed(Cohort.open(folder / "pooled"), len(phantom), config.mixed_share)
+    together = mixed(Cohort.open(folder / "pooled"), len(phantom), config.mixed_share)
     stated = _learned_from(config, open_public(experiment), read_json(folder / _ABOUT))
-    return PublicTrainingSet(phantom, completed, mixed, stated)
+    return PublicTrainingSet(phantom, completed, together, stated)
 
 
 def _phantom(experiment: Experiment, root: Path) -> Cohort:
@@ -232,7 +232,7 @@ def _agreement(done: Completion) -> dict[str, float]:
     return {label.name: value for label, value in done.agreement.items()}
 
 
-def _mixed(pooled: Cohort, simulated: int, share: float) -> Cohort:
+def mixed(pooled: Cohort, simulated: int, share: float) -> Cohort:
     """All patients of the pool, whose first ones are simulated; the smaller part is repeated until the shares fit."""
     names = pooled.patient_ids
     first, second = names[:simulated], names[simulated:]

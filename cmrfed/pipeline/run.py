@@ -3,7 +3,6 @@
 Every step leaves its result in the run folder, and is skipped when it is there: the same command resumes.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +14,9 @@ from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.errors import CmrfedError
 from cmrfed.core.owner import owned
-from cmrfed.core.progress import job, say, step
+from cmrfed.core.progress import job, say
 from cmrfed.core.settings.digests import digested
-from cmrfed.generators.generator import Generator
+from cmrfed.generators.trainable import make_trainable
 from cmrfed.pipeline.context import RunContext, begin, begin_deployed
 from cmrfed.pipeline.evaluation import evaluate_run
 from cmrfed.pipeline.files.contents import write_contents
@@ -48,17 +47,16 @@ def run(
     Raises:
         InUse: Another process does it already.
     """
-    run_dir, begun = run_dir.absolute(), time.monotonic()
+    run_dir = run_dir.absolute()
     with owned(run_dir, RUN_FOLDER):
         send = tracking_callback(run_dir, trackers)
         context = begin(experiment, run_dir, on_round=send)
         trained = all((run_dir / "generators" / stage).is_dir() for stage in experiment.stages)
-        with job({} if trained else expected(), begun):
+        with job({} if trained else expected()):
             train(context)
             _draw_and_evaluate(context)
-            with step("report"):
-                _finish(context)
-                report = write_report(run_dir)
+        _finish(context)
+        report = write_report(run_dir)
         write_contents(run_dir, context.trained.claim)
         send()
         say(f"report: {report}")
@@ -114,7 +112,7 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
     """What a run would do, without touching a file: sizes, steps, bytes per round."""
     plan, stages = PrivacyPlan(experiment), {}
     for spec in stage_specs(plan):
-        count = sum(p.numel() for p in Generator(spec.generator).network.parameters())
+        count = sum(p.numel() for p in make_trainable(spec.name, spec.generator).network.parameters())
         private, steps = spec.privacy, spec.training.rounds * spec.training.local_steps
         drawn = private.sampling_rate * private.declared_patients * private.noise_multiplicity if private else None
         stages[spec.name] = {

@@ -12,9 +12,12 @@ from cmrfed.pipeline.context import RunContext
 from cmrfed.pipeline.pretrain import CODEC, pretrained, starting_sources, starting_weights
 from cmrfed.pipeline.privacy.guarantee import audit_experiment, write_audit
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
+from cmrfed.pipeline.relabel import RELABELLED, SEGMENTER, relabel, start_with_segmenter
 
 
-def stage_specs(plan: PrivacyPlan, start: Path | None = None, generators: Path | None = None) -> list[StageSpec]:
+def stage_specs(
+    plan: PrivacyPlan, start: Path | None = None, generators: Path | None = None, relabelled: Path | None = None
+) -> list[StageSpec]:
     """The stages as the federation takes them.
 
     Args:
@@ -22,6 +25,8 @@ def stage_specs(plan: PrivacyPlan, start: Path | None = None, generators: Path |
         start: Folder with what the recipe has of public weights.
         generators: Folder where each stage leaves what it has trained: images go by the autoencoder there, if it is
             trained too.
+        relabelled: Folder with the generators that learn from public patients whom the recipe's segmenter has labelled;
+            they are there when the segmenter is trained.
     """
     experiment, private = plan.experiment, plan.requests
     public, out = start / CODEC if start else None, []
@@ -31,7 +36,13 @@ def stage_specs(plan: PrivacyPlan, start: Path | None = None, generators: Path |
         if STAGES[stage].trains_autoencoder:
             out.append(StageSpec(stage, generator, training, private[stage], public))
             continue
+        if STAGES[stage].trains_segmenter:
+            first = start / stage if start else None
+            out.append(StageSpec(stage, generator, training, private[stage], first))
+            continue
         first = start / stage if start and experiment.starts_publicly(stage) else None
+        if relabelled and experiment.starts_relabelled(stage):
+            first = relabelled / stage
         out.append(
             StageSpec(stage, generator, training, private[stage], first, codec if generator.autoencoder else None)
         )
@@ -42,7 +53,11 @@ def train(context: RunContext) -> None:
     """Train all stages over the grid of the run: in this process, under Ray or over a network."""
     experiment, run_dir = context.experiment, context.run_dir
     start = _public_start(context) if experiment.pretrain else None
-    for spec in stage_specs(context.plan, start, run_dir / "generators"):
+    relabelled = run_dir / RELABELLED
+    for spec in stage_specs(context.plan, start, run_dir / "generators", relabelled):
+        if start and spec.start and spec.start.parent == relabelled and not relabelled.is_dir():
+            with context.record.timed("relabelling"):
+                relabel(experiment, start, run_dir / "generators" / SEGMENTER, relabelled)
         with context.record.timed(spec.name):
             FederatedRun(
                 context.grid,
@@ -63,13 +78,14 @@ def train(context: RunContext) -> None:
 
 
 def _public_start(context: RunContext) -> Path:
-    """Pre-trained generators and the autoencoder, in the run folder: a run that is carried on needs no cache."""
-    start = context.run_dir / "start"
+    """All public weights, in the run folder: a run that is carried on needs no cache."""
+    start, experiment = context.run_dir / "start", context.experiment
     if not start.is_dir():
         with context.record.timed("pretraining"):
-            made = pretrained(context.experiment)
+            made = start_with_segmenter if experiment.segmenter else pretrained
+            folder = made(experiment)
         with new_folder(start) as part:
-            shutil.copytree(made, part, dirs_exist_ok=True)
+            shutil.copytree(folder, part, dirs_exist_ok=True)
             for stage in ALL_STAGES:
                 name_sources(part / stage, starting_sources(part, context.experiment))
     sources = starting_sources(start, context.experiment)

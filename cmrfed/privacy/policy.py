@@ -101,7 +101,7 @@ class SitePolicy(Section):
     """Smallest number of patients with which the site takes part."""
     permitted_stages: tuple[str, ...] = ("mask", "image")
     """Stages that may be trained here: segmentation masks (mask), images for masks (image), the image autoencoder
-    (autoencoder)."""
+    (autoencoder), the segmenter that labels public patients (segmenter)."""
     permitted_units: tuple[Unit, ...] = ("patient",)
     """Privacy units that the site accepts: patient, slice, or none, which is training without privacy."""
     secure_threshold: int | None = Field(None, ge=2)
@@ -139,7 +139,7 @@ class SitePolicy(Section):
             epsilon_cap=epsilon * ROOM_FOR_RETRIES if epsilon else None,
             delta=delta,
             smallest_cohort=1,
-            permitted_stages=("autoencoder", "mask", "image"),
+            permitted_stages=("segmenter", "autoencoder", "mask", "image"),
             permitted_units=(unit,),
             hide_round_time=False,
             limits=Limits.of_simulation(),

@@ -85,6 +85,16 @@ class StagePlan(StagePrivacy):
     """Ratio of this stage's noise multiplier to the common one; above 1 the stage spends less of the budget."""
 
 
+class SegmenterPlan(StagePlan):
+    """The segmenter's: few of its parameters, so that noise does not drown them."""
+
+    sampling_rate: float = Field(0.5, ge=SMALLEST_SAMPLING_RATE, le=1)
+    clip_norm: float = Field(0.5, ge=SMALLEST_CLIP_NORM, le=LARGEST_CLIP_NORM)
+    trained: tuple[ParameterPattern, ...] = Field(("model.0.*", "model.2.*"), max_length=100)
+    """Name patterns (* and ?) of the trainable parameters; all others are frozen. By default the first and the last
+    block: 3,947 of 456,000 with the default channels."""
+
+
 class PrivateTraining(StagePrivacy):
     """What a request says of privacy. A site checks it against its own policy and ledger."""
 
@@ -113,6 +123,8 @@ class PrivacyConfig(Section):
     declared_patients: int | None = Field(None, ge=1, le=MOST_PATIENTS)
     """N: publicly declared number of patients (or slices, if they are the unit) of each site, the denominator of the
     update. It need not be exact, and must not be derived from the data."""
+    segmenter: SegmenterPlan = SegmenterPlan()
+    """Private training of the segmenter stage, where a recipe has one."""
     autoencoder: StagePlan = StagePlan()
     """Private training of the autoencoder stage, where a recipe has one."""
     mask: StagePlan = StagePlan()

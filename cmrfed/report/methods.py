@@ -8,7 +8,7 @@ from cmrfed.data.synthetic import LearnedFrom
 from cmrfed.evaluation.results.catalogue import word
 from cmrfed.evaluation.results.result import Metric
 from cmrfed.generators.settings import PROCESSES
-from cmrfed.generators.stages import DRAWING, StageName
+from cmrfed.generators.stages import DRAWING, STAGES, StageName
 from cmrfed.pipeline.files.record import PluginEntry
 
 SOURCES = {
@@ -81,10 +81,6 @@ SOURCES = {
 _POST_PROCESSING = {
     "largest_component": "Of each structure on a slice the largest piece alone was kept.",
 }
-_SIMULATED = (
-    "The generators did not draw the data set that was judged: it holds {patients} simulated patients of the phantom, "
-    "with their true masks."
-)
 _LATENT = " on the latents of an autoencoder"
 STRATEGIES = {
     "fedavg": ("federated averaging (FedAvg)", "fedavg"),
@@ -160,7 +156,10 @@ def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
     done = [text for text, t in zip(rounds, training.values(), strict=True) if t["rounds"]]
     if not done and not finetuned:
         return Paragraph("No site was asked to train: both generators are public, as they were pre-trained.", ())
-    who = ["autoencoder was", "generator of one stage was", "generators were"][len(done)]
+    others = " and ".join(stage for stage in _OTHERS if experiment.get(stage))
+    who = [f"{others} {'were' if ' and ' in others else 'was'}", "generator of one stage was", "generators were"][
+        len(done)
+    ]
     text = (
         f"The {who} trained at {sites} sites over Flower. Scans stayed at their site; weights travelled. "
         f"The server combined them by {words}: {', '.join([*finetuned, *done])}."
@@ -168,20 +167,33 @@ def _federation(experiment: dict[str, Any], sites: int) -> Paragraph:
     return Paragraph(text, ("flower", *([source] if source else [])))
 
 
+_OTHERS = tuple(stage for stage in STAGES if stage not in DRAWING)
+
+
 def _finetuned(experiment: dict[str, Any]) -> list[str]:
-    """How the autoencoder was trained at the sites, where it was."""
-    if not experiment.get("autoencoder"):
-        return []
-    training = experiment["autoencoder"]["training"]
-    return [f"{training['rounds']} rounds of {training['local_steps']} local steps for the autoencoder"]
+    """How what does not draw was trained at the sites, where it was."""
+    training = {stage: experiment[stage]["training"] for stage in _OTHERS if experiment.get(stage)}
+    return [f"{t['rounds']} rounds of {t['local_steps']} local steps for the {s}" for s, t in training.items()]
+
+
+def _relabelled(pretrain: dict[str, Any], sources: Sequence[LearnedFrom]) -> Paragraph:
+    text = (
+        f"The segmenter was first trained {_on_public_patients(pretrain)}. When the sites had trained it, it labelled "
+        "these images again, and the generators were trained on them: what they have learned of the sites' patients is "
+        "in those labels."
+    )
+    return Paragraph(" ".join([text, *_completed(sources)]), ())
+
+
+def _on_public_patients(pretrain: dict[str, Any]) -> str:
+    simulated = f"{pretrain['patients']} simulated patients on {pretrain['scanners']} simulated scanners"
+    cohorts = pretrain.get("cohorts") or []
+    words = f"on public patients: {simulated}" if cohorts else f"on a phantom alone ({simulated})"
+    return words + "".join(f"; {cohort['name']} ({cohort['licence']}, {cohort['source']})" for cohort in cohorts)
 
 
 def _start(pretrain: dict[str, Any], sources: Sequence[LearnedFrom], *, finetuned: bool) -> Paragraph:
-    simulated = f"{pretrain['patients']} simulated patients on {pretrain['scanners']} simulated scanners"
-    cohorts = pretrain.get("cohorts") or []
-    phantom = f"on public patients: {simulated}" if cohorts else f"on a phantom alone ({simulated})"
-    for cohort in cohorts:
-        phantom += f"; {cohort['name']} ({cohort['licence']}, {cohort['source']})"
+    phantom = _on_public_patients(pretrain)
     started, parts = [stage for stage in DRAWING if pretrain[stage]], []
     if started:
         who, they = ("Both generators were", "they") if len(started) == 2 else (f"The {started[0]} generator was", "it")
@@ -257,10 +269,9 @@ def paragraphs(run: dict[str, Any] | None, measured: Iterable[Metric]) -> list[P
         out += [_generator(experiment, stage) for stage in DRAWING]
         if experiment.get("pretrain"):
             sources = [LearnedFrom.model_validate(each) for each in run.get("learned_from") or []]
-            out += [_start(experiment["pretrain"], sources, finetuned=bool(_finetuned(experiment)))]
+            start = _start(experiment["pretrain"], sources, finetuned=bool(experiment.get("autoencoder")))
+            out += [_relabelled(experiment["pretrain"], sources) if experiment.get("segmenter") else start]
         out += [_federation(experiment, len(run.get("sites") or []))]
-        if experiment.get("synthesis", {}).get("source") == "phantom":
-            out += [Paragraph(_SIMULATED.format(patients=experiment["synthesis"]["patients"]), ())]
         if plugins := [str(PluginEntry(**entry)) for entry in run.get("plugins") or []]:
             out += [Paragraph(f"CMRFed was extended by plugins: {'; '.join(plugins)}.", ())]
     return [*out, *_metrics(list(measured))]

@@ -179,6 +179,7 @@ def _small(config: GeneratorConfig) -> GeneratorConfig:
     """The same network on the smallest images that it takes."""
     step = config.backbone.size_multiple
     step *= config.autoencoder.shrink if config.autoencoder else 1
+    step = math.lcm(step, config.segmenter.size_multiple if config.segmenter else 1)
     size = min(config.size_px, step * math.ceil(16 / step))
     return GeneratorConfig.model_validate(config.model_dump() | {"size_px": size})
 

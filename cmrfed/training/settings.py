@@ -75,10 +75,27 @@ class TrainingConfig(Section):
         """Learning rate at a step: linear warm-up, then a half cosine to 1 % at the last step of the last round."""
         return warmup_cosine(self.learning_rate, step, self.rounds * self.local_steps, self.warmup_steps)
 
+    @property
+    def as_sent(self) -> "TrainingConfig":
+        """The same settings as a request has them, whose digest does not depend on whose defaults they were."""
+        return TrainingConfig(**{name: getattr(self, name) for name in TrainingConfig.model_fields})
+
     @staticmethod
     def decay_at(decay: float, number: int) -> float:
         """A decay as it is after round ``number``, from 1: small at first, to forget the beginning."""
         return min(decay, (1 + number) / (10 + number))
+
+
+class SegmenterTraining(TrainingConfig):
+    """Federated training of the segmenter at the sites: few steps from public weights, averaged over the last ones."""
+
+    rounds: int = Field(40, ge=0, le=100_000)
+    """Communication rounds."""
+    local_steps: int = Field(1, ge=1, le=100_000)
+    """Optimizer steps per round at each site; with one, all sites take a step together from the same weights."""
+    learning_rate: float = Field(2e-3, gt=0, le=1000)
+    warmup_steps: int = Field(0, ge=0, le=10_000_000)
+    ema_decay: float = Field(0.95, ge=0, lt=1)
 
 
 class AutoencoderTraining(Section):
@@ -154,6 +171,16 @@ class PretrainConfig(PublicPatients):
         """How a stage is pre-trained, if it is."""
         found: PublicTraining | None = getattr(self, STAGES[stage].section)
         return found
+
+    def in_words_relabelled(self, *, finetuned: bool) -> str:
+        """`in_words` where a segmenter learns at the sites and then labels the public patients."""
+        learns = "; the autoencoder of the images, which then learns at the sites, does too" if finetuned else ""
+        stays = "; the autoencoder of the images was trained there too, and stays as it is" if self.autoencoder else ""
+        return (
+            f"The segmenter starts from public weights, trained on {self.learned_from}, which costs no ε"
+            f"{learns or stays}. When the sites have trained it, it labels the same public images again, and the "
+            "generators start from what they learn of these: this costs no further ε."
+        )
 
     def in_words(self, *, finetuned: bool) -> str:
         """What may be said of what is public, for plans and manifests; ``finetuned``: sites train the autoencoder."""

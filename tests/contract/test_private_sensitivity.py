@@ -6,10 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cmrfed.generators.settings import DDPMConfig, FlowConfig
+from cmrfed.generators.settings import DDPMConfig, FlowConfig, SegmenterNetwork
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from cmrfed.privacy.event import PrivacyEvent
+from cmrfed.training.batches import stage_inputs
+from cmrfed.training.private import train_only
+from cmrfed.training.rehearsal import made_up_slices
 from tests.generator_world import random_condition, tiny_config, tiny_generator
 
 EVENT = PrivacyEvent(noise_multiplier=1.0, sampling_rate=1.0, steps=1, run="r", stage="s", round=1, digest="d")
@@ -102,6 +105,27 @@ def test_one_patient_moves_the_sum_of_an_autoencoder_by_at_most_the_bound(scale)
     everyone = clipped_sum(model.network, config, list(range(patients)), losses)
     slow = sum(clipped_by_hand(model.network, losses(patient), 0.1) for patient in range(patients))
     assert torch.allclose(everyone, slow, atol=1e-6)
+    for left_out in range(patients):
+        without = clipped_sum(model.network, config, [p for p in range(patients) if p != left_out], losses)
+        assert float((everyone - without).norm()) <= 0.1 * (1 + ROUNDING * patients)
+
+
+@pytest.mark.parametrize("trained", [("*",), ("model.0.*", "model.2.*")])
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_one_patient_moves_the_sum_of_a_segmenter_by_at_most_the_bound(scale, trained):
+    """Whatever a patient's slices and masks are, and however few parameters are trained."""
+    model, patients = make_trainable("segmenter", tiny_config(segmenter=SegmenterNetwork(channels=(4, 8)))), 3
+    train_only(model.network, trained)
+    batches = [made_up_slices(2, 16, torch.Generator().manual_seed(patient)) for patient in range(patients)]
+
+    def losses(patient):
+        return model.loss(*stage_inputs(batches[patient], "segmenter", 0), torch.Generator()) * scale
+
+    config = MechanismConfig(clip_norm=0.1, declared_patients=3, precision="fp32")
+    everyone = clipped_sum(model.network, config, list(range(patients)), losses)
+    slow = sum(clipped_by_hand(model.network, losses(patient), 0.1) for patient in range(patients))
+    assert torch.allclose(everyone, slow, atol=1e-6)
+    assert everyone.norm() > 0.05
     for left_out in range(patients):
         without = clipped_sum(model.network, config, [p for p in range(patients) if p != left_out], losses)
         assert float((everyone - without).norm()) <= 0.1 * (1 + ROUNDING * patients)

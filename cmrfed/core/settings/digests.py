@@ -70,6 +70,13 @@ ALWAYS: dict[str, frozenset[str]] = {
         "Recipe": "name phantom size_px crop_px steps batch_size learning_rate seed",
         "SamplerConfig": "name steps guidance_scale",
         "SecureAggregation": "threshold",
+        "SegmenterNetwork": "channels",
+        "SegmenterPlan": "sampling_rate clip_norm noise_multiplicity trained subspace noise_ratio",
+        "SegmenterStage": "public training",
+        "SegmenterTraining": (
+            "rounds local_steps batch_size learning_rate warmup_steps optimizer weight_decay max_grad_norm "
+            "ema_decay extra_ema_decays precision augment"
+        ),
         "SegmenterConfig": "channels steps batch_size learning_rate weight_decay seeds precision augment mixed_share",
         "StageConfig": "generator training",
         "StageJob": "run experiment seed stage round generator training proximal_mu privacy model_digest threads",
@@ -92,11 +99,13 @@ SINCE: dict[str, Any] = {
     "BackboneConfig.kind": "unet",
     "EvaluationConfig.installed_metrics": [],
     "Experiment.autoencoder": None,
+    "Experiment.segmenter": None,
     "FederationConfig.compression": "none",
     "FederationConfig.secure_aggregation": False,
     "GeneratorConfig.autoencoder": None,
     "GeneratorConfig.finetuned_autoencoder": False,
     "GeneratorConfig.mask_downsampling": 1,
+    "GeneratorConfig.segmenter": None,
     "GeneratorSettings.autoencoder": None,
     "GeneratorSettings.mask_downsampling": 1,
     "PartitionConfig.only": None,
@@ -125,10 +134,17 @@ SINCE: dict[str, Any] = {
         "subspace": None,
         "noise_ratio": 1.0,
     },
+    "PrivacyConfig.segmenter": {
+        "sampling_rate": 0.5,
+        "clip_norm": 0.5,
+        "noise_multiplicity": 8,
+        "trained": ["model.0.*", "model.2.*"],
+        "subspace": None,
+        "noise_ratio": 1.0,
+    },
     "StageJob.codec_digest": None,
     "StageJob.compression": "none",
     "StageJob.secure_threshold": None,
-    "SynthesisConfig.source": "generators",
     "TrainingConfig.extra_ema_decays": [],
 }
 """Later settings, each with the value (as JSON) at which it is left out: what was done before there was the setting.

@@ -38,14 +38,14 @@ CHANGEABLE = {"sampler", "condition_dropout", "mask_dropout", "finetuned_autoenc
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One generator, or the autoencoder of one, to train."""
+    """One generator, the autoencoder of one, or a segmenter to train."""
 
     name: StageName
     generator: GeneratorConfig
     training: TrainingConfig
     privacy: PrivateTraining | None = None
     start: Path | None = None
-    """Folder of a generator (or of an autoencoder) to start from; None: random weights."""
+    """Folder of a generator (or autoencoder, or segmenter) to start from; None: random weights."""
     codec: Path | None = None
     """Folder of the autoencoder, of a generator that has one."""
 
@@ -134,12 +134,7 @@ class FederatedRun:
         return state
 
     def _initial(self, stage: StageSpec) -> ServerState:
-        if stage.start and STAGES[stage.name].trains_autoencoder:
-            weights = load_autoencoder(stage.start)
-        elif stage.start:
-            weights = _read_start(stage.start, stage.generator).network.state_dict()
-        else:
-            weights = Generator(stage.generator, fold(self.seed, "init", stage.name)).network.state_dict()
+        weights = _start(stage) if stage.start else _untrained(stage, fold(self.seed, "init", stage.name))
         whole = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
         if whole:
             raise FederationError("averaging needs floating-point weights", got=f"integers in {whole[0]}")
@@ -250,6 +245,28 @@ def averages(stage: StageSpec, ema: State) -> dict[str, dict[str, Tensor]]:
     for folder, mark in others.items():
         out[folder] = {name.removeprefix(mark): weight for name, weight in ema.items() if name.startswith(mark)}
     return out
+
+
+def _untrained(stage: StageSpec, seed: int) -> State:
+    """Random weights."""
+    return make_trainable(stage.name, stage.generator, seed).network.state_dict()
+
+
+def _start(stage: StageSpec) -> State:
+    """The weights to start from.
+
+    Raises:
+        ConfigError: They are those of another network.
+    """
+    if stage.start is None:
+        raise AssertionError(f"the {stage.name} stage has no folder to start from")
+    if STAGES[stage.name].trains_autoencoder:
+        return load_autoencoder(stage.start)
+    if STAGES[stage.name].trains_segmenter:
+        from cmrfed.segmentation.files import load_segmenter  # MONAI takes seconds to import
+
+        return load_segmenter(stage.start).state_dict()
+    return _read_start(stage.start, stage.generator).network.state_dict()
 
 
 def _read_start(folder: Path, wanted: GeneratorConfig) -> Generator:

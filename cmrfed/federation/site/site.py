@@ -24,7 +24,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from flwr.app import Context, RecordDict
@@ -77,6 +77,9 @@ from cmrfed.privacy.settings import strict_delta
 from cmrfed.training.loop import LocalResult, LocalTrainer, Trainer, optimizer_state, restore_optimizer
 from cmrfed.training.private import PrivateTrainer
 from cmrfed.training.subspace import FindDirections, public_directions
+
+if TYPE_CHECKING:
+    from cmrfed.generators.labeller import TrainableSegmenter
 
 KEPT_ROUNDS = 2
 _SEE_LOG = "the site cannot use its data or its settings; the reason is in its own log, and stays there"
@@ -408,7 +411,11 @@ class Site:
         return row.passed
 
     def _ready(
-        self, job: StageJob, generator: Generator | TrainableAutoencoder, arrays: State, previous: State | None
+        self,
+        job: StageJob,
+        generator: "Generator | TrainableAutoencoder | TrainableSegmenter",
+        arrays: State,
+        previous: State | None,
     ) -> Callable[[], tuple[LocalResult, TrainReply, State]]:
         """Get ready to train, without computing on a pixel; the function that is returned trains."""
         generator.network.load_state_dict(dict(arrays))

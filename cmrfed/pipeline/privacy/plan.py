@@ -155,4 +155,7 @@ def public_words(experiment: Experiment) -> str:
     """What starts from public weights, in words; empty where nothing does."""
     if experiment.pretrain is None:
         return ""
-    return experiment.pretrain.in_words(finetuned=experiment.autoencoder is not None)
+    finetuned = experiment.autoencoder is not None
+    if experiment.segmenter:
+        return experiment.pretrain.in_words_relabelled(finetuned=finetuned)
+    return experiment.pretrain.in_words(finetuned=finetuned)

@@ -158,7 +158,7 @@ def test_another_phantom_has_another_place(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_that_was_killed_half_way_leaves_nothing_that_is_reused(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: list[str]
 ) -> None:
-    kept = pretrain._train
+    kept = pretrain.train_stage
 
     def killed(tree, stage, cohort, out) -> str:
         if stage == "image":
@@ -166,13 +166,13 @@ def test_one_that_was_killed_half_way_leaves_nothing_that_is_reused(
             raise KeyboardInterrupt
         return kept(tree, stage, cohort, out)
 
-    monkeypatch.setattr(pretrain, "_train", killed)
+    monkeypatch.setattr(pretrain, "train_stage", killed)
     with pytest.raises(KeyboardInterrupt):
         pretrained(experiment(), tmp_path)
     left = {path.name.partition("-")[0] for path in tmp_path.iterdir() if not path.name.endswith(".lock")}
     assert left == {".left.partial", "phantom", "stage"}
     (tmp_path / ".left.partial").rename(tmp_path / f".{made.name}.0123.partial")
-    monkeypatch.setattr(pretrain, "_train", kept)
+    monkeypatch.setattr(pretrain, "train_stage", kept)
     again = pretrained(experiment(), tmp_path)
     assert trainings == ["mask", "image"], "the stage that was finished is not trained again"
     assert starting_weights(again) == starting_weights(made)
