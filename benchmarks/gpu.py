@@ -17,6 +17,7 @@ are said to have failed, and what does not fit into the time is left out and sai
 
     python -m benchmarks.gpu                     # 10 minutes at most; writes gpu.json and gpu.md
     python -m benchmarks.gpu --sizes 128 --stages mask image
+    python -m benchmarks.gpu --device cpu --sizes 128 --what training sampling --ways bf16   # a minute of a CPU
     python -m benchmarks.gpu --quick --device cpu    # a tiny network for moments: shows that it runs
 """
 
@@ -60,6 +61,7 @@ from cmrfed.training.private import PrivateTrainer
 
 RECIPES = Path(__file__).parent.parent / "configs" / "recipes"
 PATIENTS, DEPTH, WARM, FIRST = 8, 6, 2, 10**6
+WHAT = ("training", "sampling", "private step", "segmenter", "features")
 SLICES = 64
 """Slices that are sampled at a time, by both loops."""
 
@@ -285,7 +287,7 @@ def tasks(device: torch.device, folder: Path, args: argparse.Namespace) -> Itera
     cohorts = {size: made_up_cohort(folder / str(size), size) for size in args.sizes}
     recipes = {size: experiment_of(size, quick=args.quick) for size in args.sizes}
     benches = [Bench(recipes[size], stage, cohorts[size], device, args) for size in args.sizes for stage in args.stages]
-    for way in WAYS[:4] if args.quick else WAYS:
+    for way in [way for way in (WAYS[:4] if args.quick else WAYS) if args.ways is None or way.words in args.ways]:
         for bench in benches:
             size, stage = bench.cohort.size_px, bench.stage
             yield size, f"{stage}: training, steps/s", way.words, lambda b=bench, w=way: b.training(w)
@@ -305,6 +307,8 @@ def measure(device: torch.device, folder: Path, args: argparse.Namespace) -> lis
     """Measure until all is done or time is up; a line for each as soon as it is known."""
     rows, end = [], time.monotonic() + 60 * args.minutes
     for size, what, way, run in tasks(device, folder, args):
+        if args.what and not any(word in what for word in args.what):
+            continue
         if time.monotonic() > end:
             rows.append(Row(size, what, way, failed="not measured: time was up"))
             continue
@@ -356,6 +360,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256], help="in pixels")
     parser.add_argument("--stages", choices=["mask", "image"], nargs="+", default=["image"])
+    parser.add_argument("--what", choices=WHAT, nargs="+", help="measurements; by default all")
+    parser.add_argument("--ways", nargs="+", help='such as bf16 or "fp32, compiled"; by default all')
     parser.add_argument("--minutes", type=float, default=9, help="after which nothing more is begun")
     parser.add_argument("--seconds", type=float, default=2, help="that each rate is measured for")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")

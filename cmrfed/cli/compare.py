@@ -61,6 +61,7 @@ def sweep(
         jobs,
         command=work.on_ray(command, ray) if ray else command,
         share_cores=ray is None,
+        foretell=estimate.foretell if ray is None else None,
     )
     print(run_dir.absolute() / REPORT)
     failed = [state for state in standing if state.status != "finished"]

@@ -1,4 +1,4 @@
-"""Commands on scans and cohorts: phantom, prepare, verify."""
+"""Commands on scans and cohorts: phantom, prepare, verify, and where public ones are had."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: cmrfed phantom out/scans --patients 12 --sites 3 --seed 0")(phantom)
     app.command(epilog="Example: cmrfed prepare data/acdc cohorts/acdc --source acdc")(prepare)
     app.command(epilog="Example: cmrfed verify data/acdc")(verify)
+    app.command("fetch-public", epilog="Example: cmrfed fetch-public sunnybrook")(fetch_public)
 
 
 def phantom(
@@ -68,3 +69,17 @@ def verify(
     from cmrfed.data.preparation.verify import verify_many
 
     print(verify_many(path, source, strict=strict).text())
+
+
+def fetch_public(
+    name: Annotated[list[str] | None, typer.Argument(help="Data sets to tell of; all by default.")] = None,
+) -> None:
+    """Tell where public data sets are had, under which terms, and what follows. Downloads nothing."""
+    from cmrfed.core.errors import ConfigError
+    from cmrfed.data.public_sets import SETS, in_words
+
+    known = {one.key: one for one in SETS}
+    if unknown := [each for each in name or () if each not in known]:
+        raise ConfigError("no such public data set", got=", ".join(unknown), expected=", ".join(known))
+    print("\n\n".join(in_words(known[each]) for each in name or known))
+    print("\nNothing was downloaded: the owners decide who gets the data, and what their page says goes before this.")

@@ -47,8 +47,9 @@ def _durations(recipes: list[str]) -> Iterator[Finding]:
     from cmrfed.config.experiment import resolve
     from cmrfed.config.recipes import find_recipe
     from cmrfed.report.results import duration
+    from cmrfed.sweep.clock import Clock
     from cmrfed.sweep.estimate import run_seconds
-    from cmrfed.sweep.timing import COVERS, Clock
+    from cmrfed.sweep.timing import COVERS
 
     clocks: dict[tuple[int, str], Clock] = {}
     for name in recipes:

@@ -59,21 +59,25 @@ def run(
         print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200))
         return
     report = pipeline.run(
-        experiment, run_dir, trackers(tensorboard, mlflow, tracker or ()), expected=lambda: _expected(experiment)
+        experiment,
+        run_dir,
+        trackers(tensorboard, mlflow, tracker or ()),
+        expected=lambda: _expected(experiment, run_dir.absolute()),
     )
     print(report)
 
 
-def _expected(experiment: "Experiment") -> dict[str, float]:
-    """Seconds of each step of a run, from a few that are timed now."""
-    from cmrfed.report.results import duration
-    from cmrfed.sweep.estimate import step_seconds
-    from cmrfed.sweep.timing import Clock
+def _expected(experiment: "Experiment", run_dir: Path) -> dict[str, float]:
+    """Seconds of each step of a run that are left, from a few steps that are timed now."""
+    from cmrfed.core.eta import spoken
+    from cmrfed.sweep.clock import Clock
+    from cmrfed.sweep.estimate import left_to_do, step_seconds
 
     say("Timing a few steps of each kind …")
     found = step_seconds(experiment, Clock(experiment.compute.threads, experiment.compute.device))
-    say(f"About {duration(sum(found.values()))} from here on, without start-ups and some of the evaluation.")
-    return found
+    left = left_to_do(found, experiment, run_dir)
+    say(f"About {spoken(sum(left.values()))} from here on.")
+    return left
 
 
 def track(

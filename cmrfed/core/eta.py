@@ -61,13 +61,17 @@ class Job:
     Args:
         expected: Step => seconds, in order; 0 where nothing is known, which then is not counted.
         clock: Seconds.
+        begun: When the whole began, by the clock; None: now.
     """
 
-    def __init__(self, expected: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
-        self._expected, self._clock, self._begun = dict(expected), clock, clock()
+    def __init__(
+        self, expected: Mapping[str, float], clock: Callable[[], float] = time.monotonic, begun: float | None = None
+    ) -> None:
+        self._expected, self._clock = dict(expected), clock
+        self._begun = clock() if begun is None else begun
         self._names = list(expected)
         self._step: str | None = None
-        self._step_begun = self._begun
+        self._step_begun = clock()
         self._seen = self._foreseen = 0.0
         """Seconds that finished steps took, and were expected to take."""
 
@@ -111,3 +115,42 @@ class Job:
         if task_left is not None:
             here = task_left if whole else max(task_left, here)
         return here + ratio * sum(self._expected[name] for name in self._names[at + 1 :])
+
+
+class Queue:
+    """Tasks in order, of which some are at work at a time, each expected to take some seconds.
+
+    Args:
+        expected: Task => seconds.
+        workers: How many are at work at a time.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, expected: Mapping[str, float], workers: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._waiting, self._workers, self._clock = dict(expected), workers, clock
+        self._working: dict[str, tuple[float, float]] = {}
+        """Task => seconds that are expected of it, and when it began."""
+        self._seen = self._foreseen = 0.0
+
+    def begin(self, task: str) -> None:
+        """A task begins."""
+        self._working[task] = self._waiting.pop(task, 0.0), self._clock()
+
+    def end(self, task: str, *, counts: bool = True) -> None:
+        """It has ended; one that failed ``counts`` for nothing."""
+        expected, begun = self._working.pop(task)
+        if counts:
+            self._seen += self._clock() - begun
+            self._foreseen += expected
+
+    @property
+    def left(self) -> float:
+        """Seconds to the end of the last one, by what was expected, corrected by what was seen."""
+        now, ratio = self._clock(), self._seen / self._foreseen if self._foreseen else 1.0
+        free = sorted(max(expected * ratio - (now - begun), 0.0) for expected, begun in self._working.values())
+        free = [0.0] * (self._workers - len(free)) + free
+        for expected in self._waiting.values():
+            free = sorted([free[0] + expected * ratio, *free[1:]])
+        return free[-1]

@@ -19,9 +19,14 @@ _job: ContextVar[Job | None] = ContextVar("job", default=None)
 
 
 @contextmanager
-def job(expected: Mapping[str, float]) -> Iterator[None]:
-    """Tell where the whole job stands beside its tasks: the block does steps that take so many seconds each."""
-    token = _job.set(Job(expected, time.monotonic))
+def job(expected: Mapping[str, float], begun: float | None = None) -> Iterator[None]:
+    """Tell where the whole job stands beside its tasks: the block does steps that take so many seconds each.
+
+    Args:
+        expected: Step => seconds, in order.
+        begun: When the whole began, by `time.monotonic`; None: now.
+    """
+    token = _job.set(Job(expected, time.monotonic, begun))
     try:
         yield
     finally:

@@ -79,6 +79,13 @@ RECONSTRUCTED = PrivacyStatement(
     "real masks. Treat the data set as you would treat the scans.",
 )
 
+SIMULATED = PrivacyStatement(
+    differentially_private=False,
+    no_patients=True,
+    statement="No patient is behind this data set, and no generator: its patients are simulated by a numerical "
+    "phantom, whatever else the run has trained on. There is nothing to protect, and nothing else is claimed.",
+)
+
 RealContent = Literal["masks", "images"]
 
 
@@ -142,8 +149,10 @@ class Manifest(Section):
     name: str
     patients: int
     seed: int
+    source: Literal["generators", "phantom"] = "generators"
+    """What drew it; of a phantom no generator and no patient is behind it."""
     generators: dict[str, str]
-    """Stage → digest of its weights."""
+    """Stage → digest of its weights; empty where no generator drew it."""
     experiment_digest: str | None = None
     image_value_range: tuple[float, float] = (-1.0, 1.0)
     size_px: int

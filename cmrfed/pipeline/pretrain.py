@@ -119,6 +119,26 @@ def pretrained(experiment: Experiment, cache: Path | None = None) -> Path:
     return folder
 
 
+def cached(experiment: Experiment, stage: StageName, cache: Path | None = None) -> bool:
+    """Whether the cache has a folder of a stage, or of the autoencoder, that the recipe trains in public.
+
+    Not where the public cohorts that decide it cannot be read: who trains is told so.
+
+    Args:
+        experiment: Settings of the generators, of the autoencoder and of their training.
+        stage: "mask", "image" or "autoencoder".
+        cache: Another cache than the user's.
+    """
+    root = cache or cache_folder()
+    try:
+        if (root / f"pretrained-{digest_json(origin(experiment))[:16]}").is_dir():
+            return True
+        own = codec_origin(experiment) if stage == CODEC else stage_origin(experiment, stage)
+    except CmrfedError:
+        return False
+    return (root / f"{CODEC if stage == CODEC else 'stage'}-{digest_json(own)[:16]}").is_dir()
+
+
 def _make(experiment: Experiment, folder: Path, made_from: dict[str, Any], root: Path) -> None:
     codec = _autoencoder(experiment, root) if CODEC in made_from else None
     stages = [stage for stage in STAGES if experiment.starts_publicly(stage)]

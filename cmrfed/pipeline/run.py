@@ -3,6 +3,7 @@
 Every step leaves its result in the run folder, and is skipped when it is there: the same command resumes.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.errors import CmrfedError
 from cmrfed.core.owner import owned
-from cmrfed.core.progress import job, say
+from cmrfed.core.progress import job, say, step
 from cmrfed.core.settings.digests import digested
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.pipeline.context import RunContext, begin, begin_deployed
@@ -47,16 +48,17 @@ def run(
     Raises:
         InUse: Another process does it already.
     """
-    run_dir = run_dir.absolute()
+    run_dir, begun = run_dir.absolute(), time.monotonic()
     with owned(run_dir, RUN_FOLDER):
         send = tracking_callback(run_dir, trackers)
         context = begin(experiment, run_dir, on_round=send)
         trained = all((run_dir / "generators" / stage).is_dir() for stage in experiment.stages)
-        with job({} if trained else expected()):
+        with job({} if trained else expected(), begun):
             train(context)
             _draw_and_evaluate(context)
-        _finish(context)
-        report = write_report(run_dir)
+            with step("report"):
+                _finish(context)
+                report = write_report(run_dir)
         write_contents(run_dir, context.trained.claim)
         send()
         say(f"report: {report}")

@@ -3,10 +3,23 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from cmrfed.core.progress import track
+from cmrfed.core.rng import fold
 from cmrfed.core.settings.validation import read_model
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.synthetic import PAIRED, RECONSTRUCTED, Case, PostProcessed, SyntheticDataset
+from cmrfed.data.public import PUBLIC_VERSION, public_patients
+from cmrfed.data.settings import PublicPatients
+from cmrfed.data.synthetic import (
+    PAIRED,
+    RECONSTRUCTED,
+    SIMULATED,
+    Case,
+    LearnedFrom,
+    PostProcessed,
+    SyntheticDataset,
+)
 from cmrfed.federation.site.site import SiteRecord
 from cmrfed.pipeline.trained import TrainedRun
 from cmrfed.synthesis.two_stage import pair_with, reconstruct, synthesize
@@ -32,7 +45,7 @@ def draw_all(trained: TrainedRun, holdout: Cohort) -> None:
 
 
 def draw_dataset(trained: TrainedRun, out: Path, *, patients: int, seed: int) -> SyntheticDataset:
-    """Draw a synthetic data set: masks, then their images.
+    """Draw a synthetic data set: masks, then their images; or take patients of the phantom, if the recipe says so.
 
     Args:
         trained: A run with both generators.
@@ -44,13 +57,15 @@ def draw_dataset(trained: TrainedRun, out: Path, *, patients: int, seed: int) ->
         DataError: The run has no generators yet.
     """
     config = trained.experiment.synthesis
+    if config.source == "phantom":
+        return _hand_out_phantom(trained, out, patients, seed)
     mask, image = trained.generator("mask"), trained.generator("image")
     spacing = _spacing(trained)
     manifest = trained.manifest("synthetic", patients=patients, seed=seed, spacing_mm=spacing)
     if config.mask_post_processing != "none":
         manifest = manifest.model_copy(update={"post_processed": PostProcessed(method=config.mask_post_processing)})
     expected = 2 * patients * sum(config.slices) // 2
-    with track("synthesis: slices (about)", expected, whole=True) as bar:
+    with track("synthesis: slices (about)", expected) as bar:
         cases = synthesize(
             mask,
             image,
@@ -62,6 +77,27 @@ def draw_dataset(trained: TrainedRun, out: Path, *, patients: int, seed: int) ->
             on_slices=bar.advance,
         )
         return write_dataset(out, cases, manifest)
+
+
+def _hand_out_phantom(trained: TrainedRun, out: Path, patients: int, seed: int) -> SyntheticDataset:
+    """Write simulated patients as the data set; they are others than those that generators learn from."""
+    start = trained.experiment.pretrain or PublicPatients()
+    chosen = PublicPatients(patients=patients, scanners=min(start.scanners, patients), seed=seed)
+    cohort = public_patients(chosen, trained.experiment.data.size_px, fold(seed, "phantom that is handed out"))
+    spacings = {record.spacing_mm for record in cohort.patients}
+    spacing = spacings.pop() if len(spacings) == 1 else None  # scanners differ in their slices
+    manifest = trained.manifest("synthetic", patients=patients, seed=seed, spacing_mm=spacing)
+    simulated = LearnedFrom(name=f"phantom v{PUBLIC_VERSION}", patients=patients)
+    changed = {"source": "phantom", "generators": {}, "styles": (), "learned_from": (simulated,), "privacy": SIMULATED}
+    return write_dataset(out, _simulated(cohort, spacing), manifest.model_copy(update=changed))
+
+
+def _simulated(cohort: Cohort, spacing: tuple[float, float, float] | None) -> Iterator[Case]:
+    for number in range(len(cohort)):
+        name = f"phantom-{number + 1:04d}"
+        for volume in cohort.volumes(number):
+            case, mask = f"{name}_{volume.phase.name}", np.asarray(volume.mask)
+            yield Case(case, name, volume.phase, volume.image, mask, spacing, "phantom")
 
 
 def _spacing(trained: TrainedRun) -> tuple[float, float, float] | None:

@@ -32,7 +32,7 @@ from cmrfed.sweep.summary import (
     epsilon_text,
 )
 from cmrfed.sweep.table import PARQUET, TABLE, Row, as_csv, costs, rows, write_table
-from cmrfed.sweep.work import Command, Prepare, State, make_shared, run_point, run_points, states
+from cmrfed.sweep.work import Command, Foretell, Prepare, State, make_shared, run_point, run_points, states
 
 REPORT, FIGURES = "report.html", "figures"
 
@@ -45,8 +45,11 @@ def run(
     command: Command = run_point,
     prepare: Prepare = make_shared,
     share_cores: bool = True,
+    foretell: Foretell | None = None,
 ) -> list[State]:
     """Run what is not finished; after every point the table and what was paid are brought up to date.
+
+    Arguments are those of `run_points`.
 
     Returns:
         Where all points stand.
@@ -55,7 +58,16 @@ def run(
     def keep() -> None:
         _keep(sweep, folder, states(sweep, folder))
 
-    standing = run_points(sweep, folder, jobs, command=command, prepare=prepare, share_cores=share_cores, on_end=keep)
+    standing = run_points(
+        sweep,
+        folder,
+        jobs,
+        command=command,
+        prepare=prepare,
+        share_cores=share_cores,
+        on_end=keep,
+        foretell=foretell,
+    )
     table, paid = _keep(sweep, folder, standing)
     say(f"report: {write_report(sweep, folder, standing, table, paid)}")
     for each in paid:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,10 @@ from typing import Literal
 
 import yaml
 
-from cmrfed.config.experiment import read_recipe
+from cmrfed.config.experiment import Experiment, read_recipe
 from cmrfed.core.artifacts import digest_json, read_object, write_json, write_text
 from cmrfed.core.errors import ERROR_FILE, CmrfedError, ConfigError, DataError
+from cmrfed.core.eta import Queue, spoken
 from cmrfed.core.progress import say
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.partition import PLACEMENT, placement_of
@@ -44,6 +45,10 @@ Command = Callable[[Path], list[str]]
 Prepare = Callable[[Sequence["State"], Path, int, int], dict[str, str]]
 """Makes what points share: unfinished points, folder of the sweep, jobs, handle of its lock => name of a point that
 cannot be run → why."""
+
+
+Foretell = Callable[[Sequence[Point], int], Mapping[str, float]]
+"""Points in the order in which they are run, threads of each => name of a point → seconds."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ def run_points(
     prepare: Prepare,
     share_cores: bool = True,
     on_end: Callable[[], None] = lambda: None,
+    foretell: Foretell | None = None,
 ) -> list[State]:
     """Run all points that are not finished; one that fails does not stop the others.
 
@@ -139,6 +145,7 @@ def run_points(
         prepare: Makes what points share.
         share_cores: Points that run at a time share the cores of this machine; False: each has the recipe's threads.
         on_end: Called after every point.
+        foretell: Says how long points will take; None: nothing is said of that.
 
     Returns:
         Where all points stand.
@@ -170,14 +177,28 @@ def run_points(
                 _fail(state, reason)
             on_end()
 
-        in_processes(tasks, jobs, lock, ended)
+        able = [by_log[task.log].point for task in tasks]
+        in_processes(tasks, jobs, lock, ended, _queue(able, tasks, jobs, foretell) if foretell and able else None)
         return states(sweep, folder)
+
+
+def _queue(points: Sequence[Point], tasks: Sequence["Task"], jobs: int, foretell: Foretell) -> Queue:
+    """The tasks of points with the seconds that are foretold of each, which are said."""
+    found = foretell(points, _threads(points[0].experiment, jobs))
+    queue = Queue({str(task.log): found[point.name] for task, point in zip(tasks, points, strict=True)}, jobs)
+    say(f"About {spoken(queue.left)} for {len(tasks)} points, {min(jobs, len(tasks))} at a time.")
+    return queue
+
+
+def _threads(experiment: Experiment, jobs: int) -> int:
+    """The share of a point in the cores."""
+    return max(1, min(experiment.compute.threads, (os.cpu_count() or 1) // jobs))
 
 
 def _begin(state: State, jobs: int) -> None:
     """Write the recipe of a point, with its share of the cores."""
     experiment = state.point.experiment
-    threads = max(1, min(experiment.compute.threads, (os.cpu_count() or 1) // jobs))
+    threads = _threads(experiment, jobs)
     compute = experiment.compute.model_copy(update={"threads": threads})
     tree = experiment.model_copy(update={"compute": compute}).model_dump(mode="json")
     state.folder.mkdir(parents=True, exist_ok=True)
@@ -238,15 +259,30 @@ class _Running:
     started: float
 
 
-def in_processes(tasks: Sequence[Task], jobs: int, lock: int, on_end: Callable[[Task, str | None], None]) -> None:
+def in_processes(
+    tasks: Sequence[Task],
+    jobs: int,
+    lock: int,
+    on_end: Callable[[Task, str | None], None],
+    queue: Queue | None = None,
+) -> None:
     """Run tasks, ``jobs`` at a time; ``on_end`` gets each with the reason why it failed, or None.
 
     When this is interrupted, the processes are ended first.
+
+    Args:
+        tasks: In order.
+        jobs: How many at a time.
+        lock: Handle of the sweep's lock.
+        on_end: Called with every task that has ended.
+        queue: The same tasks by their logs, with what is expected of each: says how long the rest will take.
     """
     waiting, running, done = deque(tasks), list[_Running](), 0
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
+                if queue:
+                    queue.begin(str(waiting[0].log))
                 running.append(_start(waiting.popleft(), lock))
             ended = [each for each in running if each.process.poll() is not None]
             running = [each for each in running if each not in ended]
@@ -254,8 +290,11 @@ def in_processes(tasks: Sequence[Task], jobs: int, lock: int, on_end: Callable[[
                 done += 1
                 reason = _reason(each)
                 seconds = time.monotonic() - each.started
+                if queue:
+                    queue.end(str(each.task.log), counts=reason is None)
                 if reason is None:
-                    say(f"[{done}/{len(tasks)}] {each.task.title}: done in {seconds:.0f} s")
+                    left = f", about {spoken(queue.left)} left" if queue and done < len(tasks) else ""
+                    say(f"[{done}/{len(tasks)}] {each.task.title}: done in {seconds:.0f} s{left}")
                 on_end(each.task, reason)
             if not ended:
                 time.sleep(_POLL_S)

@@ -145,6 +145,7 @@ SINCE: dict[str, Any] = {
     "StageJob.codec_digest": None,
     "StageJob.compression": "none",
     "StageJob.secure_threshold": None,
+    "SynthesisConfig.source": "generators",
     "TrainingConfig.extra_ema_decays": [],
 }
 """Later settings, each with the value (as JSON) at which it is left out: what was done before there was the setting.

@@ -11,7 +11,7 @@ from typing import Literal
 
 from cmrfed.config.experiment import ALL_STAGES
 from cmrfed.core.artifacts import write_text
-from cmrfed.data.synthetic import NOTICE, PrivacyStatement
+from cmrfed.data.synthetic import MANIFEST, NOTICE, PrivacyStatement, read_manifest
 
 CONTENTS = "CONTENTS.md"
 
@@ -34,6 +34,7 @@ class Item:
         return re.fullmatch("".join(parts), path) is not None
 
 
+_DATA_SET = "synthetic"
 _STAGE_ITEMS = tuple(
     item
     for stage in ALL_STAGES
@@ -57,7 +58,7 @@ _STAGE_ITEMS = tuple(
 
 CATALOGUE: tuple[Item, ...] = (
     Item(CONTENTS, "this list", "yes", "says nothing of patients"),
-    Item("synthetic/", "the synthetic data set", "under the claim", "drawn from the generators alone"),
+    Item(_DATA_SET + "/", "the synthetic data set", "under the claim", "drawn from the generators alone"),
     Item("generators/", "the generators", "under the claim", "made of the sites' updates alone"),
     Item("start/", "public generators that training starts from", "yes", "trained on public data alone"),
     Item(
@@ -109,6 +110,13 @@ def may_leave(path: str, claim: PrivacyStatement | None) -> bool:
     return item is not None and _leaves(item, claim)
 
 
+def _drawn(run_dir: Path, claim: PrivacyStatement | None) -> PrivacyStatement | None:
+    """The claim of the run's data set: another than the run's where the phantom drew it."""
+    manifest = run_dir / _DATA_SET / MANIFEST
+    own = read_manifest(manifest.parent).privacy if manifest.is_file() else None
+    return own if own and own.no_patients else claim
+
+
 def _leaves(item: Item, claim: PrivacyStatement | None) -> bool:
     if item.leaves == "under the claim":
         return claim is not None and (claim.differentially_private or claim.no_patients)
@@ -122,7 +130,7 @@ def write_contents(run_dir: Path, claim: PrivacyStatement | None) -> None:
         run_dir: The run folder.
         claim: What may be said of the run; None: it is not finished.
     """
-    write_text(run_dir / CONTENTS, "\n".join(_lines(claim)) + "\n")
+    write_text(run_dir / CONTENTS, "\n".join(_lines(claim, _drawn(run_dir, claim))) + "\n")
     for item in CATALOGUE:
         folder = run_dir / item.pattern
         single = item.pattern.endswith("/") and "*" not in item.pattern
@@ -130,7 +138,7 @@ def write_contents(run_dir: Path, claim: PrivacyStatement | None) -> None:
             write_text(folder / NOTICE, f"NOT FOR RELEASE\n\n{item.what}: {item.why}.\n")
 
 
-def _lines(claim: PrivacyStatement | None) -> Iterator[str]:
+def _lines(claim: PrivacyStatement | None, drawn: PrivacyStatement | None) -> Iterator[str]:
     yield "# What is in this folder, and what may leave\n"
     yield (
         "NOT FOR RELEASE as a whole: it holds data of patients, or numbers that were computed from them without noise. "
@@ -143,7 +151,9 @@ def _lines(claim: PrivacyStatement | None) -> Iterator[str]:
     yield "| file | what it is | may leave | why |"
     yield "| --- | --- | --- | --- |"
     for item in CATALOGUE:
-        answer, learned = "yes" if _leaves(item, claim) else "no", item.leaves == "under the claim"
-        why = f"{item.why}; the claim decides" if learned else item.why
+        simulated = item.pattern == _DATA_SET + "/" and drawn != claim
+        answer = "yes" if _leaves(item, drawn if simulated else claim) else "no"
+        why = f"{item.why}; the claim decides" if item.leaves == "under the claim" else item.why
+        why = "simulated patients of the phantom: no generator and no patient is behind them" if simulated else why
         yield f"| `{item.pattern}` | {item.what} | {answer} | {why} |"
     yield "\nA file that is not listed may not leave."

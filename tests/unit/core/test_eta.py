@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cmrfed.core.eta import Job, Pace, spoken
+from cmrfed.core.eta import Job, Pace, Queue, spoken
 
 
 class Hand:
@@ -109,6 +109,56 @@ def test_a_job_is_told_within_a_quarter_once_its_first_step_has_a_pace(slower):
                 count += 1
         job.end(name)
     assert count == 24
+
+
+def test_what_went_before_the_first_step_is_part_of_the_whole():
+    hand = Hand()
+    hand.now += 20
+    job = Job({"mask": 10.0, "image": 10.0}, hand, begun=100.0)
+    job.begin("mask")
+    hand.now += 5
+    assert job.words(5.0, whole=True) == "step 1 of 2, about 40 s in all"
+
+
+def worked_off(seconds, workers, queue, hand):
+    """Work a queue off as processes do: (seconds told, seconds really left) after each task."""
+    ends, waiting, found = [], list(seconds), []
+    while waiting or ends:
+        while waiting and len(ends) < workers:
+            task = waiting.pop(0)
+            queue.begin(task)
+            ends.append((hand.now + seconds[task], task))
+        hand.now, task = min(ends)
+        ends.remove((hand.now, task))
+        queue.end(task)
+        found.append((queue.left, hand.now))
+    return [(left, hand.now - at) for left, at in found]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("slower", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_queue_is_told_within_a_quarter_from_the_first_end_on(workers, slower, seed):
+    """However wrong the expected seconds are, if they are wrong alike (within a tenth)."""
+    hand, draw = Hand(), random.Random(seed)
+    expected = {f"point {i}": draw.uniform(50, 400) for i in range(12)}
+    real = {task: seconds * slower * draw.uniform(0.9, 1.1) for task, seconds in expected.items()}
+    queue, whole = Queue(expected, workers, hand), sum(real.values())
+    found = worked_off(real, workers, queue, hand)
+    assert len(found) == 12
+    assert all(abs(left - really) <= 0.25 * really + 0.05 * whole / workers for left, really in found)
+    assert found[-1][0] == 0
+
+
+def test_a_queue_before_it_begins_and_a_task_that_failed():
+    hand = Hand()
+    queue = Queue({"a": 10.0, "b": 20.0, "c": 5.0}, 2, hand)
+    assert queue.left == 20
+    queue.begin("a")
+    queue.begin("b")
+    hand.now += 1
+    queue.end("a", counts=False)
+    assert queue.left == 19, "what failed at once says nothing of the pace"
 
 
 @pytest.mark.parametrize(

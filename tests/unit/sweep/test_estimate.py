@@ -3,11 +3,14 @@ import re
 import pytest
 
 from cmrfed.config.experiment import resolve
+from cmrfed.federation.server.checkpoint import RoundStore
+from cmrfed.federation.server.metrics import RoundMetrics
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs
 from cmrfed.report.results import duration
-from cmrfed.sweep.estimate import dry_run, run_seconds, step_seconds
-from cmrfed.sweep.timing import DRAWN, Clock
+from cmrfed.sweep.clock import DRAWN, TOGETHER, Clock
+from cmrfed.sweep.estimate import dry_run, left_to_do, run_seconds, step_seconds
+from cmrfed.sweep.timing import JUDGE_S, JUDGE_SLICE_S, PHANTOM_S, REPORT_S, SCORE_SLICE_S
 from cmrfed.sweep.work import states
 from tests.support import ROOT
 from tests.sweep_world import BASE, make_sweep
@@ -17,8 +20,17 @@ SMALL = "name: s\nrecipe: base.yaml\ngrid: {epsilon: [inf, 8, 2]}"
 
 
 @pytest.fixture(autouse=True)
-def every_step_takes_a_minute(monkeypatch):
+def every_step_takes_a_minute(monkeypatch, tmp_path):
+    monkeypatch.setattr("cmrfed.sweep.timing.cached", lambda _: tmp_path / "no extractor")
     monkeypatch.setattr(Clock, "_timed", lambda *_: 60.0)
+
+
+def rest(experiment, arms):
+    """What is not timed: as it was measured elsewhere."""
+    drawn, real = experiment.synthesis.patients * 18, 18 * experiment.data.phantom.patients
+    area = (experiment.data.size_px / 64) ** 2
+    scored = arms * SCORE_SLICE_S * real / 3 * area
+    return JUDGE_S + JUDGE_SLICE_S * area * (real + drawn) + scored + REPORT_S
 
 
 def cells(text, axis="epsilon"):
@@ -33,9 +45,11 @@ def test_points_steps_and_the_epsilon_of_all(tmp_path):
     assert first[1:8] == ["unfinished", "∞", "–", "–", "36", "20", "16000"]
     assert second[6:8] == ["0", "9000"], "what the first has made is not made again"
     assert float(second[3].split(",")[0]) < float(third[3].split(",")[0])
-    minutes = 36 + 20 + 16000 + 2 * int(first[8].removeprefix("≈ ")) / DRAWN  # drawing is for each slice of a batch
-    assert first[9] == duration(60 * minutes)
-    assert f"About {duration(60 * minutes)}" not in text, "the other points take time as well"
+    drawn, held_out = int(first[8].removeprefix("≈ ")), 9 * 18 / 3
+    minutes = 36 + 20 + 16000 / TOGETHER + 400 + (2 * drawn + held_out) / DRAWN
+    seconds = 60 * minutes + rest(sweep.points[0].experiment, arms=16)
+    assert first[9] == duration(seconds)
+    assert f"About {duration(seconds)}" not in text, "the other points take time as well"
     assert "Over the 2 private points together the phantom patients would pay at most ε = " in text
     assert not (tmp_path / "run").exists()
 
@@ -63,6 +77,9 @@ def test_a_run_takes_the_time_of_all_its_parts(monkeypatch):
         def training_step(self, *_):
             return 1.0
 
+        def extractor_step(self, *_):
+            return 0.0
+
         def drawing(self, *_):
             return 1000.0
 
@@ -75,8 +92,24 @@ def test_a_run_takes_the_time_of_all_its_parts(monkeypatch):
     arms = (2 + config.mixed_arm + len(config.mixed_shares)) * config.segmenter.seeds + config.control_seeds
     arms += 2 * experiment.sites * config.site_seeds
     drawn = experiment.synthesis.patients * sum(experiment.synthesis.slices)
-    assert run_seconds(experiment, Fixed()) == trained + 2000.0 * drawn + 1e6 * arms * config.segmenter.steps
+    held_out = experiment.data.phantom.patients * 18 / 3
+    measured = rest(experiment, arms)
+    data = experiment.data.phantom.patients * PHANTOM_S
+    timed = trained + 1000.0 * (2 * drawn + held_out) + 1e6 * arms * config.segmenter.steps
+    assert run_seconds(experiment, Fixed()) == pytest.approx(data + timed + measured)
     parts = step_seconds(experiment, Fixed())
-    assert list(parts) == [*experiment.stages, "synthesis", "evaluation"], "the steps of run.json after its data"
+    assert list(parts) == [*experiment.stages, "synthesis", "evaluation", "report"], "as run.json, after its data"
     assert parts["mask"] == experiment.sites * experiment.mask.training.rounds * experiment.mask.training.local_steps
-    assert parts["synthesis"] == 2000.0 * drawn
+    assert parts["synthesis"] == pytest.approx(1000.0 * (2 * drawn + held_out))
+
+
+def test_what_a_run_folder_has_is_not_counted_again(tmp_path):
+    experiment = resolve(ROOT / "configs/recipes/demo.yaml", [])
+    whole = {"pretraining": 9.0, "mask": 50.0, "image": 70.0, "synthesis": 3.0}
+    assert left_to_do(whole, experiment, tmp_path) == whole
+    state = {"global": {}, "ema": {}, "strategy": {}}
+    metrics = RoundMetrics(stage="mask", round=4, seconds=1.0, sites={}, bytes_down=0, bytes_up=0)
+    RoundStore(tmp_path / "mask", experiment.digest).save(4, state, metrics)
+    (tmp_path / "start").mkdir()
+    rounds = experiment.mask.training.rounds
+    assert left_to_do(whole, experiment, tmp_path) == whole | {"pretraining": 0.0, "mask": 50.0 * (1 - 4 / rounds)}

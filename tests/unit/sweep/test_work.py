@@ -1,6 +1,7 @@
 """Points as processes: kill and resume, failures, what is done again and what is not."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,26 @@ def test_a_point_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path
     give_orders(sweep, folder)
     assert [s.status for s in go(sweep, folder)] == ["finished"] * 3
     assert len(calls(folder)) == 4
+
+
+def test_it_says_how_long_the_rest_will_take(tmp_path, capsys):
+    sweep, folder = make_sweep(tmp_path, SMALL), tmp_path / "run"
+    give_orders(sweep, folder)
+    asked = []
+
+    def foretell(points, threads):
+        asked.append(([point.name for point in points], threads))
+        return {point.name: 6000.0 for point in points}
+
+    run(sweep, folder, 2, command=stub, prepare=nothing_shared, foretell=foretell)
+    told = capsys.readouterr().err
+    assert "About 3 h 20 min for 3 points, 2 at a time." in told
+    assert re.search(r"\[1/3\].*done in \d+ s, about .* left", told)
+    assert re.search(r"\[3/3\].*done in \d+ s\n", told)
+    share = max(1, min(sweep.points[0].experiment.compute.threads, (os.cpu_count() or 1) // 2))
+    assert asked == [([point.name for point in sweep.points], share)]
+    run(sweep, folder, 2, command=stub, prepare=nothing_shared, foretell=foretell)
+    assert len(asked) == 1, "nothing is timed where nothing is left"
 
 
 def test_a_point_that_ends_well_without_a_result_has_failed(tmp_path):
