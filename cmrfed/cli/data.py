@@ -36,7 +36,7 @@ def phantom(
 def prepare(
     src: Annotated[Path, typer.Argument(help="The data set as downloaded.")],
     out: Annotated[Path, typer.Argument(help="The cohort folder to write.")],
-    source: Annotated[str, typer.Option(help="acdc, mnms, mnms2 or nnunet, or that of a plugin.")],
+    source: Annotated[str, typer.Option(help="acdc, mnms, mnms2, nnunet or dicom, or that of a plugin.")],
     size: Annotated[int, typer.Option(min=16, help="Height and width of the slices, in pixels.")] = 64,
     field_mm: Annotated[
         float, typer.Option(help="Field of view around the heart in mm, where the pixel spacing is known.")
@@ -46,6 +46,9 @@ def prepare(
     ] = 128,
     name: Annotated[str | None, typer.Option(help="Name of the cohort; defaults to that of the folder.")] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first unusable file instead of setting it aside.")] = False,
+    key: Annotated[
+        Path | None, typer.Option(help="DICOM: file with the key of patients' names, made if absent; default OUT.key.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Prepare scans as a cohort: canonical labels, a common field of view, intensities in [-1, 1]."""
@@ -54,7 +57,7 @@ def prepare(
 
     refuse_to_replace(out, force)
     config = PrepareConfig(size_px=size, field_mm=field_mm, field_px=field_px)
-    cohort = prepare_cohort(src, out, source, config, name=name or out.name, strict=strict)
+    cohort = prepare_cohort(src, out, source, config, name=name or out.name, strict=strict, key=key)
     say(f"cohort {cohort.name}: {len(cohort)} patients, {len(cohort.rows)} slices: {out}")
 
 

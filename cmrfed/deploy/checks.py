@@ -13,6 +13,8 @@ from pathlib import Path
 from cmrfed.core.device import explain
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError, PrivacyError
 from cmrfed.data.cohort import Cohort
+from cmrfed.data.sources import holds_dicom
+from cmrfed.data.sources.walk import walk
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.certificates import days_left, public_key, read_key, read_node_key
 from cmrfed.deploy.inner import nginx_command
@@ -106,9 +108,12 @@ def _data(site: Path) -> str:
     found = Site.open(site)
     place = found.root / found.record.cohort
     if not (place / "cohort.json").exists():
+        dicom = place.is_dir() and holds_dicom(walk(place))
         raise DataError(
-            f"there is no cohort at {place}", expected="a folder that `cmrfed prepare` made",
-            do="cmrfed prepare SCANS site/cohort --source acdc, or name the folder in site/site.json",
+            f"there is no cohort at {place}", got="DICOM files" if dicom else None,
+            expected="a folder that `cmrfed prepare` made",
+            do=f"cmrfed prepare SCANS site/cohort --source {'dicom' if dicom else 'acdc (or dicom)'}, "
+            "or name the folder in site/site.json",
         )  # fmt: skip
     cohort: Cohort = found.cohort
     refuse_unlabelled(cohort, "the cohort")

@@ -46,12 +46,12 @@ class Account(Section):
 
 
 def kinds_of(left_out: Iterable[LeftOut]) -> tuple[LeftOutKind, ...]:
-    """Group what was not read, what may be missed first."""
+    """Group what was not read, what may be missed first; what has an empty path is counted and not named."""
     groups: dict[tuple[bool, str], list[str]] = {}
     for item in left_out:
         groups.setdefault((not item.lost, item.kind), []).append(item.path)
     return tuple(
-        LeftOutKind(kind=kind, count=len(paths), lost=not kept, examples=tuple(sorted(paths)[:EXAMPLES]))
+        LeftOutKind(kind=kind, count=len(paths), lost=not kept, examples=tuple(sorted(filter(None, paths))[:EXAMPLES]))
         for (kept, kind), paths in sorted(groups.items())
     )
 

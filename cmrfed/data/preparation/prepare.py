@@ -13,11 +13,12 @@ from cmrfed.core.errors import DataError
 from cmrfed.core.progress import say, track
 from cmrfed.core.settings.config import Section
 from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, write_cohort
+from cmrfed.data.dicom.identity import key_beside, site_key
 from cmrfed.data.geometry.orientation import orient
 from cmrfed.data.labels import Label
 from cmrfed.data.preparation.account import Account, kinds_of
 from cmrfed.data.preparation.checks import Examined, Problem, Twins, examine, image_key, lacking, place_of, structures
-from cmrfed.data.sources import DataSet, RawArrays, RawPatient, read
+from cmrfed.data.sources import DICOM, DataSet, RawArrays, RawPatient, read
 
 SKIPPED = "skipped"
 NAMED_MOST = 5
@@ -76,6 +77,7 @@ def prepare(
     *,
     name: str | None = None,
     strict: bool = False,
+    key: Path | None = None,
 ) -> Cohort:
     """Prepare a data set as a cohort folder.
 
@@ -88,8 +90,10 @@ def prepare(
         out: Cohort folder; an older cohort there is replaced, anything else is not.
         source: A name in ``sources.SOURCES``.
         config: Sizes and ranges.
-        name: Name of the cohort; the name of ``src`` by default.
+        name: Name of the cohort; by default that of ``src``, or of ``out`` for DICOM, whose folders may name patients.
         strict: Fail when a patient cannot be used.
+        key: Of DICOM, the file with the key of patients' names, which is made where there is none; beside ``out`` by
+            default.
 
     Raises:
         ConfigError: The source is not known.
@@ -98,7 +102,11 @@ def prepare(
     """
     src, out = Path(src).absolute(), Path(out).absolute()
     _refuse_to_overwrite(out)
-    found = read(src, source)
+    if source == DICOM:
+        name = name or out.name
+        found = read(src, source, site_key(key or key_beside(out), out))
+    else:
+        found = read(src, source)
     if strict:
         _refuse_unread(found)
     verdicts = assess(found.patients, config, title=f"preparing {src.name}")
@@ -118,6 +126,9 @@ def prepare(
         account=lambda: account,
     )
     write_json(out / "quarantine.json", [asdict(item) for item in aside])
+    for verdict in verdicts:
+        if verdict.patient.keep is not None:
+            verdict.patient.keep(out, verdict.prepared is not None)
     return cohort
 
 

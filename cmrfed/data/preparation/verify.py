@@ -13,7 +13,7 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.data.preparation.account import kinds_of
 from cmrfed.data.preparation.checks import Problem, Twins, check_volume, image_key
 from cmrfed.data.preparation.prepare import PrepareConfig, assess, grouped_notes
-from cmrfed.data.sources import SOURCES, read
+from cmrfed.data.sources import DICOM, SOURCES, holds_dicom, read
 from cmrfed.data.sources.walk import walk
 
 COHORT = "cohort"
@@ -106,6 +106,8 @@ def detect(path: Path) -> str:
     if (path / "dataset.json").is_file():
         return "nnunet"
     reasons, tree = [], walk(path)
+    if not tree.nifti and holds_dicom(tree):
+        return DICOM
     for source in ("mnms2", "mnms", "acdc"):
         try:
             next(SOURCES.get(source)(tree))

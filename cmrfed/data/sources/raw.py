@@ -100,6 +100,8 @@ class RawPatient:
     problem: DataError | None = None
     skipped: bool = False
     phases_assumed: bool = False
+    keep: Callable[[Path, bool], None] | None = None
+    """Writes what is kept of the patient beside the cohort, given its folder and whether the patient is in it."""
 
 
 def no_patients(src: Path, layout: str, example: str) -> DataError:

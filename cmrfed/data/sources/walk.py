@@ -20,6 +20,8 @@ from typing import IO
 from cmrfed.core.errors import DataError
 
 SUFFIXES = (".nii.gz", ".nii")
+DICOM_MARK, DICOM_MARK_AT = b"DICM", 128
+"""The mark of a DICOM file and its place (PS3.10, 7.1)."""
 _KINDS = {
     "trash": r"\.?trash(es|ed|can|bin)?|\.trash\W.*|\.trash(ed|es)\W.*|trash-\d+|network trash folder|files_trashbin"
     r"|[$#@~._]?recycl(e|ed|er)([ ._-]?bin)?",
@@ -55,6 +57,16 @@ def printable(name: str) -> str:
 def is_nifti(path: Path) -> bool:
     """Whether the name ends in .nii or .nii.gz, in any letter case."""
     return path.name.lower().endswith(SUFFIXES)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has the mark of DICOM."""
+    try:
+        with path.open("rb") as file:
+            file.seek(DICOM_MARK_AT)
+            return file.read(len(DICOM_MARK)) == DICOM_MARK
+    except OSError:
+        return False
 
 
 def stem_of(path: Path) -> str:

@@ -284,6 +284,6 @@ def test_an_empty_folder_is_an_error(tmp_path, source):
 
 def test_an_unknown_source_lists_the_known(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"no data source dicom\. Expected: acdc or mnms or mnms2 or nnunet\. Do: choose"
+        ConfigError, match=r"no data source nrrd\. Expected: acdc or dicom or mnms or mnms2 or nnunet\. Do: choose"
     ):
-        patients(tmp_path, "dicom")
+        patients(tmp_path, "nrrd")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cmrfed.core.errors import ConfigError, PrivacyError
-from cmrfed.deploy.checks import _ledger
+from cmrfed.core.errors import ConfigError, DataError, PrivacyError
+from cmrfed.deploy.checks import _data, _ledger
 from cmrfed.deploy.provision import provision
 from cmrfed.deploy.site_node import join
 from cmrfed.federation.site.site import Site
@@ -49,3 +49,11 @@ def test_a_kit_cannot_call_itself_simulated(kit: Path) -> None:
     for look in (join, lambda folder: _ledger(folder / "site")):
         with pytest.raises(ConfigError, match="says that the site is simulated"):
             look(kit)
+
+
+def test_scans_in_the_place_of_the_cohort_are_known_as_dicom(kit: Path) -> None:
+    cohort = kit / "site" / "cohort"
+    (cohort / "cohort.json").unlink()
+    (cohort / "IM0001").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(DataError, match=r"there is no cohort.*Got: DICOM files.*--source dicom,"):
+        _data(kit / "site")
