@@ -8,6 +8,7 @@ import typer
 from cmrfed.cli.options import MlflowUri, TensorBoardFolder, Trackers, cohort_override
 from cmrfed.config.recipes import find_recipe, find_sweep
 from cmrfed.core.errors import ConfigError, PrivacyError, SweepError
+from cmrfed.core.processes import loading
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,10 +38,11 @@ def sweep(
     ] = False,
 ) -> None:
     """Run a recipe at many settings and compare utility, fidelity and privacy leakage against ε. Not for release."""
-    from cmrfed.pipeline.tracking import trackers
-    from cmrfed.sweep import estimate, points, work
-    from cmrfed.sweep.results import REPORT
-    from cmrfed.sweep.results import run as run_sweep
+    with loading(for_good=True):
+        from cmrfed.pipeline.tracking import trackers
+        from cmrfed.sweep import estimate, points, work
+        from cmrfed.sweep.results import REPORT
+        from cmrfed.sweep.results import run as run_sweep
 
     overrides = list(assign or [])
     if data:
@@ -86,7 +88,8 @@ def plan(
     ] = None,
 ) -> None:
     """Plan private training for a target ε and given site sizes, without training."""
-    from cmrfed.sweep.forecast import forecast, forecast_text
+    with loading(for_good=True):
+        from cmrfed.sweep.forecast import forecast, forecast_text
 
     try:
         counts = [int(word) for word in patients.split(",")]

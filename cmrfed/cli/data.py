@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cmrfed.cli.options import Force, refuse_to_replace
+from cmrfed.core.processes import loading
 from cmrfed.core.progress import say
 
 
@@ -25,8 +26,9 @@ def phantom(
     force: Force = False,
 ) -> None:
     """Simulate cardiac MRI scans of a numerical phantom with known volumes."""
-    from cmrfed.data.phantom import write_phantom
-    from cmrfed.data.settings import PhantomConfig
+    with loading(for_good=True):
+        from cmrfed.data.phantom import write_phantom
+        from cmrfed.data.settings import PhantomConfig
 
     refuse_to_replace(out, force)
     write_phantom(out, PhantomConfig(patients=patients, sites=sites, seed=seed))
@@ -52,8 +54,9 @@ def prepare(
     force: Force = False,
 ) -> None:
     """Prepare scans as a cohort: canonical labels, a common field of view, intensities in [-1, 1]."""
-    from cmrfed.data.preparation.prepare import PrepareConfig
-    from cmrfed.data.preparation.prepare import prepare as prepare_cohort
+    with loading(for_good=True):
+        from cmrfed.data.preparation.prepare import PrepareConfig
+        from cmrfed.data.preparation.prepare import prepare as prepare_cohort
 
     refuse_to_replace(out, force)
     config = PrepareConfig(size_px=size, field_mm=field_mm, field_px=field_px)
@@ -69,7 +72,8 @@ def verify(
     strict: Annotated[bool, typer.Option(help="Exit with an error if any problem is found.")] = False,
 ) -> None:
     """Check scans or cohorts and report why files cannot be used."""
-    from cmrfed.data.preparation.verify import verify_many
+    with loading(for_good=True):
+        from cmrfed.data.preparation.verify import verify_many
 
     print(verify_many(path, source, strict=strict).text())
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cmrfed.core.errors import ConfigError
+from cmrfed.core.processes import loading
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,14 +51,15 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a synthetic data set against real ones: fidelity, anatomy, utility and privacy."""
-    from cmrfed.config.experiment import resolve_evaluation
-    from cmrfed.core.device import resolve
-    from cmrfed.core.owner import owned, owned_around
-    from cmrfed.data.cohort import Cohort
-    from cmrfed.evaluation.evaluate import claim_of
-    from cmrfed.evaluation.evaluate import evaluate as evaluate_dataset
-    from cmrfed.evaluation.privacy.white_box import white_box
-    from cmrfed.report.html import write_report
+    with loading(for_good=True):
+        from cmrfed.config.experiment import resolve_evaluation
+        from cmrfed.core.device import resolve
+        from cmrfed.core.owner import owned, owned_around
+        from cmrfed.data.cohort import Cohort
+        from cmrfed.evaluation.evaluate import claim_of
+        from cmrfed.evaluation.evaluate import evaluate as evaluate_dataset
+        from cmrfed.evaluation.privacy.white_box import white_box
+        from cmrfed.report.html import write_report
 
     config, where = resolve_evaluation(list(assign or [])), resolve(device)
     if reference and not generator:

@@ -7,6 +7,7 @@ import typer
 
 from cmrfed.config.recipes import find_recipe
 from cmrfed.core.errors import ConfigError, PrivacyError
+from cmrfed.core.processes import loading
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,9 +23,10 @@ def audit(
     ] = None,
 ) -> None:
     """Audit the DP-SGD implementation of a recipe empirically; needs no patients."""
-    from cmrfed.config.experiment import resolve
-    from cmrfed.pipeline.privacy.guarantee import audit_experiment, audit_text
-    from cmrfed.pipeline.privacy.plan import PrivacyPlan
+    with loading(for_good=True):
+        from cmrfed.config.experiment import resolve
+        from cmrfed.pipeline.privacy.guarantee import audit_experiment, audit_text
+        from cmrfed.pipeline.privacy.plan import PrivacyPlan
 
     rows = audit_experiment(PrivacyPlan(resolve(find_recipe(recipe), list(assign or []))))
     print(audit_text(rows))
@@ -45,8 +47,9 @@ def ledger(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; null is an unbounded ε.")] = False,
 ) -> None:
     """Show the privacy budget spent by a site's patients over all runs, and what is left."""
-    from cmrfed.privacy.ledger.ledger import PrivacyLedger
-    from cmrfed.privacy.ledger.statement import read_statement, statement_text
+    with loading(for_good=True):
+        from cmrfed.privacy.ledger.ledger import PrivacyLedger
+        from cmrfed.privacy.ledger.statement import read_statement, statement_text
 
     if missing and repair is None:
         raise ConfigError("--missing belongs to --repair", do='add --repair "what happened"')

@@ -8,6 +8,7 @@ import yaml
 
 from cmrfed.cli.options import Force, MlflowUri, TensorBoardFolder, Trackers, cohort_override, refuse_to_replace
 from cmrfed.config.recipes import find_recipe
+from cmrfed.core.processes import loading
 from cmrfed.core.progress import say
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ def run(
     dry_run: Annotated[bool, typer.Option(help="Print the settings and the privacy plan without running.")] = False,
 ) -> None:
     """Train the generators across sites, then synthesise, evaluate and report."""
-    from cmrfed.config.experiment import resolve
-    from cmrfed.pipeline import run as pipeline
-    from cmrfed.pipeline.tracking import trackers
+    with loading(for_good=True):
+        from cmrfed.config.experiment import resolve
+        from cmrfed.pipeline import run as pipeline
+        from cmrfed.pipeline.tracking import trackers
 
     overrides = list(assign or [])
     if data:
@@ -87,7 +89,8 @@ def track(
     tracker: Trackers = None,
 ) -> None:
     """Log metrics of runs to TensorBoard or MLflow; metrics already logged are skipped."""
-    from cmrfed.pipeline.tracking import track_run, trackers
+    with loading(for_good=True):
+        from cmrfed.pipeline.tracking import track_run, trackers
 
     asked = trackers(tensorboard, mlflow, tracker or ())
     for folder in run:
@@ -102,8 +105,9 @@ def pretrain(
     ] = None,
 ) -> None:
     """Pre-train the generators of a recipe on the phantom alone; the weights are cached."""
-    from cmrfed.config.experiment import resolve
-    from cmrfed.pipeline.pretrain import pretrained
+    with loading(for_good=True):
+        from cmrfed.config.experiment import resolve
+        from cmrfed.pipeline.pretrain import pretrained
 
     print(pretrained(resolve(find_recipe(recipe), list(assign or []))))
 
@@ -116,8 +120,9 @@ def synthesize(
     force: Force = False,
 ) -> None:
     """Sample a synthetic data set from the generators of a run."""
-    from cmrfed.core.owner import owned_around
-    from cmrfed.pipeline.synthesis import synthesize_run
+    with loading(for_good=True):
+        from cmrfed.core.owner import owned_around
+        from cmrfed.pipeline.synthesis import synthesize_run
 
     with owned_around(out):
         refuse_to_replace(out, force)
@@ -139,7 +144,8 @@ def export_nnunet(
 
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a run or an evaluation.")]) -> None:
     """Rebuild the report of a run or an evaluation from its stored results."""
-    from cmrfed.report.html import write_report
+    with loading(for_good=True):
+        from cmrfed.report.html import write_report
 
     print(write_report(folder))
 
@@ -153,7 +159,8 @@ def figures(
     ] = False,
 ) -> None:
     """Compare runs in figures and tables: pipeline, denoising, samples of each family, shapes, metrics."""
-    from cmrfed.figures.make import make_figures
+    with loading(for_good=True):
+        from cmrfed.figures.make import make_figures
 
     made = make_figures(runs, out, cohort, show_real=show_real)
     say(f"{', '.join(made)}: {out}")

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -6,11 +7,11 @@ import time
 
 import pytest
 
-from cmrfed.core.processes import end_with_parent
+from cmrfed.core.processes import end_with_parent, loading
 
 PARENT = """
 import signal, subprocess, sys, time
-from cmrfed.core.processes import end_with_parent
+from cmrfed.core.processes import end_with_parent, loading
 child = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: end_with_parent(signal.SIGKILL))
 print(child.pid, flush=True)
 time.sleep(60)
@@ -28,6 +29,38 @@ def test_a_process_ends_with_the_one_that_started_it():
     while _runs(child) and time.monotonic() < until:
         time.sleep(0.05)
     assert not _runs(child)
+
+
+def test_no_garbage_is_looked_for_while_modules_are_loaded():
+    assert gc.isenabled()
+    with loading():
+        assert not gc.isenabled()
+        with loading():
+            pass
+        assert not gc.isenabled(), "the outer one ends it"
+    assert gc.isenabled()
+    with pytest.raises(ImportError), loading():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_a_process_of_our_own_leaves_what_it_has_loaded_out_of_later_collections():
+    code = """
+import gc
+from cmrfed.core.processes import loading
+with loading():
+    import json
+assert gc.isenabled() and gc.get_freeze_count() == 0, "the process may be somebody else's"
+with loading(for_good=True):
+    import json
+frozen = gc.get_freeze_count()
+assert gc.isenabled() and frozen
+kept = [[] for _ in range(1000)]
+with loading(for_good=True):
+    pass
+assert gc.get_freeze_count() <= frozen, "once, or garbage would pile up"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def _runs(pid: int) -> bool:
