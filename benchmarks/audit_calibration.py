@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from benchmarks import run_benchmark
-from cmrfed.privacy.audit import audit
 from cmrfed.privacy.audit.canaries import Tensors, make_canaries
 from cmrfed.privacy.audit.checks import FALSE_ALARM, Check
 from cmrfed.privacy.audit.clipping import check_clipping, shares
 from cmrfed.privacy.audit.mu import measure
 from cmrfed.privacy.audit.noise import check_noise, finely_spaced, scale
-from cmrfed.privacy.audit.run import BATCH, EXACT_NOISE, EXACT_STEPS, STEPS
+from cmrfed.privacy.audit.run import BATCH, EXACT_NOISE, EXACT_STEPS, STEPS, audit
 from cmrfed.privacy.audit.sampling import check_sampling
 from cmrfed.privacy.audit.tape import Tape, make_event
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig

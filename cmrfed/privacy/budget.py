@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
-from scipy.optimize import brentq
 
 from cmrfed.core.errors import PrivacyError
 from cmrfed.core.settings.config import Section
@@ -159,6 +158,8 @@ def _least_noise(
     stages: Sequence[StageCost], target: float, delta: float, spent: Sequence[PrivacyEvent], largest: float
 ) -> float:
     """Root of log ε - log target over log σ, then upwards to the side that keeps the target; ``largest`` is enough."""
+    from scipy.optimize import brentq
+
     if _total(stages, LEAST_NOISE, spent, delta) <= target:
         return LEAST_NOISE
 

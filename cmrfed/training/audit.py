@@ -29,9 +29,9 @@ from cmrfed.generators.condition import Condition
 from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.generators.stages import STAGES, StageName
 from cmrfed.generators.trainable import make_trainable
-from cmrfed.privacy.audit import AuditResult, Check, audit
-from cmrfed.privacy.audit.checks import Finding, binomial_p, normal_p, squares_p, worst_of, yes_or_no
-from cmrfed.privacy.audit.run import EXACT_NOISE
+from cmrfed.privacy.audit.checks import Check, Finding, binomial_p, normal_p, squares_p, worst_of, yes_or_no
+from cmrfed.privacy.audit.result import AuditResult
+from cmrfed.privacy.audit.run import EXACT_NOISE, audit
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.settings import PrivateTraining, Subspace

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.audit_calibration import simulated
 from cmrfed.core.errors import PrivacyError
-from cmrfed.privacy.audit import FALSE_ALARM, audit
 from cmrfed.privacy.audit.canaries import make_canaries
-from cmrfed.privacy.audit.checks import binomial_p, normal_p, squares_p
+from cmrfed.privacy.audit.checks import FALSE_ALARM, binomial_p, normal_p, squares_p
+from cmrfed.privacy.audit.run import audit
 from cmrfed.privacy.dpsgd import mechanism
 from cmrfed.privacy.dpsgd.mechanism import MechanismConfig, PrivateSGD
 from tests.planted_faults import FAULTS, ByHand
