@@ -35,7 +35,8 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.metrics import read_round_metrics
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.settings import FederationConfig
-from cmrfed.federation.site.site import Site, SiteRecord
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import BackboneConfig, GeneratorConfig
 from cmrfed.privacy.policy import SitePolicy

@@ -46,7 +46,8 @@ from cmrfed.data.settings import PartitionConfig, PhantomConfig
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.settings import FederationConfig
-from cmrfed.federation.site.site import Site, SiteRecord
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site
 from cmrfed.generators.autoencoder import build_autoencoder
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.stages import StageName

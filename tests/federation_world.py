@@ -17,7 +17,8 @@ from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.messages import Spent, StageJob
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.settings import FederationConfig
-from cmrfed.federation.site.site import Site, SiteRecord
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site
 from cmrfed.generators.autoencoder import LatentCodec
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import BackboneConfig, GeneratorConfig

@@ -1,9 +1,12 @@
 """Stateless randomness: every stream is a pure function of a seed and a purpose, so a resume stores none."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def fold(seed: int, *purpose: str | int) -> int:
@@ -21,8 +24,10 @@ def uniform(seed: int, *purpose: str | int) -> float:
     return (fold(seed, *purpose) >> 10) / 2.0**53
 
 
-def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
+def torch_generator(seed: int, *purpose: str | int) -> "torch.Generator":
     """Make a CPU torch generator for ``fold(seed, *purpose)``."""
+    import torch  # who needs seeds alone does not wait for it
+
     return torch.Generator().manual_seed(fold(seed, *purpose))
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from cmrfed.core.device import explain
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError, PrivacyError
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.sources import holds_dicom
@@ -19,12 +18,10 @@ from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.certificates import days_left, public_key, read_key, read_node_key
 from cmrfed.deploy.inner import nginx_command
 from cmrfed.deploy.kit import SiteKit, read_site_kit
-from cmrfed.federation.site.audit import code_digest, read_audits
-from cmrfed.federation.site.site import Site
+from cmrfed.federation.site.folder import SiteFolder
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.ledger.memory import Memory
 from cmrfed.privacy.ledger.place import ledger_folder
-from cmrfed.training.loop import refuse_unlabelled
 
 SOON_DAYS = 30
 ROOM_BYTES = 2 << 30
@@ -98,14 +95,16 @@ def _certificate(kit: Path) -> str:
 
 
 def _policy(site: Path) -> str:
-    policy = Site.open(site).policy
+    policy = SiteFolder.open(site).policy
     cap = "no cap: NO PRIVACY IS PROMISED" if policy.epsilon_cap is None else f"ε ≤ {policy.epsilon_cap:g}"
     units, stages = ", ".join(policy.permitted_units), ", ".join(policy.permitted_stages)
     return f"{cap} at δ = {policy.delta:g}; units {units}; stages {stages}"
 
 
 def _data(site: Path) -> str:
-    found = Site.open(site)
+    from cmrfed.training.loop import refuse_unlabelled  # here as below: the check alone waits for torch, no supervisor
+
+    found = SiteFolder.open(site)
     place = found.root / found.record.cohort
     if not (place / "cohort.json").exists():
         dicom = place.is_dir() and holds_dicom(walk(place))
@@ -132,7 +131,9 @@ def _data(site: Path) -> str:
 
 
 def _device(site: Path) -> str:
-    return explain(Site.open(site).record.device)
+    from cmrfed.core.device import explain
+
+    return explain(SiteFolder.open(site).record.device)
 
 
 def _disk(kit: Path) -> str:
@@ -148,7 +149,7 @@ def _disk(kit: Path) -> str:
 
 
 def _ledger(site: Path) -> str:
-    found = Site.open(site)
+    found = SiteFolder.open(site)
     if found.record.simulated:
         raise ConfigError(
             "site.json says that the site is simulated: its ledger would begin anew with each folder",
@@ -161,6 +162,8 @@ def _ledger(site: Path) -> str:
 
 
 def _audit(site: Path) -> str:
+    from cmrfed.federation.site.audit import code_digest, read_audits
+
     rows = read_audits(site)
     now = [row for row in rows if row.code == code_digest()]
     failed = [row for row in now if not row.passed]

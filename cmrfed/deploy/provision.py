@@ -33,7 +33,7 @@ from cmrfed.deploy.certificates import (
     write_request,
 )
 from cmrfed.deploy.kit import CoordinatorKit, Federation, SiteKit, SiteSettings, write_kit
-from cmrfed.federation.site.site import SiteRecord
+from cmrfed.federation.site.folder import SiteRecord
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - inside a container, whose network is internal

@@ -17,7 +17,7 @@ from cmrfed.deploy.inner import make_inner, nginx_command
 from cmrfed.deploy.kit import SiteKit, read_site_kit
 from cmrfed.deploy.node import UNAPPROVED, flower_environment
 from cmrfed.deploy.supervisor import Supervisor, Worker
-from cmrfed.federation.site.site import Site
+from cmrfed.federation.site.folder import SiteFolder
 from cmrfed.privacy.ledger.journal import Journal
 from cmrfed.privacy.policy import SitePolicy
 
@@ -50,7 +50,7 @@ def _start(kit_folder: Path, kit: SiteKit) -> None:
     Supervisor([gate, node], kit_folder / "state", {**os.environ, **flower_environment(kit_folder)}, watch.tick).run()
 
 
-def join(kit_folder: Path) -> Site:
+def join(kit_folder: Path) -> SiteFolder:
     """Make the site's ledger and journal, once; the policy that is there stays.
 
     Raises:
@@ -58,12 +58,12 @@ def join(kit_folder: Path) -> Site:
         PrivacyError: The policy or the ledger cannot be used.
     """
     folder = kit_folder / "site"
-    record = Site.open(folder).record
+    record = SiteFolder.open(folder).record
     if record.simulated:
         raise ConfigError(f"{folder}/site.json says that the site is simulated", do="set simulated to false")
     policy = SitePolicy.load(folder / "policy.yaml")
     Journal(folder).start()
-    return Site.register(folder, record, policy)
+    return SiteFolder.register(folder, record, policy)
 
 
 class Watch:

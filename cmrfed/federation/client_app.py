@@ -1,13 +1,21 @@
-"""The ClientApp of a site: the same object in one process, under Ray and over a network."""
+"""The ClientApp of a site: the same object in one process, under Ray and over a network.
+
+Flower starts a process for each message, so what a message needs is loaded when it comes: only training loads torch.
+"""
 
 from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from cmrfed.core.processes import loading
 from cmrfed.federation.flower import check_version
-from cmrfed.federation.site.site import answer_hello, answer_step, answer_train
-from cmrfed.training.subspace import LastDirections
+from cmrfed.federation.site.answers import answer_hello, answer_step
+
+if TYPE_CHECKING:
+    from cmrfed.training.subspace import LastDirections
 
 
 def on_tested_flower(message: Message, context: Context, answer: Callable[[Message, Context], Message]) -> Message:
@@ -17,14 +25,23 @@ def on_tested_flower(message: Message, context: Context, answer: Callable[[Messa
 
 
 app = ClientApp(mods=[on_tested_flower])
-_directions = LastDirections()
-"""Shared by the simulated sites of this process, which ask for the same one after another; no patient is behind it."""
+
+
+@cache
+def _directions() -> "LastDirections":
+    """Shared by the simulated sites of this process, which ask for the same one after another; no patient is in it."""
+    from cmrfed.training.subspace import LastDirections
+
+    return LastDirections()
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round."""
-    return Message(answer_train(context, message.content, _directions), reply_to=message)
+    with loading():
+        from cmrfed.federation.site.site import answer_train
+
+    return Message(answer_train(context, message.content, _directions()), reply_to=message)
 
 
 @app.train("shares")

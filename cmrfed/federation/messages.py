@@ -3,16 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from cmrfed.core.artifacts import digest_json, digest_state
-from cmrfed.core.device import to_host
 from cmrfed.core.errors import FederationError, SiteRefused
 from cmrfed.core.settings.config import Digest, Section, Seed
 from cmrfed.core.settings.digests import digested
@@ -25,7 +22,10 @@ from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.training.settings import TrainingConfig
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = Mapping[str, "Tensor"]
 """Weights by name, in order of name; floating point only."""
 
 WEIGHT = "num-examples"
@@ -171,16 +171,22 @@ class TrainReply:
 
 def to_array_record(state: State) -> ArrayRecord:
     """Serialise weights as one array of safetensors bytes: an array for each weight would take ten times as long."""
+    from safetensors.torch import save  # which imports torch
+
+    from cmrfed.core.device import to_host
+
     data = save({name: to_host(tensor).contiguous() for name, tensor in state.items()})
     return ArrayRecord({_WEIGHTS: Array("uint8", (len(data),), _FORMAT, data)})
 
 
-def to_state(record: ArrayRecord) -> dict[str, Tensor]:
+def to_state(record: ArrayRecord) -> "dict[str, Tensor]":
     """Read weights, in order of name.
 
     Raises:
         ValueError: The record holds anything else.
     """
+    from safetensors.torch import load  # which imports torch
+
     if set(record) != {_WEIGHTS} or record[_WEIGHTS].stype != _FORMAT:
         raise ValueError(f"expected one array {_WEIGHTS!r} of {_FORMAT}, got {sorted(record)[:3]}")
     try:
@@ -213,7 +219,7 @@ def encode_job(
     return content
 
 
-def decode_job(content: RecordDict) -> tuple[StageJob, dict[str, Tensor]]:
+def decode_job(content: RecordDict) -> "tuple[StageJob, dict[str, Tensor]]":
     """Unpack a request and recompute both of its digests.
 
     Raises:
@@ -245,7 +251,7 @@ def _unreadable(error: Exception) -> SiteRefused:
     return SiteRefused("the request cannot be read", got=_short(error), do=do)
 
 
-def decode_codec(content: RecordDict, job: StageJob) -> dict[str, Tensor] | None:
+def decode_codec(content: RecordDict, job: StageJob) -> "dict[str, Tensor] | None":
     """Unpack the weights of the autoencoder that came with a request; None where its generator has none.
 
     Raises:

@@ -32,7 +32,8 @@ from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.federation.messages import StageJob, TrainReply, decode_reply, encode_job, to_array_record, to_state
 from cmrfed.federation.server.run import FederatedRun, StageSpec
 from cmrfed.federation.site.audit import audit_site
-from cmrfed.federation.site.site import Site, SiteRecord, answer_train
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site, answer_train
 from cmrfed.generators.card import model_card
 from cmrfed.generators.codec import make_codec
 from cmrfed.generators.generator import Generator

@@ -20,7 +20,8 @@ from cmrfed.data.cohort import Cohort, PatientRecord, PreparedPatient, Volume, w
 from cmrfed.data.draws import SliceBatch
 from cmrfed.federation.messages import StageJob, encode_job, to_array_record, to_state
 from cmrfed.federation.site import site as site_module
-from cmrfed.federation.site.site import Site, SiteRecord, answer_train
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site, answer_train
 from cmrfed.federation.site.timing import EXCEEDED, largest_passes, remaining
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.dpsgd import mechanism

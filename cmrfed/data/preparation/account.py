@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from cmrfed.core.settings.config import Section
-from cmrfed.data.sources.walk import LeftOut
+
+if TYPE_CHECKING:
+    from cmrfed.data.sources.walk import LeftOut
 
 EXAMPLES = 20
 """Most paths of a kind that are named."""
@@ -45,7 +48,7 @@ class Account(Section):
         return [f"{self.found} {who} found: {counts}", *(f"not read, {kind.text()}" for kind in self.left_out)]
 
 
-def kinds_of(left_out: Iterable[LeftOut]) -> tuple[LeftOutKind, ...]:
+def kinds_of(left_out: Iterable["LeftOut"]) -> tuple[LeftOutKind, ...]:
     """Group what was not read, what may be missed first; what has an empty path is counted and not named."""
     groups: dict[tuple[bool, str], list[str]] = {}
     for item in left_out:

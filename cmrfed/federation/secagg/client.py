@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from pydantic import Field, ValidationError
 
@@ -168,6 +167,8 @@ def encode_answer(
     }
     content = RecordDict({"answer": ConfigRecord({**fields})})
     if numbers is not None:
+        import torch  # who sends text alone does not wait for it
+
         content["numbers"] = to_array_record({"masked": torch.from_numpy(numbers.view(np.int64))})
     return content
 

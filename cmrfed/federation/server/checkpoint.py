@@ -8,9 +8,9 @@ Folder::
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
-from torch import Tensor
 
 from cmrfed.core.artifacts import load_state, new_folder, save_state, write_json
 from cmrfed.core.errors import FederationError
@@ -19,10 +19,13 @@ from cmrfed.core.settings.validation import read_model
 from cmrfed.federation.server.metrics import FILE as METRICS
 from cmrfed.federation.server.metrics import RoundMetrics, read_round_metrics
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 KEPT_ROUNDS = 2
 _TENSORS = ("global", "ema", "strategy")
 
-ServerState = dict[str, Mapping[str, Tensor]]
+ServerState = dict[str, Mapping[str, "Tensor"]]
 """State dictionaries by "global", "ema" and "strategy"."""
 
 

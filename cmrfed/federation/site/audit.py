@@ -16,7 +16,7 @@ from cmrfed.core.device import device_name
 from cmrfed.core.errors import PrivacyError
 from cmrfed.core.settings.validation import read_model
 from cmrfed.federation.messages import StageJob
-from cmrfed.privacy.audit import AuditRow
+from cmrfed.privacy.audit.rows import AuditRow
 from cmrfed.training.audit import audit_training
 
 FILE = "audit.json"

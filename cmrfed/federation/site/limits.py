@@ -5,6 +5,7 @@ Nothing here depends on the site's patients: a refusal says what the server know
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,8 +15,10 @@ from cmrfed.federation.messages import StageJob, State
 from cmrfed.federation.site.timing import record_budget
 from cmrfed.generators.trainable import autoencoder_layout, weight_layout
 from cmrfed.privacy.policy import Limits, SitePolicy
-from cmrfed.training.private import PrivateTrainer
 from cmrfed.training.rehearsal import subspace_bytes
+
+if TYPE_CHECKING:
+    from cmrfed.training.private import PrivateTrainer
 
 GIB = 2**30
 
@@ -59,7 +62,7 @@ def check_request(job: StageJob, arrays: State, codec: State | None, policy: Sit
         _check_weights("autoencoder", codec, kept)
 
 
-def rehearse(trainer: PrivateTrainer, job: StageJob, limits: Limits) -> float:
+def rehearse(trainer: "PrivateTrainer", job: StageJob, limits: Limits) -> float:
     """Put a made-up record through the private step; seconds that all records of the round may take together.
 
     Raises:

@@ -1,18 +1,4 @@
-"""A site: its own folder, its own patients, its own budget, and the training of one round, safe to repeat.
-
-Folder::
-
-    site.json                                   SiteRecord
-    policy.yaml                                 SitePolicy: what the site allows
-    ledger.copy.jsonl                           a copy of the cohort's ledger, by which an older one is noticed
-    audit.json                                  what a deployed site's own audits of private steps found
-    state/<run>/<stage>/round-0007/             the reply and the optimizer's state, written together
-        reply.safetensors  optimizer.safetensors
-    state/<run>/<stage>/round-0007.<key>/       the answer to another request for the same round
-
-What the patients have paid, over all runs, is in ``ledger.jsonl`` and ``ledger.head`` of the folder beside the cohort
-(`cmrfed.privacy.ledger.place`); a simulated site has them in its own. Only the owner of these folders may enter them.
-"""
+"""The training of one round at a site, on its own patients and from their budget, safe to repeat."""
 
 import json
 import logging
@@ -20,120 +6,46 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from flwr.app import Context, RecordDict
-from pydantic import Field, ValidationError
 from torch import Tensor
 
-from cmrfed.core.artifacts import OWNER_ALONE, load_state, new_folder, read_json, read_metadata, save_state, write_json
+from cmrfed.core.artifacts import OWNER_ALONE, load_state, new_folder, read_metadata, save_state
 from cmrfed.core.device import HOST, resolve, to_host
-from cmrfed.core.errors import CmrfedError, DataError, FederationError, PrivacyError, SiteRefused
 from cmrfed.core.rng import fold, torch_generator
-from cmrfed.core.settings.config import DeviceName, Section
-from cmrfed.core.settings.registry import builtins_only
-from cmrfed.core.settings.validation import problems
-from cmrfed.data.cohort import Cohort
 from cmrfed.federation.compression import compress
-from cmrfed.federation.messages import (
-    SiteInfo,
-    Spent,
-    StageJob,
-    State,
-    TrainReply,
-    decode_codec,
-    decode_job,
-    encode_info,
-    encode_refusal,
-    encode_reply,
-)
-from cmrfed.federation.secagg.client import (
-    MaskStep,
-    ShareStep,
-    SiteMasking,
-    Step,
-    UnmaskStep,
-    decode_step,
-    encode_answer,
-)
-from cmrfed.federation.site.audit import audit_site
-from cmrfed.federation.site.cohort_ledger import cohort_ledger
+from cmrfed.federation.messages import Spent, StageJob, State, TrainReply, decode_codec, decode_job, encode_reply
+from cmrfed.federation.secagg.client import SiteMasking
+from cmrfed.federation.site.answers import answer, note
+from cmrfed.federation.site.folder import SiteFolder, SiteRecord
 from cmrfed.federation.site.limits import GIB, check_request, rehearse
 from cmrfed.federation.site.timing import remaining
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.trainable import TrainableAutoencoder, make_trainable
 from cmrfed.privacy.dpsgd.noise import entropy_generator
-from cmrfed.privacy.ledger.journal import Journal
 from cmrfed.privacy.ledger.ledger import History, PrivacyLedger
-from cmrfed.privacy.ledger.place import ledger_folder
 from cmrfed.privacy.ledger.statement import Loss
-from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import strict_delta
 from cmrfed.training.loop import LocalResult, LocalTrainer, Trainer, optimizer_state, restore_optimizer
-from cmrfed.training.private import PrivateTrainer
 from cmrfed.training.subspace import FindDirections, public_directions
 
 if TYPE_CHECKING:
     from cmrfed.generators.labeller import TrainableSegmenter
 
 KEPT_ROUNDS = 2
-_SEE_LOG = "the site cannot use its data or its settings; the reason is in its own log, and stays there"
 _log = logging.getLogger("cmrfed")
-
-
-class SiteRecord(Section):
-    """The content of site.json, written by the site's own staff or by a simulation."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    style: int = Field(0, ge=0)
-    """Number of the site's scanner style, a condition of the generator."""
-    cohort: str
-    """Cohort folder: absolute, or relative to the site's folder."""
-    patients: tuple[str, ...] | None = None
-    """The site's patients in the cohort; None: all."""
-    ledger: str | None = None
-    """Folder of the cohort's privacy ledger: absolute, or relative to the site's folder. None: beside the cohort, under
-    its name with ``.ledger`` added, where every other site on the same cohort finds it too."""
-    simulated: bool = False
-    """Whether the site is part of a simulation, whose ledgers begin with the run and lie in the sites' own folders."""
-    device: DeviceName = "auto"
-    """Where the site trains; auto takes CUDA, else MPS, else the CPU."""
-
-    def save(self, root: Path) -> None:
-        """Write ``root``/site.json; the folder is the owner's alone from then on."""
-        write_json(root / "site.json", self.model_dump(mode="json"), OWNER_ALONE)
-        with suppress(PermissionError):  # it is somebody else's, who has let this process in
-            root.chmod(0o700)
-
-
-def open_site(context: Context) -> "Site":
-    """Open the site that a Flower node stands for: the only difference between simulation and hospital.
-
-    Raises:
-        DataError: The node names no folder, or the folder is not a site.
-    """
-    if "site-root" in context.node_config:
-        return Site.open(Path(str(context.node_config["site-root"])))
-    run_dir, number = context.run_config.get("run-dir"), context.node_config.get("partition-id")
-    if not run_dir or number is None:
-        raise DataError(
-            "the node knows no site",
-            got=f"node config {dict(context.node_config)}, run-dir {run_dir!r}",
-            expected="site-root in the node config, or a simulation with run-dir",
-            do="start the node with --node-config 'site-root=\"/srv/site\"'",
-        )
-    return Site.open(Path(str(run_dir)) / "sites" / f"{int(number):02d}")
 
 
 def answer_train(
     context: Context, content: RecordDict, find_directions: FindDirections = public_directions
 ) -> RecordDict:
-    """Answer a request to train; what a user can act on becomes a refusal, not a failure.
+    """Answer a request to train.
 
     Args:
         context: The node's.
@@ -141,12 +53,11 @@ def answer_train(
         find_directions: Finds the public directions of private training in a subspace.
 
     Raises:
-        FederationError: The site failed. Its words may hold patients' data, so they stay in the site's log unless its
-            policy lets them leave.
+        FederationError: The site failed; see `cmrfed.federation.site.answers.answer`.
     """
     key = ""
 
-    def act(site: "Site") -> RecordDict:
+    def act(site: Site) -> RecordDict:
         nonlocal key
         site.find_directions = find_directions
         job, arrays = decode_job(content)
@@ -157,170 +68,21 @@ def answer_train(
         about: dict[str, Any] = {"stage": job.stage, "round": job.round, "unit": job.event.unit}
         if reply.spent:
             about |= {"epsilon": reply.spent.at[0].prv, "ledger": reply.spent.ledger_hash}
-        _note(site.root, "trained", experiment=job.run, **about)
+        note(site.root, "trained", experiment=job.run, **about)
         if job.secure_threshold is not None:
             reply = site.hold_back(job, reply, str(content.config_records["config"].get("session")))
         return encode_reply(reply)
 
-    return _answer(context, act, lambda site, reason: encode_reply(TrainReply(site, "refused", key, reason)))
+    return answer(context, Site, act, lambda site, reason: encode_reply(TrainReply(site, "refused", key, reason)))
 
 
-def answer_step(context: Context, content: RecordDict, name: str) -> RecordDict:
-    """Answer a step of a secure sum: "shares", "masked" or "unmask".
-
-    Raises:
-        FederationError: The site failed; see `answer_train`.
-    """
-
-    def refusal(site: str, reason: str) -> RecordDict:
-        return encode_answer(site, {}, reason=reason)
-
-    return _answer(context, lambda site: site.secure_step(decode_step(name, content)), refusal)
-
-
-def _answer(
-    context: Context, act: Callable[["Site"], RecordDict], refusal: Callable[[str, str], RecordDict]
-) -> RecordDict:
-    """What a site answers, or its refusal, by its name and the reason that may leave.
-
-    A deployed site answers with the code of the bundle alone: plugins that are installed beside it are not loaded.
-    """
-    name, root, details = "", None, False
-    try:
-        site = open_site(context)
-        name, root = site.record.name, site.root
-        details = site.policy.may_leave.error_details
-        with nullcontext() if site.record.simulated else builtins_only():
-            return act(site)
-    except (SiteRefused, PrivacyError) as error:
-        _note(root, "declined", why=str(error))
-        return refusal(name, _without_paths(error, root))
-    except CmrfedError as error:
-        _log.error("the site cannot train: %s", error)
-        _note(root, "failed", why=str(error))
-        return refusal(name, str(error) if details else _SEE_LOG)
-    except Exception as error:
-        _note(root, "failed", why=f"{type(error).__name__}: {error}")
-        if details:
-            raise
-        _log.error("the site failed", exc_info=error)
-        raise FederationError(_SEE_LOG) from None
-
-
-def _without_paths(error: CmrfedError, root: Path | None) -> str:
-    """The words of a refusal as they travel: where the site keeps its folders is nobody else's business."""
-    text = str(error)
-    if root is None:
-        return text
-    with suppress(CmrfedError):
-        ledger = ledger_folder(root)
-        if ledger != root:
-            text = text.replace(f"{ledger}/", "").replace(str(ledger), "the ledger's folder")
-    return text.replace(f"{root}/", "").replace(str(root), "the site's folder")
-
-
-def _note(root: Path | None, kind: str, /, **body: Any) -> None:
-    """Write into the site's journal; a disk that is full keeps no site from its answer."""
-    try:
-        if root:
-            Journal(root).write(kind, **body)
-    except OSError as error:
-        _log.error("the journal cannot be written: %s", error)
-
-
-def answer_hello(context: Context) -> RecordDict:
-    """Answer the question who this is."""
-    details, root = False, None
-    try:
-        site = open_site(context)
-        root = site.root
-        details = site.policy.may_leave.error_details
-        return encode_info(site.hello())
-    except PrivacyError as error:
-        _log.error("the site cannot take part: %s", error)
-        return encode_refusal(_without_paths(error, root))
-    except CmrfedError as error:
-        _log.error("the site cannot take part: %s", error)
-        return encode_refusal(str(error) if details else _SEE_LOG)
-
-
-class Site:
-    """One site. Made by `Site.open`."""
+class Site(SiteFolder):
+    """A site that trains."""
 
     def __init__(self, root: Path, record: SiteRecord) -> None:
-        self.root, self.record = root, record
+        super().__init__(root, record)
         self.find_directions: FindDirections = public_directions
         """Finds the public directions of private training in a subspace."""
-
-    @classmethod
-    def open(cls, root: Path) -> "Site":
-        """Read site.json.
-
-        Raises:
-            DataError: There is none, or it is wrong.
-        """
-        try:
-            return cls(root, SiteRecord.model_validate(read_json(root / "site.json")))
-        except ValidationError as error:
-            raise DataError(
-                f"{root}/site.json cannot be used",
-                got=problems(error),
-                expected="name, style, cohort, patients",
-                do="correct it",
-            ) from None
-
-    @classmethod
-    def register(cls, root: Path, record: SiteRecord, policy: SitePolicy) -> "Site":
-        """Make a site, or change who it is; its ledger is made once, and its policy is kept where it has one.
-
-        The ledger of a cohort that is not there yet is made when it is there.
-
-        Raises:
-            PrivacyError: The ledger of its patients is gone, damaged, or older than what the site remembers.
-            DataError: Its patients have paid in another ledger.
-        """
-        record.save(root)
-        if not (root / "policy.yaml").exists():
-            policy.save(root / "policy.yaml")
-        site = cls(root, record)
-        if record.simulated or (root / record.cohort / "cohort.json").exists():
-            site.open_ledger()
-        return site
-
-    def open_ledger(self) -> PrivacyLedger:
-        """The ledger of the site's patients, compared with what the site remembers of it; made where it never was.
-
-        Raises:
-            PrivacyError: It is gone, damaged, or older than what the site remembers.
-            DataError: The site's patients have paid in another ledger, or its cohort cannot be used.
-        """
-        if not self.record.simulated:
-            named = self.record.ledger is not None
-            return cohort_ledger(self.root, self.record.name, self.cohort, named=named)
-        if not PrivacyLedger.exists(self.root):
-            return PrivacyLedger.create(self.root)
-        ledger = PrivacyLedger(self.root)
-        ledger.lines()
-        return ledger
-
-    @cached_property
-    def policy(self) -> SitePolicy:
-        """What the site allows.
-
-        Raises:
-            PrivacyError: policy.yaml is missing or cannot be followed.
-        """
-        return SitePolicy.load(self.root / "policy.yaml")
-
-    @cached_property
-    def cohort(self) -> Cohort:
-        """The site's patients."""
-        return Cohort.open(self.root / self.record.cohort, self.record.patients)
-
-    def hello(self) -> SiteInfo:
-        """Name and style; the number of patients where it may leave."""
-        patients = len(self.cohort) if self.policy.may_leave.patient_count else None
-        return SiteInfo(name=self.record.name, style=self.record.style, patients=patients)
 
     def train_round(self, job: StageJob, arrays: State, codec: State | None = None) -> TrainReply:
         """Train one round from the global weights; a repeated request gets the stored reply.
@@ -340,7 +102,7 @@ class Site:
             DataError: The site's cohort cannot be used for this stage.
         """
         self.policy.check_sum(job.secure_threshold)
-        state = _StateFolder(self.root / "state" / job.run / job.stage)
+        state = _StateFolder(self.state(job.run, job.stage))
         self.open_ledger()  # a ledger that is not whole stops the site, whatever is asked
         stored = state.reply(job)
         return stored or self._pay_and_train(job, arrays, codec, state)
@@ -352,25 +114,9 @@ class Site:
         Raises:
             SiteRefused: The update is part of another sum already.
         """
-        masking = SiteMasking(self.record.name, self.root / "state" / job.run / job.stage, job.round, job.key)
+        masking = SiteMasking(self.record.name, self.state(job.run, job.stage), job.round, job.key)
         keys = masking.open(session, job.secure_threshold or 0, private=job.privacy is not None)
         return replace(reply, arrays=None, keys=keys)
-
-    def secure_step(self, step: Step) -> RecordDict:
-        """Answer a step of a secure sum.
-
-        Raises:
-            SiteRefused: It is not safe to answer, or is not what was asked before.
-        """
-        name = self.record.name
-        masking = SiteMasking(name, self.root / "state" / step.run / step.stage, step.round, step.key)
-        if isinstance(step, ShareStep):
-            return encode_answer(name, masking.share(step))
-        if isinstance(step, MaskStep):
-            return encode_answer(name, {}, masking.masked(step, self.hello().patients))
-        if isinstance(step, UnmaskStep):
-            return encode_answer(name, masking.unmask(step))
-        raise AssertionError(f"no such step: {type(step).__name__}")
 
     def _pay_and_train(self, job: StageJob, arrays: State, codec: State | None, state: "_StateFolder") -> TrainReply:
         ledger, patients = self.open_ledger(), len(self.cohort)
@@ -406,6 +152,8 @@ class Site:
         """
         if job.privacy is None or self.record.simulated:
             return False
+        from cmrfed.federation.site.audit import audit_site  # with all that audits need
+
         with _threads(min(job.threads, self.policy.limits.threads, os.cpu_count() or 1)):
             row = audit_site(self.root, job, resolve(self.record.device, private=True))
         return row.passed
@@ -425,6 +173,8 @@ class Site:
         threads, limits = torch.get_num_threads(), self.policy.limits
         trainer: Trainer
         if job.privacy:
+            from cmrfed.training.private import PrivateTrainer  # with Opacus
+
             trainer = private = PrivateTrainer(*common, job.privacy, job.event, self.find_directions)
             run = partial(private.run, first, steps)
             budget = rehearse(private, job, limits)

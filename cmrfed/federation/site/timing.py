@@ -6,8 +6,6 @@ hides it waits until the time is up that a number of passes takes which is almos
 
 import math
 
-from scipy.stats import binom
-
 EXCEEDED = 1e-9
 """Probability that more records are sampled in a round than the site waits for, where N is as declared."""
 MARGIN = 1.25
@@ -16,6 +14,8 @@ MARGIN = 1.25
 
 def largest_passes(declared_patients: int, sampling_rate: float, steps: int) -> int:
     """Passes of a round that are exceeded with probability `EXCEEDED`: a quantile of Binomial(N · steps, q)."""
+    from scipy.stats import binom  # which takes a second to load, and only private rounds need it
+
     return max(1, int(binom.isf(EXCEEDED, declared_patients * steps, sampling_rate)))
 
 

@@ -13,7 +13,8 @@ from cmrfed.core.settings.digests import digested
 from cmrfed.federation.compression import SCALES, compress, expand
 from cmrfed.federation.messages import to_array_record, to_state
 from cmrfed.federation.settings import FederationConfig
-from cmrfed.federation.site.site import Site, SiteRecord, answer_train
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site, answer_train
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
 from cmrfed.training.loop import LocalTrainer

@@ -19,7 +19,8 @@ from cmrfed.federation.secagg.arithmetic import encode, join, new_secret, public
 from cmrfed.federation.secagg.client import MaskStep, ShareStep, SiteMasking, UnmaskStep
 from cmrfed.federation.secagg.server import SecureRound
 from cmrfed.federation.settings import FederationConfig
-from cmrfed.federation.site.site import Site, answer_step, answer_train
+from cmrfed.federation.site.answers import answer_step
+from cmrfed.federation.site.site import Site, answer_train
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.training.loop import LocalResult, LocalTrainer
 from tests.federation_world import OPEN, FaultyGrid, federated_run, make_sites, site_roots, tiny_request, tiny_stage

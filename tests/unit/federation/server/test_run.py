@@ -18,7 +18,8 @@ from cmrfed.core.rng import fold
 from cmrfed.federation.local_grid import LocalGrid
 from cmrfed.federation.messages import decode_reply, to_array_record, to_state
 from cmrfed.federation.server.run import FederatedRun
-from cmrfed.federation.site.site import Site, SiteRecord
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site
 from cmrfed.generators.generator import Generator
 from cmrfed.generators.settings import FlowConfig
 from tests.federation_world import OPEN, FaultyGrid, federated_run, make_sites, site_roots, tiny_cohort, tiny_stage

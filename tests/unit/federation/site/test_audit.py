@@ -9,9 +9,11 @@ from cmrfed.core.errors import PrivacyError
 from cmrfed.deploy.checks import _audit
 from cmrfed.federation.messages import Spent
 from cmrfed.federation.site import audit as site_audit
-from cmrfed.federation.site.site import Site, SiteRecord
-from cmrfed.privacy.audit import AuditResult, Check
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site
+from cmrfed.privacy.audit.checks import Check
 from cmrfed.privacy.audit.mu import Mu
+from cmrfed.privacy.audit.result import AuditResult
 from cmrfed.privacy.policy import SitePolicy
 from cmrfed.privacy.settings import PrivateTraining
 from tests.federation_world import make_sites, tiny_request

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cmrfed.core.errors import ConfigError, DataError, PrivacyError, SiteRefused
-from cmrfed.federation.site.site import Site, SiteRecord
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site
 from cmrfed.privacy.accountant import epsilon
 from cmrfed.privacy.event import PrivacyEvent
 from cmrfed.privacy.ledger.chain import Chain

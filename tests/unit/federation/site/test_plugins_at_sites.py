@@ -9,7 +9,8 @@ from cmrfed.core.artifacts import digest_state
 from cmrfed.core.errors import ConfigError
 from cmrfed.data.cohort import Cohort
 from cmrfed.federation.messages import StageJob
-from cmrfed.federation.site.site import Site, SiteRecord
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site
 from cmrfed.generators.generator import Generator
 from cmrfed.privacy.policy import SitePolicy
 from tests.federation_world import OPEN, SIZE_PX, tiny_cohort

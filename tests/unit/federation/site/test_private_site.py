@@ -12,8 +12,10 @@ from cmrfed.core.artifacts import digest_state
 from cmrfed.core.device import HOST
 from cmrfed.core.errors import FederationError, PrivacyError
 from cmrfed.federation.messages import StageJob, TrainReply, decode_info, decode_reply, encode_job, to_array_record
+from cmrfed.federation.site.answers import answer_hello
 from cmrfed.federation.site.audit import audit_site
-from cmrfed.federation.site.site import Site, SiteRecord, _StateFolder, answer_hello, answer_train
+from cmrfed.federation.site.folder import SiteRecord
+from cmrfed.federation.site.site import Site, _StateFolder, answer_train
 from cmrfed.privacy.ledger.journal import Journal
 from cmrfed.privacy.ledger.ledger import PrivacyLedger
 from cmrfed.privacy.ledger.memory import COPY

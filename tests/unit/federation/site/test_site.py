@@ -16,7 +16,9 @@ from cmrfed.federation.messages import (
     encode_job,
     to_array_record,
 )
-from cmrfed.federation.site.site import Site, SiteRecord, answer_hello, answer_train, open_site
+from cmrfed.federation.site.answers import answer_hello, open_site
+from cmrfed.federation.site.folder import SiteFolder, SiteRecord
+from cmrfed.federation.site.site import Site, answer_train
 from cmrfed.privacy.ledger.journal import Journal
 from cmrfed.training.loop import LocalTrainer
 from tests.federation_world import OPEN, make_sites, tiny_cohort
@@ -52,12 +54,14 @@ def test_it_introduces_itself(site: Site) -> None:
 
 def test_simulation_and_hospital_open_the_same_site(tmp_path: Path) -> None:
     root = make_sites(tmp_path)[2]
-    simulated = open_site(make_context({"partition-id": 2, "num-partitions": 3}, {"run-dir": str(tmp_path)}))
-    deployed = open_site(make_context({"site-root": str(root)}))
+    simulated = open_site(
+        make_context({"partition-id": 2, "num-partitions": 3}, {"run-dir": str(tmp_path)}), SiteFolder
+    )
+    deployed = open_site(make_context({"site-root": str(root)}), SiteFolder)
     assert simulated.root == deployed.root
     assert simulated.record == deployed.record
     with pytest.raises(DataError, match=r"knows no site.*Do: start the node with --node-config"):
-        open_site(make_context({}))
+        open_site(make_context({}), SiteFolder)
 
 
 def test_a_round_changes_the_weights_and_reports_its_losses(site: Site) -> None:
