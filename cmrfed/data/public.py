@@ -7,8 +7,6 @@ from pathlib import Path
 from cmrfed.core.artifacts import digest_json, locked, new_folder
 from cmrfed.core.errors import DataError
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.phantom import write_phantom
-from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.settings import PhantomConfig, PublicPatients
 
 PUBLIC_VERSION = 2
@@ -36,6 +34,9 @@ def public_patients(config: PublicPatients, size_px: int, seed: int, cache: Path
         try:
             return Cohort.open(folder / "cohort")
         except DataError:  # absent or damaged
+            from cmrfed.data.phantom import write_phantom  # here: most requests need no public patients
+            from cmrfed.data.preparation.prepare import PrepareConfig, prepare
+
             with new_folder(folder) as part:
                 scans = part / "scans"
                 write_phantom(scans, PhantomConfig(patients=config.patients, sites=config.scanners, seed=seed))

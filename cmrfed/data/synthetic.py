@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 
 from cmrfed.core.artifacts import read_object, write_json, write_text
@@ -209,6 +208,8 @@ def affine_of(spacing_mm: tuple[float, float, float] | None, shape: tuple[int, i
 
 def write_case(folder: Path, case: Case) -> None:
     """Write one case as NIfTI files of the same geometry, in the order (column, row, slice)."""
+    import nibabel as nib
+
     affine = affine_of(case.spacing_mm, case.mask.shape)
     arrays: dict[str, np.ndarray] = {"images": case.image.astype(np.float32), "masks": case.mask.astype(np.uint8)}
     if case.drawn is not None:
@@ -333,6 +334,8 @@ class SyntheticDataset:
             )
 
     def _read(self, kind: str, case: str) -> np.ndarray:
+        import nibabel as nib
+
         path = self.root / kind / f"{case}.nii.gz"
         try:
             return np.asarray(nib.load(path).dataobj).transpose(2, 1, 0)  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """The evaluator: folders in, numbers, pictures and a verdict in words out. It never sees a generator."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,17 +21,18 @@ from cmrfed.evaluation.fidelity.precision_recall import manifold_metrics
 from cmrfed.evaluation.fidelity.reconstruction import reconstruction_fidelity, reconstruction_utility
 from cmrfed.evaluation.inputs import EvaluatedSet, layout_of, read_dataset
 from cmrfed.evaluation.installed import Sets, check_installed, installed_attacks, installed_metrics
+from cmrfed.evaluation.names import check_test_names
 from cmrfed.evaluation.pictures import draw_pictures
 from cmrfed.evaluation.privacy.black_box import leakage
 from cmrfed.evaluation.privacy.membership import Claim
 from cmrfed.evaluation.privacy.memorisation import memorisation
 from cmrfed.evaluation.results.catalogue import say
-from cmrfed.evaluation.results.result import EvaluationReport, Findings, Notice, slug
+from cmrfed.evaluation.results.result import EvaluationReport, Findings, Notice
 from cmrfed.evaluation.settings import (
     EvaluationConfig,
 )
 from cmrfed.evaluation.slices import SliceSet, slices_of_cohort
-from cmrfed.evaluation.utility.arms import HOLDOUT, RECONSTRUCTION, SegmenterBenchmark, site_utility, utility
+from cmrfed.evaluation.utility.arms import SegmenterBenchmark, site_utility, utility
 from cmrfed.evaluation.utility.nnunet import nnunet_utility
 from cmrfed.evaluation.verdict import verdicts
 
@@ -193,24 +194,6 @@ def _check(train: Cohort, holdout: Cohort, external: Mapping[str, Cohort], sites
                 expected=f"{train.size_px} px",
                 do=f"prepare it with --size {train.size_px}",
             )
-
-
-def check_test_names(external: Iterable[str]) -> None:
-    """See that every test set has a name of its own in ids.
-
-    Raises:
-        EvaluationError: Two external cohorts are written alike, or one like a set of the evaluation itself.
-    """
-    taken = {slug(name): name for name in (HOLDOUT, "hold-out", RECONSTRUCTION, "training", "synthetic")}
-    for name in external:
-        if slug(name) in taken:
-            raise EvaluationError(
-                f"the name {name} of an external cohort is taken already",
-                got=f"{name} and {taken[slug(name)]}",
-                expected="names that differ in letters and digits, and are not those of the evaluation's own sets",
-                do="give the cohort another name",
-            )
-        taken[slug(name)] = name
 
 
 def _features(sets: tuple[SliceSet, ...], extractor: Extractor) -> dict[str, np.ndarray]:

@@ -6,18 +6,18 @@ otherwise.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch import Tensor
 
-from cmrfed.core.device import to_host
 from cmrfed.core.errors import ConfigError, EvaluationError
 from cmrfed.core.settings.registry import Registry
 from cmrfed.evaluation.results.catalogue import Measure, register
 from cmrfed.evaluation.results.result import Findings
 from cmrfed.evaluation.settings import AttackConfig
-from cmrfed.evaluation.slices import SliceSet
+
+if TYPE_CHECKING:
+    from cmrfed.evaluation.slices import SliceSet
 
 Access = Literal["black-box", "white-box"]
 
@@ -26,9 +26,9 @@ Access = Literal["black-box", "white-box"]
 class Sets:
     """What a metric sees: the three sets, of one slice size, and the seed of the evaluation."""
 
-    synthetic: SliceSet
-    train: SliceSet
-    holdout: SliceSet
+    synthetic: "SliceSet"
+    train: "SliceSet"
+    holdout: "SliceSet"
     seed: int
 
 
@@ -125,6 +125,10 @@ def attack_scores(name: str, attack: InstalledAttack, count: int, *inputs: Any) 
     Raises:
         EvaluationError: It failed, or gave something else than that many finite numbers.
     """
+    from torch import Tensor  # here: who only looks whether a part is installed does not wait for it
+
+    from cmrfed.core.device import to_host
+
     try:
         scores = attack.score(*inputs)
         scores = np.asarray(to_host(scores) if isinstance(scores, Tensor) else scores, np.float64)

@@ -1,12 +1,15 @@
 """Pictures of what was measured."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cmrfed.data.pictures import enlarge, grey, outlined, save_png, sheet
-from cmrfed.evaluation.privacy.nearest import Neighbours
-from cmrfed.evaluation.slices import SliceSet
+
+if TYPE_CHECKING:
+    from cmrfed.evaluation.privacy.nearest import Neighbours
+    from cmrfed.evaluation.slices import SliceSet
 
 COLUMNS, ROWS, FACTOR = 8, 3, 2
 _SMALL_PX = 100
@@ -18,7 +21,7 @@ def _bigger(picture: np.ndarray) -> np.ndarray:
     return enlarge(picture, FACTOR) if len(picture) < _SMALL_PX else picture
 
 
-def _grid(slices: SliceSet, rng: np.random.Generator) -> np.ndarray:
+def _grid(slices: "SliceSet", rng: np.random.Generator) -> np.ndarray:
     """Random slices, without and with the outlines of their masks: rows in turn."""
     chosen = rng.choice(len(slices), min(ROWS * COLUMNS, len(slices)), replace=False)
     rows = []
@@ -29,7 +32,7 @@ def _grid(slices: SliceSet, rng: np.random.Generator) -> np.ndarray:
     return sheet(rows)
 
 
-def _nearest_pairs(synthetic: SliceSet, train: SliceSet, to_train: Neighbours) -> np.ndarray:
+def _nearest_pairs(synthetic: "SliceSet", train: "SliceSet", to_train: "Neighbours") -> np.ndarray:
     """The synthetic slices that lie nearest to a training slice (above), and that slice (below)."""
     distance, row = to_train.nearest()
     closest = np.argsort(distance)[:COLUMNS]
@@ -40,10 +43,10 @@ def _nearest_pairs(synthetic: SliceSet, train: SliceSet, to_train: Neighbours) -
 
 def draw_pictures(
     folder: Path,
-    synthetic: SliceSet,
-    train: SliceSet,
-    holdout: SliceSet,
-    to_train: Neighbours,
+    synthetic: "SliceSet",
+    train: "SliceSet",
+    holdout: "SliceSet",
+    to_train: "Neighbours",
     *,
     show_real: bool,
     seed: int,

@@ -7,9 +7,9 @@ scale is part of its weights (`standardise`), so it needs no further number to t
 import errno
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -18,9 +18,14 @@ from cmrfed.core.errors import ConfigError, DataError
 from cmrfed.core.precision import full_precision
 from cmrfed.generators.settings import AutoencoderConfig
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
-def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
+
+def build_autoencoder(config: AutoencoderConfig) -> "AutoencoderKL":
     """The untrained network: GroupNorm alone, and no attention: a latent depends on its surroundings only."""
+    from diffusers import AutoencoderKL  # with all its relatives: only who has an autoencoder waits for them
+
     levels = len(config.channels)
     return AutoencoderKL(
         in_channels=1,
@@ -37,7 +42,7 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def standardise(network: AutoencoderKL, images: Iterable[Tensor]) -> None:
+def standardise(network: "AutoencoderKL", images: Iterable[Tensor]) -> None:
     """Give latents mean 0 and standard deviation 1 in each channel over ``images``; reconstructions stay as they are.
 
     The last convolution of the encoder and the first of the decoder see one pixel each, so scale and shift become part
@@ -132,12 +137,12 @@ class LatentCodec(nn.Module):
             )
 
 
-def autoencoder_loss(network: AutoencoderKL, images: Tensor, rng: torch.Generator, kl_weight: float) -> Tensor:
+def autoencoder_loss(network: "AutoencoderKL", images: Tensor, rng: torch.Generator, kl_weight: float) -> Tensor:
     """The mean of `autoencoder_losses` over the batch, one number."""
     return _loss(network, images, rng, kl_weight, torch.mean)
 
 
-def autoencoder_losses(network: AutoencoderKL, images: Tensor, rng: torch.Generator, kl_weight: float) -> Tensor:
+def autoencoder_losses(network: "AutoencoderKL", images: Tensor, rng: torch.Generator, kl_weight: float) -> Tensor:
     """Mean absolute error over pixels, of the image and its differences, and a little KL to N(0, 1): one value an item.
 
     There is no adversarial and no perceptual part: nothing is invented that the latent does not hold.
@@ -155,7 +160,7 @@ def autoencoder_losses(network: AutoencoderKL, images: Tensor, rng: torch.Genera
 
 
 def _loss(
-    network: AutoencoderKL, images: Tensor, rng: torch.Generator, kl_weight: float, mean: Callable[[Tensor], Tensor]
+    network: "AutoencoderKL", images: Tensor, rng: torch.Generator, kl_weight: float, mean: Callable[[Tensor], Tensor]
 ) -> Tensor:
     posterior = network.encode(images).latent_dist
     noise = normal(posterior.mean.shape, rng, images)
@@ -166,7 +171,7 @@ def _loss(
 
 
 # --- files --------------------------------------------------------------------------------------
-def save_autoencoder(folder: Path, network: AutoencoderKL) -> None:
+def save_autoencoder(folder: Path, network: "AutoencoderKL") -> None:
     """Write a folder that diffusers opens."""
     try:
         network.save_pretrained(folder, safe_serialization=True)
@@ -180,6 +185,8 @@ def load_autoencoder(folder: Path) -> dict[str, Tensor]:
     Raises:
         DataError: A file is missing or damaged.
     """
+    from diffusers import AutoencoderKL
+
     try:
         network = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     except (OSError, RuntimeError, ValueError) as error:

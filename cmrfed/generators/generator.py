@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -18,8 +19,10 @@ from cmrfed.generators.codec import make_codec
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.memory import saved_bytes
 from cmrfed.generators.process import make_process
-from cmrfed.generators.samplers import Scheduler, make_sampler
 from cmrfed.generators.settings import GeneratorConfig, SamplerConfig
+
+if TYPE_CHECKING:
+    from cmrfed.generators.samplers import Scheduler
 
 _LARGEST_BATCH = 512
 """Items that are drawn together, at most."""
@@ -177,8 +180,12 @@ class Generator(nn.Module):
         with full_precision(self.device.type):
             return to_host(self.codec.decode(array))
 
-    def sampler(self, config: SamplerConfig | None = None) -> Scheduler:
+    def sampler(self, config: SamplerConfig | None = None) -> "Scheduler":
         """The configured sampler, or another one, with its timesteps set."""
+        from cmrfed.generators.samplers import (
+            make_sampler,  # here: who only trains does not wait for SciPy's statistics
+        )
+
         return make_sampler(config or self.config.sampler, self.process)
 
     # --- files ------------------------------------------------------------------------------

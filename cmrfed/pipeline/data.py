@@ -22,10 +22,10 @@ from cmrfed.data.phantom import write_phantom
 from cmrfed.data.pool import pool
 from cmrfed.data.preparation.prepare import PrepareConfig, prepare
 from cmrfed.data.settings import PartitionConfig, PhantomConfig
-from cmrfed.evaluation.evaluate import check_test_names
 from cmrfed.evaluation.installed import check_installed
+from cmrfed.evaluation.names import check_test_names
 from cmrfed.federation.identity import make_identities
-from cmrfed.federation.site.site import Site, SiteRecord
+from cmrfed.federation.site.folder import SiteFolder, SiteRecord
 from cmrfed.pipeline.files.record import SiteEntry
 from cmrfed.pipeline.public import never_learned_from, refuse_public
 from cmrfed.privacy.policy import SitePolicy
@@ -168,7 +168,7 @@ def write_sites(data: Data, run_dir: Path, experiment: Experiment) -> list[Path]
             simulated=True,
             device=of_site(experiment.compute.device, number),
         )
-        Site.register(root, site, policy)
+        SiteFolder.register(root, site, policy)
         roots.append(root)
     if experiment.federation.secure_aggregation:
         make_identities(roots)

@@ -15,17 +15,14 @@ from cmrfed.config.experiment import Experiment
 from cmrfed.core.artifacts import digest_json
 from cmrfed.core.errors import CmrfedError
 from cmrfed.core.owner import owned
+from cmrfed.core.processes import loading
 from cmrfed.core.progress import job, say, step
 from cmrfed.core.settings.digests import digested
-from cmrfed.generators.trainable import make_trainable
 from cmrfed.pipeline.context import RunContext, begin, begin_deployed
-from cmrfed.pipeline.evaluation import evaluate_run
 from cmrfed.pipeline.files.contents import write_contents
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
-from cmrfed.pipeline.synthesis import draw_all
 from cmrfed.pipeline.tracking import Tracker, tracking_callback
 from cmrfed.pipeline.training import stage_specs, train
-from cmrfed.report.html import write_report
 
 RUN_FOLDER = "the run folder"
 
@@ -57,6 +54,8 @@ def run(
             train(context)
             _draw_and_evaluate(context)
             with step("report"):
+                from cmrfed.report.html import write_report
+
                 _finish(context)
                 report = write_report(run_dir)
         write_contents(run_dir, context.trained.claim)
@@ -72,11 +71,16 @@ def _draw_and_evaluate(context: RunContext) -> None:
         raise AssertionError("only a simulated run has patients to evaluate on")
     drawn = digest_json([experiment.digest, digested(experiment.synthesis)])
     if not record.done("synthesis", drawn):
+        from cmrfed.pipeline.synthesis import draw_all  # here: who only trains does not wait for what comes after
+
         with record.timed("synthesis"):
             draw_all(trained, data.holdout)
         record.mark("synthesis", drawn)
     evaluated = digest_json([drawn, digested(experiment.evaluation), experiment.data.external])
     if not record.done("evaluation", evaluated):
+        with loading():
+            from cmrfed.pipeline.evaluation import evaluate_run
+
         with record.timed("evaluation"):
             evaluate_run(trained, data)
         record.mark("evaluation", evaluated)
@@ -112,6 +116,8 @@ def run_deployed(experiment: Experiment, run_dir: Path, grid: Grid, sites: list[
 
 def dry_run(experiment: Experiment) -> dict[str, Any]:
     """What a run would do, without touching a file: sizes, steps, bytes per round."""
+    from cmrfed.generators.trainable import make_trainable
+
     plan, stages = PrivacyPlan(experiment), {}
     for spec in stage_specs(plan):
         count = sum(p.numel() for p in make_trainable(spec.name, spec.generator).network.parameters())

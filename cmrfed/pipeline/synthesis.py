@@ -20,7 +20,7 @@ from cmrfed.data.synthetic import (
     PostProcessed,
     SyntheticDataset,
 )
-from cmrfed.federation.site.site import SiteRecord
+from cmrfed.federation.site.folder import SiteRecord
 from cmrfed.pipeline.trained import TrainedRun
 from cmrfed.synthesis.two_stage import pair_with, reconstruct, synthesize
 from cmrfed.synthesis.write import write_dataset

@@ -14,7 +14,7 @@ from cmrfed.federation.server.metrics import RoundMetrics, read_rounds
 from cmrfed.generators.stages import StageName
 from cmrfed.pipeline.files.record import RunRecord, is_run, read_run
 from cmrfed.pipeline.privacy.guarantee import read_audit
-from cmrfed.privacy.audit import AuditRow
+from cmrfed.privacy.audit.rows import AuditRow
 
 PREVIEWS_SHOWN = 4
 

@@ -22,7 +22,7 @@ from cmrfed.federation.server.metrics import RoundMetrics
 from cmrfed.generators.stages import STAGES, StageName
 from cmrfed.pipeline.files.record import RunRecord
 from cmrfed.pipeline.privacy.plan import PlanRow
-from cmrfed.privacy.audit import AuditRow
+from cmrfed.privacy.audit.rows import AuditRow
 from cmrfed.report.folder import Contents, read_contents
 from cmrfed.report.methods import bibliography, paragraphs
 from cmrfed.report.plots import Chart, curves

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import t as student
 
 from cmrfed.evaluation.results.catalogue import SWEEP as MEASURES
 from cmrfed.report.plots import number
@@ -153,6 +152,8 @@ def over_seeds(found: Sequence[Interval]) -> Interval:
     if len(found) == 1:
         return found[0]
     values = np.array([value for value, *_ in found])
+    from scipy.stats import t as student
+
     half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
     mean = float(values.mean())
     return mean, mean - half, mean + half

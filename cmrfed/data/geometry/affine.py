@@ -16,7 +16,6 @@ from enum import Enum
 from itertools import permutations, product
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from cmrfed.core.errors import DataError
@@ -146,13 +145,15 @@ def grid_of(file: Any, where: str) -> Grid:
 
 def _affine(header: Any, shape: tuple[int, int, int]) -> np.ndarray | None:
     """The sform or the qform: the first that is usable, one that is more than a default before others; None without."""
+    from nibabel.spatialimages import HeaderDataError  # by whoever read the header it is loaded
+
     found = []
     for read, code in ((header.get_sform, "sform_code"), (header.get_qform, "qform_code")):
         if int(header[code]) <= 0:
             continue
         try:
             affine = np.asarray(read(), float)
-        except (ValueError, nib.spatialimages.HeaderDataError):  # a quaternion that is none
+        except (ValueError, HeaderDataError):  # a quaternion that is none
             continue
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         if np.isfinite(affine).all() and lengths.min() > 0 and abs(np.linalg.det(affine[:3, :3] / lengths)) > 0.1:

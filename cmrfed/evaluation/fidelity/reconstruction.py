@@ -8,9 +8,10 @@ from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.labels import Label
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.evaluation.fidelity.distances import paired_metrics
+from cmrfed.evaluation.names import RECONSTRUCTION
 from cmrfed.evaluation.results.result import Findings
 from cmrfed.evaluation.slices import SliceSet
-from cmrfed.evaluation.utility.arms import RECONSTRUCTION, SegmenterBenchmark, arm_on_other_images
+from cmrfed.evaluation.utility.arms import SegmenterBenchmark, arm_on_other_images
 from cmrfed.evaluation.utility.segmenter import labelled_slices
 
 ARM = "reconstruction"

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, mannwhitneyu
 
 from cmrfed.data.cohort import PatientRecord
 from cmrfed.evaluation.results.catalogue import attack_words, metric, say, series, unavailable
@@ -122,6 +121,8 @@ def p_value(scores: Scores) -> float:
     """Two-sided p-value of members and non-members scoring alike (Mann and Whitney 1947)."""
     if np.ptp(np.concatenate([scores.members, scores.others])) == 0:
         return 1.0
+    from scipy.stats import mannwhitneyu
+
     return float(mannwhitneyu(scores.members, scores.others).pvalue)
 
 
@@ -154,6 +155,8 @@ def broken(scores: Scores, claim: Claim) -> tuple[float, float] | None:
     Exact intervals of both rates (Clopper and Pearson 1934), in both directions of the score, with the error shared
     among all thresholds: a claim that holds is called broken in at most one of twenty data sets.
     """
+    from scipy.stats import beta
+
     for sign in (1, -1):
         fpr, tpr = roc(sign * scores.members, sign * scores.others)
         level = ERROR / (4 * len(fpr))

@@ -23,6 +23,7 @@ from cmrfed.core.progress import track
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import STRUCTURES, Label
+from cmrfed.evaluation.names import HOLDOUT
 from cmrfed.evaluation.results.catalogue import metric, series, share_arm, unavailable, word
 from cmrfed.evaluation.results.result import Estimate, Findings, Metric, bootstrap, mean_interval
 from cmrfed.evaluation.utility.contours import Scored, clinical_findings, distance_metrics, unscaled_metric
@@ -39,8 +40,6 @@ from cmrfed.segmentation.settings import SegmenterConfig
 
 __all__ = [
     "ARMS",
-    "HOLDOUT",
-    "RECONSTRUCTION",
     "Runs",
     "SegmenterBenchmark",
     "arm_on_other_images",
@@ -53,8 +52,6 @@ ARMS = ("real", "synthetic", "both")
 """What the main segmenters are trained on."""
 CONTROL = "real-unaugmented"
 SITE_ARMS = ("site", "site-synthetic")
-HOLDOUT, RECONSTRUCTION = "holdout", "reconstruction"
-"""Test sets that are not an external cohort."""
 _USUAL = SegmenterConfig()
 _RECIPE = 1
 """Number of the training code in the name of a cached segmenter; raised when that code changes its results."""

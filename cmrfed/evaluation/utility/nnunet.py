@@ -26,11 +26,12 @@ from cmrfed.core.errors import EvaluationError
 from cmrfed.core.progress import track
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Label
+from cmrfed.evaluation.names import HOLDOUT
 from cmrfed.evaluation.results.catalogue import unavailable, word
 from cmrfed.evaluation.results.result import Findings
 from cmrfed.evaluation.settings import NNUNET, NnunetConfig
 from cmrfed.evaluation.slices import SliceSet
-from cmrfed.evaluation.utility.arms import ARMS, HOLDOUT, Runs, arms_findings
+from cmrfed.evaluation.utility.arms import ARMS, Runs, arms_findings
 from cmrfed.evaluation.utility.contours import Scored
 from cmrfed.evaluation.utility.segmenter import Patients, score_volumes
 

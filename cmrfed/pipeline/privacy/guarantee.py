@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cmrfed.config.experiment import ALL_STAGES, Experiment
 from cmrfed.core.artifacts import write_json
-from cmrfed.core.device import resolve
 from cmrfed.core.errors import ConfigError
 from cmrfed.core.settings.validation import read_model
 from cmrfed.data.partition import PLACEMENT, placement_of
@@ -18,11 +17,10 @@ from cmrfed.federation.server.statements import read_statements
 from cmrfed.generators.stages import StageName
 from cmrfed.pipeline.privacy.plan import PrivacyPlan, public_words
 from cmrfed.privacy.accountant import epsilon
-from cmrfed.privacy.audit import AuditRow
+from cmrfed.privacy.audit.rows import AuditRow
 from cmrfed.privacy.event import ADJACENCY, PrivacyEvent
 from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.training.audit import audit_training
 
 SIMULATED = (
     "The sites were simulated on one machine: their ledgers begin with this run, and what other runs spent on the same "
@@ -81,6 +79,9 @@ def audit_experiment(plan: PrivacyPlan) -> list[AuditRow]:
 
 
 def _audited(experiment: Experiment, stage: StageName, request: PrivateTraining) -> AuditRow:
+    from cmrfed.core.device import resolve  # here with all that audits need: who reads a claim does not wait for it
+    from cmrfed.training.audit import audit_training
+
     device = resolve(experiment.compute.device, private=True)
     return audit_training(stage, experiment.generator(stage), experiment.training(stage), request, device).row(stage)
 

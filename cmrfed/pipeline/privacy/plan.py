@@ -8,11 +8,9 @@ from pydantic import ConfigDict, Field
 from cmrfed.config.experiment import ALL_STAGES, STAGES, Experiment
 from cmrfed.core.settings.config import Section
 from cmrfed.generators.stages import StageName
-from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.budget import Plan, PlannedStage, calibrate_privacy, noise_to_signal
 from cmrfed.privacy.event import ADJACENCY
 from cmrfed.privacy.settings import PrivateTraining
-from cmrfed.training.private import train_only
 
 
 class PlanRow(Section):
@@ -128,6 +126,9 @@ def plan_text(experiment: Experiment) -> str:
 
 
 def _row(experiment: Experiment, stage: PlannedStage) -> PlanRow:
+    from cmrfed.generators.trainable import make_trainable  # here with torch: who reads a plan does not wait for it
+    from cmrfed.training.private import train_only
+
     settings = experiment.privacy.stage(stage.stage)
     name: StageName = next(each for each in ALL_STAGES if each == stage.stage)
     network = make_trainable(name, experiment.generator(name)).network

@@ -63,14 +63,14 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr("cmrfed.pipeline.files.record.read_run", counted("run.json", read_run))
     monkeypatch.setattr(trained, "read_run", counted("run.json", read_run))
     monkeypatch.setattr("cmrfed.pipeline.training.audit_experiment", lambda _: [])  # held by tests of its own
-    monkeypatch.setattr("cmrfed.pipeline.run.evaluate_run", counted("evaluation", evaluate_run))
+    monkeypatch.setattr("cmrfed.pipeline.evaluation.evaluate_run", counted("evaluation", evaluate_run))
     return found
 
 
 def test_each_is_done_once(tmp_path: Path, counts: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
     made = experiment(tmp_path)
     monkeypatch.setattr("cmrfed.pipeline.evaluation.evaluate", lambda **_: None)  # nothing of it loads a generator
-    monkeypatch.setattr("cmrfed.pipeline.run.write_report", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr("cmrfed.report.html.write_report", lambda run_dir: run_dir / "report.html")
     run(made, tmp_path / "run")
     assert counts == {"plan": 1, "mask": 1, "image": 1, "claim": 1, "evaluation": 1}
     counts.clear()

@@ -10,9 +10,9 @@ import torch
 from cmrfed.config.experiment import Experiment, resolve
 from cmrfed.core.artifacts import digest_state, read_json
 from cmrfed.core.errors import ConfigError
-from cmrfed.data import public
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Phase
+from cmrfed.data.phantom import write_phantom
 from cmrfed.data.settings import PhantomConfig
 from cmrfed.data.synthetic import SyntheticDataset
 from cmrfed.federation.server.checkpoint import RoundStore
@@ -96,9 +96,11 @@ def test_the_same_settings_give_the_same_weights(made: Path, tmp_path: Path) -> 
 def test_no_cohort_is_read(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the recipe's cohorts nor its phantom patients, whatever the seeds, have a part in it."""
     opened, drawn = [], []
-    real_open, real_write = Cohort.open, public.write_phantom
+    real_open, real_write = Cohort.open, write_phantom
     monkeypatch.setattr(Cohort, "open", lambda root, *rest: opened.append(Path(root)) or real_open(root, *rest))
-    monkeypatch.setattr(public, "write_phantom", lambda out, c: drawn.append((out, c)) or real_write(out, c))
+    monkeypatch.setattr(
+        "cmrfed.data.phantom.write_phantom", lambda out, c: drawn.append((out, c)) or real_write(out, c)
+    )
     secret = experiment(f"data.cohorts=[{tmp_path / 'nowhere'}]", "data.external={far: nowhere}")
     folder = pretrained(secret, tmp_path / "other")
     assert folder.name == pretrained(experiment(), cache).name

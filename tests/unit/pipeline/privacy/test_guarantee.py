@@ -19,8 +19,9 @@ from cmrfed.pipeline.privacy.guarantee import audit_experiment, audit_text, own_
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import train
 from cmrfed.privacy.accountant import epsilon
-from cmrfed.privacy.audit import AuditResult, Check
+from cmrfed.privacy.audit.checks import Check
 from cmrfed.privacy.audit.mu import Mu
+from cmrfed.privacy.audit.result import AuditResult
 from cmrfed.privacy.policy import SitePolicy
 
 TINY = {"backbone": {"channels": [32], "patch_px": 8, "norm_groups": 4}}
@@ -141,9 +142,7 @@ def test_settings_that_would_undo_privacy_are_refused(changes: dict, message: st
 # --- audit --------------------------------------------------------------------------------------
 def test_the_audit_runs_the_configured_training_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(
-        "cmrfed.pipeline.privacy.guarantee.audit_training", lambda *told: asked.append(told) or made_audit(1.2)
-    )
+    monkeypatch.setattr("cmrfed.training.audit.audit_training", lambda *told: asked.append(told) or made_audit(1.2))
     tried = plan()
     rows = audit_experiment(tried)
     assert [row.stage for row in rows] == ["mask", "image"]
@@ -162,12 +161,12 @@ def made_audit(mu: float, p_value: float = 0.5) -> AuditResult:
 
 
 def test_a_failed_audit_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cmrfed.pipeline.privacy.guarantee.audit_training", lambda *_: made_audit(1.2, 1e-9))
+    monkeypatch.setattr("cmrfed.training.audit.audit_training", lambda *_: made_audit(1.2, 1e-9))
     text = audit_text(audit_experiment(plan()))
     assert "µ = 1.200 (0.200 to 2.200 at 99%), theory 1.000; 2 properties: FAILED: noise: law" in text
     assert "  ok    noise: mean: +0.001; 0.000" in text
     assert "  FAIL  noise: law: distance 0.1; near 0" in text
-    monkeypatch.setattr("cmrfed.pipeline.privacy.guarantee.audit_training", lambda *_: made_audit(math.inf, 0.0))
+    monkeypatch.setattr("cmrfed.training.audit.audit_training", lambda *_: made_audit(math.inf, 0.0))
     rows = audit_experiment(plan())
     assert rows[0].mu is None
     assert "µ = ∞ (there is no noise), theory 1.000" in audit_text(rows)
@@ -179,7 +178,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("run") / "r"
     context = begin(experiment(), run_dir)
     with pytest.MonkeyPatch.context() as patch:  # tests of the audit itself run it whole
-        patch.setattr("cmrfed.pipeline.privacy.guarantee.audit_training", lambda *_: made_audit(1.2))
+        patch.setattr("cmrfed.training.audit.audit_training", lambda *_: made_audit(1.2))
         train(context)
     return run_dir
 
