@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss
-from monai.networks.nets import UNet
 from torch import Tensor, nn
 
 from cmrfed.core.device import HOST, batch_that_fits, fits, normal, to_device, to_host
@@ -30,6 +28,8 @@ BYTES = 1024
 
 def build_segmenter(config: SegmenterConfig, seed: int) -> nn.Module:
     """Make the untrained U-Net: (B, 1, H, W) in [-1, 1] => logits (B, 4, H, W)."""
+    from monai.networks.nets import UNet  # all of MONAI: who trains no segmenter does not wait for it
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "segmenter").initial_seed())
         return UNet(
@@ -165,6 +165,8 @@ def train_segmenter(
     Raises:
         EvaluationError: There are no slices, or their size does not fit the network.
     """
+    from monai.losses import DiceCELoss
+
     sources = [LabelledSlices(images, masks)] + ([mixed_with] if mixed_with is not None else [])
     _check_sources(sources, config)
     model, random = build_segmenter(config, seed), torch_generator(seed, "segmenter batches")

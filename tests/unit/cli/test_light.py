@@ -53,6 +53,7 @@ CASES = {
 HELLO = """
 import pathlib, tempfile
 from client.client_app import app
+from cmrfed.federation.flower import begin_run, name_message
 from cmrfed.federation.site.folder import SiteRecord
 from cmrfed.privacy.policy import SitePolicy
 from flwr.app import Context, Message, RecordDict
@@ -61,8 +62,9 @@ with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     SiteRecord(name="a", cohort="cohort").save(root)
     SitePolicy(epsilon_cap=8, delta=1e-3).save(root / "policy.yaml")
+    begin_run(1)
     asked = Message(RecordDict(), 2, "query")
-    asked.metadata.__dict__["_message_id"] = "1"
+    name_message(asked, "1")
     reply = app(asked, Context(1, 2, {"site-root": folder}, RecordDict(), {}))
     assert '"name":"a"' in reply.content.config_records["site"]["info"]
 """
