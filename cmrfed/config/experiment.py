@@ -166,6 +166,10 @@ class Experiment(Section):
 
     def _has_its_segmenter(self) -> None:
         if self.segmenter is None:
+            if self.synthesis.source == "relabelled":
+                raise ValueError(
+                    "synthesis.source is relabelled, but there is no segmenter to label: set segmenter: {}"
+                )
             return
         self.generator("segmenter")
         if self.pretrain is None or not any(self.pretrain.of(stage) for stage in STAGES):

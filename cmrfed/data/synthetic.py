@@ -148,8 +148,9 @@ class Manifest(Section):
     name: str
     patients: int
     seed: int
-    source: Literal["generators", "phantom"] = "generators"
-    """What drew it; of a phantom no generator and no patient is behind it."""
+    source: Literal["generators", "phantom", "relabelled"] = "generators"
+    """What drew it. Of a phantom no generator and no patient is behind it; relabelled: a phantom's images under the
+    labels of a segmenter that has learned from patients."""
     generators: dict[str, str]
     """Stage → digest of its weights; empty where no generator drew it."""
     experiment_digest: str | None = None

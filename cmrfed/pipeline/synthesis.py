@@ -1,14 +1,16 @@
 """What a trained run draws: the synthetic data set, and what its evaluation needs beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from cmrfed.core.artifacts import digest_folder
+from cmrfed.core.device import resolve_anywhere
 from cmrfed.core.progress import track
 from cmrfed.core.rng import fold
 from cmrfed.core.settings.validation import read_model
-from cmrfed.data.cohort import Cohort
+from cmrfed.data.cohort import Cohort, Volume
 from cmrfed.data.public import PUBLIC_VERSION, public_patients
 from cmrfed.data.settings import PublicPatients
 from cmrfed.data.synthetic import (
@@ -22,6 +24,8 @@ from cmrfed.data.synthetic import (
 )
 from cmrfed.federation.site.folder import SiteRecord
 from cmrfed.pipeline.trained import TrainedRun
+from cmrfed.segmentation.files import load_segmenter
+from cmrfed.segmentation.segmenter import segment
 from cmrfed.synthesis.two_stage import pair_with, reconstruct, synthesize
 from cmrfed.synthesis.write import write_dataset
 
@@ -59,6 +63,8 @@ def draw_dataset(trained: TrainedRun, out: Path, *, patients: int, seed: int) ->
     config = trained.experiment.synthesis
     if config.source == "phantom":
         return _hand_out_phantom(trained, out, patients, seed)
+    if config.source == "relabelled":
+        return _hand_out_relabelled(trained, out, patients, seed)
     mask, image = trained.generator("mask"), trained.generator("image")
     spacing = _spacing(trained)
     manifest = trained.manifest("synthetic", patients=patients, seed=seed, spacing_mm=spacing)
@@ -81,22 +87,42 @@ def draw_dataset(trained: TrainedRun, out: Path, *, patients: int, seed: int) ->
 
 def _hand_out_phantom(trained: TrainedRun, out: Path, patients: int, seed: int) -> SyntheticDataset:
     """Write simulated patients as the data set; they are others than those that generators learn from."""
-    start = trained.experiment.pretrain or PublicPatients()
-    chosen = PublicPatients(patients=patients, scanners=min(start.scanners, patients), seed=seed)
-    cohort = public_patients(chosen, trained.experiment.data.size_px, fold(seed, "phantom that is handed out"))
-    spacings = {record.spacing_mm for record in cohort.patients}
-    spacing = spacings.pop() if len(spacings) == 1 else None  # scanners differ in their slices
+    cohort, spacing = _other_phantom(trained, patients, seed)
     manifest = trained.manifest("synthetic", patients=patients, seed=seed, spacing_mm=spacing)
     simulated = LearnedFrom(name=f"phantom v{PUBLIC_VERSION}", patients=patients)
     changed = {"source": "phantom", "generators": {}, "styles": (), "learned_from": (simulated,), "privacy": SIMULATED}
     return write_dataset(out, _simulated(cohort, spacing), manifest.model_copy(update=changed))
 
 
-def _simulated(cohort: Cohort, spacing: tuple[float, float, float] | None) -> Iterator[Case]:
+def _hand_out_relabelled(trained: TrainedRun, out: Path, patients: int, seed: int) -> SyntheticDataset:
+    """Write simulated patients under the labels of the run's segmenter: in these is what patients have taught it."""
+    cohort, spacing = _other_phantom(trained, patients, seed)
+    folder = trained.folder("segmenter")
+    segmenter = load_segmenter(folder).to(resolve_anywhere(trained.experiment.compute.device))
+    manifest = trained.manifest("synthetic", patients=patients, seed=seed, spacing_mm=spacing)
+    changed = {"source": "relabelled", "generators": {"segmenter": digest_folder(folder)}, "styles": ()}
+    cases = _simulated(cohort, spacing, lambda volume: segment(segmenter, volume.image))
+    return write_dataset(out, cases, manifest.model_copy(update=changed))
+
+
+def _other_phantom(trained: TrainedRun, patients: int, seed: int) -> tuple[Cohort, tuple[float, float, float] | None]:
+    """Simulated patients whom nothing has learned from, and their spacing where it is that of all."""
+    start = trained.experiment.pretrain or PublicPatients()
+    chosen = PublicPatients(patients=patients, scanners=min(start.scanners, patients), seed=seed)
+    cohort = public_patients(chosen, trained.experiment.data.size_px, fold(seed, "phantom that is handed out"))
+    spacings = {record.spacing_mm for record in cohort.patients}
+    return cohort, spacings.pop() if len(spacings) == 1 else None  # scanners differ in their slices
+
+
+def _simulated(
+    cohort: Cohort,
+    spacing: tuple[float, float, float] | None,
+    label: Callable[[Volume], np.ndarray] = lambda volume: np.asarray(volume.mask),
+) -> Iterator[Case]:
     for number in range(len(cohort)):
         name = f"phantom-{number + 1:04d}"
         for volume in cohort.volumes(number):
-            case, mask = f"{name}_{volume.phase.name}", np.asarray(volume.mask)
+            case, mask = f"{name}_{volume.phase.name}", label(volume)
             yield Case(case, name, volume.phase, volume.image, mask, spacing, "phantom")
 
 

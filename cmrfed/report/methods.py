@@ -81,10 +81,12 @@ SOURCES = {
 _POST_PROCESSING = {
     "largest_component": "Of each structure on a slice the largest piece alone was kept.",
 }
-_SIMULATED = (
-    "The generators did not draw the data set that was judged: it holds {patients} simulated patients of the phantom, "
-    "with their true masks."
-)
+_HANDED_OUT = {
+    "phantom": "The generators did not draw the data set that was judged: it holds {patients} simulated patients of "
+    "the phantom, with their true masks.",
+    "relabelled": "The generators did not draw the data set that was judged: it holds {patients} simulated patients of "
+    "the phantom, with the masks that the segmenter of the sites gave them.",
+}
 _LATENT = " on the latents of an autoencoder"
 STRATEGIES = {
     "fedavg": ("federated averaging (FedAvg)", "fedavg"),
@@ -276,8 +278,8 @@ def paragraphs(run: dict[str, Any] | None, measured: Iterable[Metric]) -> list[P
             start = _start(experiment["pretrain"], sources, finetuned=bool(experiment.get("autoencoder")))
             out += [_relabelled(experiment["pretrain"], sources) if experiment.get("segmenter") else start]
         out += [_federation(experiment, len(run.get("sites") or []))]
-        if experiment.get("synthesis", {}).get("source") == "phantom":
-            out += [Paragraph(_SIMULATED.format(patients=experiment["synthesis"]["patients"]), ())]
+        if words := _HANDED_OUT.get(experiment.get("synthesis", {}).get("source")):
+            out += [Paragraph(words.format(patients=experiment["synthesis"]["patients"]), ())]
         if plugins := [str(PluginEntry(**entry)) for entry in run.get("plugins") or []]:
             out += [Paragraph(f"CMRFed was extended by plugins: {'; '.join(plugins)}.", ())]
     return [*out, *_metrics(list(measured))]

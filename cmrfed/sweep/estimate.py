@@ -11,6 +11,7 @@ from cmrfed.core.settings.digests import digested
 from cmrfed.federation.server.checkpoint import RoundStore
 from cmrfed.pipeline.pretrain import CODEC, codec_origin, stage_origin
 from cmrfed.pipeline.privacy.plan import plan_privacy
+from cmrfed.pipeline.relabel import segmenter_origin
 from cmrfed.report.results import duration
 from cmrfed.sweep.clock import Clock
 from cmrfed.sweep.paid import would_pay
@@ -23,6 +24,7 @@ from cmrfed.sweep.timing import (
     evaluation_seconds,
     extractor_seconds,
     public_seconds,
+    public_segmenter_seconds,
     report_seconds,
     segmenter_seconds,
     stage_seconds,
@@ -101,6 +103,7 @@ def step_seconds(experiment: Experiment, clock: Clock) -> dict[str, float]:
     """What each step of a run would take on this machine after its data are there, in order: see `run_seconds`."""
     public = [*STAGES, CODEC] if experiment.pretrain and experiment.pretrain.autoencoder else STAGES
     out = {"pretraining": sum(public_seconds(experiment, stage, clock) for stage in public)}
+    out["pretraining"] += public_segmenter_seconds(experiment, clock)
     steps = _segmenter_steps(experiment, real=True)
     out |= _own_steps(experiment, steps, clock)
     out["evaluation"] += extractor_seconds(experiment, clock)
@@ -151,9 +154,13 @@ def _public(point: Point, seen: set[str], clock: Clock) -> tuple[int, float]:
     steps, seconds = 0, 0.0
     for stage in STAGES:
         trained = experiment.pretrain.of(stage)
-        if trained and _new(digest_json(stage_origin(experiment, stage)), seen):
+        own = experiment.starts_relabelled(stage)  # by this run's segmenter: no other point has it
+        if trained and (own or _new(digest_json(stage_origin(experiment, stage)), seen)):
             steps += trained.rounds * trained.local_steps
             seconds += public_seconds(experiment, stage, clock)
+    if (labeller := experiment.segmenter) and _new(digest_json(segmenter_origin(experiment)), seen):
+        steps += labeller.public.steps
+        seconds += public_segmenter_seconds(experiment, clock)
     codec = experiment.pretrain.autoencoder
     if codec and _new(digest_json(codec_origin(experiment)), seen):
         steps += codec.steps

@@ -85,7 +85,10 @@ def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:
 
 def public_seconds(experiment: Experiment, stage: StageName, clock: Clock) -> float:
     """Pre-training of one stage on the phantom, or of the autoencoder ("autoencoder"), that the cache does not have."""
-    if experiment.pretrain is None or is_pretrained(experiment, stage):
+    if experiment.pretrain is None:
+        return 0.0
+    relearned = stage in DRAWING and experiment.starts_relabelled(stage)  # in each run anew
+    if is_pretrained(experiment, stage) and not relearned:
         return 0.0
     codec, size = experiment.pretrain.autoencoder, experiment.image.generator.autoencoder
     if STAGES[stage].trains_autoencoder:
@@ -96,6 +99,14 @@ def public_seconds(experiment: Experiment, stage: StageName, clock: Clock) -> fl
         return 0.0
     step = clock.training_step(stage, experiment.generator(stage), training)
     return training.rounds * training.local_steps * step
+
+
+def public_segmenter_seconds(experiment: Experiment, clock: Clock) -> float:
+    """Public training of the segmenter that then learns at the sites."""
+    if experiment.segmenter is None:
+        return 0.0
+    config = experiment.segmenter.public
+    return config.steps * clock.segmenter_step(config, experiment.data.size_px)
 
 
 def data_seconds(experiment: Experiment) -> float:

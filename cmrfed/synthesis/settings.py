@@ -12,9 +12,10 @@ PostProcessing = Literal["none", "largest_component"]
 class SynthesisConfig(Section):
     """Sampling of synthetic patients. The range of slices is a public choice, never derived from patients."""
 
-    source: Literal["generators", "phantom"] = "generators"
-    """What the data set is drawn from: the trained generators, or the phantom itself, which hands out simulated
-    patients and nothing that was learned. The other settings but ``patients`` and ``seed`` are of generators."""
+    source: Literal["generators", "phantom", "relabelled"] = "generators"
+    """What the data set is drawn from: the trained generators; the phantom itself, which hands out simulated patients
+    and nothing that was learned; or (relabelled) the phantom's images under the labels of the segmenter that learned at
+    the sites. The other settings but ``patients`` and ``seed`` are of generators."""
     patients: int = Field(40, ge=1)
     """Synthetic patients, each at ED and ES."""
     seed: int = 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cmrfed.config.experiment import resolve
+from cmrfed.core.errors import ConfigError
 from cmrfed.core.settings.digests import digested
 from cmrfed.data.cohort import Cohort
 from cmrfed.data.synthetic import NOT_PRIVATE, SIMULATED, SyntheticDataset
@@ -14,6 +15,9 @@ from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.synthesis import draw_dataset
 from cmrfed.pipeline.trained import TrainedRun
 from cmrfed.report.methods import paragraphs
+from cmrfed.segmentation.files import save_segmenter
+from cmrfed.segmentation.segmenter import build_segmenter, segment
+from cmrfed.segmentation.settings import SegmenterConfig
 from cmrfed.synthesis.settings import SynthesisConfig
 from tests.evaluation_world import cohort as hearts
 from tests.run_folder import write_run_folder
@@ -75,6 +79,29 @@ def test_it_may_leave_where_the_generators_may_not(trained):
     [drawn], [learned] = ([r for r in rows if r.startswith(f"| `{n}/`")] for n in ("synthetic", "generators"))
     assert "| yes | simulated patients of the phantom" in drawn
     assert "| no |" in learned
+
+
+def test_under_the_labels_of_a_segmenter_the_claim_is_that_of_the_run(trained, tmp_path):
+    run, _ = trained
+    network = build_segmenter(SegmenterConfig(channels=(4, 8)), 1)
+    save_segmenter(run.run_dir / "generators" / "segmenter", network, channels=(4, 8), size_px=16)
+    run.plan.experiment.synthesis.__dict__["source"] = "relabelled"
+    data = draw_dataset(run, run.run_dir / "synthetic", patients=3, seed=5)
+    cases, phantom = list(data.cases()), Cohort.open(tmp_path / "phantom")
+    assert np.allclose(np.concatenate([case.image for case in cases]), phantom.images[:])
+    masks = np.concatenate([case.mask for case in cases])
+    assert np.array_equal(masks, segment(network, phantom.images[:]))
+    assert not np.array_equal(masks, phantom.masks[:])
+    assert data.manifest.source == "relabelled"
+    assert list(data.manifest.generators) == ["segmenter"]
+    assert data.manifest.privacy == NOT_PRIVATE, "patients have taught the labels"
+    methods = " ".join(p.text for p in paragraphs(run.record.as_json(), []))
+    assert "with the masks that the segmenter of the sites gave them" in methods
+
+
+def test_nothing_can_be_relabelled_without_a_segmenter():
+    with pytest.raises(ConfigError, match=r"synthesis\.source is relabelled, but there is no segmenter"):
+        resolve({"name": "x", "data": {}, "synthesis": {"source": "relabelled"}})
 
 
 def test_the_usual_source_is_in_no_digest():
