@@ -271,6 +271,15 @@ SLOW: Modules = {
         "test_the_mean_is_that_of_whole_replies_up_to_rounding_and_repeats": (6, "two runs of each compression"),
     },
     # --- data ----------------------------------------------------------------------------------------
+    "unit/data/dicom/test_identity.py": {
+        "": (9, "three marked studies: nothing that identifies is written, printed or logged"),
+    },
+    "unit/data/dicom/test_scan.py": {
+        "": (6, "exports that are damaged, copied and packed, each of them prepared"),
+    },
+    "unit/data/dicom/test_real.py": {
+        "": (4, "real scans of two scanners"),
+    },
     "unit/data/sources/test_fuzz.py": {
         "": (7, "hundreds of folders of scans that are odd in every way"),
         "test_a_small_file_that_claims_much_takes_no_memory": (4, "headers that claim what no memory holds"),

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -49,9 +50,14 @@ def stored(image: Image) -> np.ndarray:
 
 
 def _decoded(image: Image, info: Dataset) -> np.ndarray:
+    """The stored values of an image; ``info`` is given the attributes of its pixels."""
     index = 0 if image.frame is None else image.frame
     try:
-        return pixel_array(image.header.path, ds_out=info, index=index)
+        if image.frame is None:
+            return pixel_array(image.header.path, ds_out=info, index=index)
+        whole, found = _frames(image.header.path)
+        info.update(found)
+        return whole[index]
     except (AttributeError, pydicom.errors.InvalidDicomError):  # without file meta information
         data = pydicom.dcmread(image.header.path, force=True)
         implicit = data.original_encoding[0]
@@ -59,6 +65,14 @@ def _decoded(image: Image, info: Dataset) -> np.ndarray:
         info.BitsStored, info.PixelRepresentation = data.BitsStored, data.PixelRepresentation
         array = data.pixel_array
         return array if array.ndim == 2 else array[index]
+
+
+@lru_cache(maxsize=1)
+def _frames(path: Path) -> tuple[np.ndarray, Dataset]:
+    """All frames of an object, whose header is long: it is read once for all of them."""
+    info = Dataset()
+    array = pixel_array(path, ds_out=info)
+    return array[None] if array.ndim == 2 else array, info
 
 
 def _range(info: Dataset) -> tuple[int, int]:

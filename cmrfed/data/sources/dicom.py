@@ -175,7 +175,11 @@ def _patient(tree: Tree, name: str, images: Sequence[Image], segment: Segment | 
             do="give each person an id of its own before the export",
         )
         return RawPatient(name, (), path=place, problem=problem)
-    found, older = _last_usable(_by_study(images))
+    try:
+        found, older = _last_usable(_by_study(images))
+    except (ArithmeticError, LookupError, ValueError) as error:  # headers whose numbers contradict each other
+        problem = DataError("the headers of the study contradict each other", got=type(error).__name__)
+        return RawPatient(name, (), path=place, problem=problem)
     for series, reason in found.left:
         tree.left_out.append(LeftOut(f"{name} {series}", f"series, {reason}"))
     if older:

@@ -191,7 +191,7 @@ def test_a_wrong_external_cohort_shows_before_training(recipe, call, tmp_path):
         ("ledger", "nowhere", "--repair", "because"),
         ("verify", "nowhere"),
         ("prepare", "nowhere", "out", "--source", "acdc"),
-        ("prepare", ".", "out", "--source", "dicom"),
+        ("prepare", ".", "out", "--source", "nrrd"),
         ("run", "nowhere.yaml", "--run-dir", "out"),
         ("phantom", "out", "--patients", "1", "--sites", "2"),
     ],

@@ -161,7 +161,7 @@ def test_unknown_layout_and_source(tmp_path: Path, scans: Path) -> None:
     with pytest.raises(DataError, match=r"no known layout.*acdc"):
         verify(tmp_path)
     with pytest.raises(ConfigError, match="there is no data source"):
-        verify(scans, "dicom")
+        verify(scans, "nrrd")
 
 
 def test_cohort(scans: Path, tmp_path: Path) -> None:
