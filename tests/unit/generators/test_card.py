@@ -70,5 +70,5 @@ def test_the_card_names_every_input_channel_and_promises_no_privacy(codec, tmp_p
     counts = [int(n) for n in re.findall(r"\| (\d+) \|$", card, re.MULTILINE)]
     assert sum(counts) == generator.network.unet.config.in_channels
     assert "this folder promises none" in card
-    assert ("trained on a phantom alone" in card) == (codec == "latent")
+    assert ("trained on public data alone" in card) == (codec == "latent")
     assert card.startswith("---\nlibrary_name: diffusers\n")
