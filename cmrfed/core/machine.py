@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 GIB = 1 << 30
-LEAST_MEMORY, LEAST_DISK = 2 * GIB, 1 * GIB
-"""Bytes below which there is a warning. The demo was measured at a peak of 2.0 GB, in a run folder of 0.35 GB."""
+LEAST_MEMORY, LEAST_DISK = 5 * GIB // 4, 1 * GIB
+"""Bytes below which there is a warning. The demo was measured at a peak of 1.0 GB, in a run folder of 0.35 GB."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 State = Literal["ok", "warning", "absent"]
@@ -105,7 +105,7 @@ def _memory() -> Finding:
         return Finding("memory", "warning", "the system does not say how much there is")
     text = f"{total / GIB:.1f} GiB, {free / GIB:.1f} GiB free"
     if free < LEAST_MEMORY:
-        return Finding("memory", "warning", text, "end other programs: the demo takes about 2 GB, larger recipes more")
+        return Finding("memory", "warning", text, "end other programs: the demo takes about 1 GB, larger recipes more")
     return Finding("memory", "ok", text)
 
 

@@ -22,16 +22,19 @@ COVERS = (
 
 ASSUMED_PATIENTS = 100
 """Of a recipe whose cohort is not there."""
-# Seconds on one core at 64 px, as a run of configs/recipes/demo.yaml took them on a Xeon with bfloat16.
-PHANTOM_S = 0.25
+# Seconds of one core at 64 px, as the steps of configs/recipes/demo.yaml took them (36 patients, 870 slices in all)
+# on a Xeon of 2023. What grows with pixels is in proportion to them.
+PHANTOM_S = 0.4
 """Of each phantom patient: drawn and prepared."""
-JUDGE_S, JUDGE_SLICE_S, SCORE_SLICE_S = 10.0, 0.02, 0.02
+WRITE_SLICE_S = 0.013
+"""Of each slice that is drawn, beside its network: conditions, compression, digests."""
+JUDGE_S, JUDGE_SLICE_S, SCORE_SLICE_S = 6.0, 0.008, 0.008
 """Of judging: once; for each slice of the three sets; for each slice that a segmenter is scored on."""
 RADIOMICS_S = 0.1
 """Of each slice whose radiomics are taken, at any size."""
-REPORT_S = 2.0
+REPORT_S = 0.5
 AUDIT_S = 5.0
-"""Of each private stage."""
+"""Of each private stage, whose network matters little: its images are small."""
 PASSES = 62
 """Evaluations of the network for each slice of a white-box attack, with 8 for each sample of noise."""
 
@@ -57,6 +60,11 @@ def sizes(experiment: Experiment) -> Sizes:
     except CmrfedError:  # the run itself says more
         pass
     return Sizes(patients, slices * (1 - data.holdout), slices * data.holdout)
+
+
+def _area(experiment: Experiment) -> float:
+    """Pixels of a slice over those of one at 64 px."""
+    return (experiment.data.size_px / 64) ** 2
 
 
 # --- a point ------------------------------------------------------------------------------------
@@ -124,15 +132,15 @@ def drawing_seconds(experiment: Experiment, clock: Clock) -> float:
     config = experiment.synthesis
     drawn = config.patients * sum(config.slices)  # two phases of the mean depth
     mask, image = (clock.drawing(experiment.generator(stage), config.precision) for stage in DRAWING)
+    image += WRITE_SLICE_S * _area(experiment)
     return drawn * mask + (drawn + sizes(experiment).holdout) * image
 
 
 def evaluation_seconds(experiment: Experiment, clock: Clock) -> float:
     """All of the evaluation but the training of its networks."""
     config, synthesis, found = experiment.evaluation, experiment.synthesis, sizes(experiment)
-    drawn, area = synthesis.patients * sum(synthesis.slices), (experiment.data.size_px / 64) ** 2
-    sets = (found.train, found.holdout, drawn)
-    seconds = JUDGE_S + JUDGE_SLICE_S * area * sum(sets)
+    sets = (found.train, found.holdout, synthesis.patients * sum(synthesis.slices))
+    seconds = JUDGE_S + JUDGE_SLICE_S * _area(experiment) * sum(sets)
     if importlib.util.find_spec("frd_score"):
         seconds += RADIOMICS_S * sum(min(config.fidelity.frd_slices, slices) for slices in sets)
     if config.attacks.white_box:
@@ -152,7 +160,7 @@ def segmenter_seconds(experiment: Experiment, steps: int, clock: Clock) -> float
     config = experiment.evaluation.segmenter
     if not steps:
         return 0.0
-    scored = SCORE_SLICE_S * sizes(experiment).holdout * (experiment.data.size_px / 64) ** 2
+    scored = SCORE_SLICE_S * sizes(experiment).holdout * _area(experiment)
     return steps * clock.segmenter_step(config, experiment.data.size_px) + steps / config.steps * scored
 
 

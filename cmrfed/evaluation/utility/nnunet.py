@@ -12,7 +12,10 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from cmrfed.evaluation.names import HOLDOUT
 from cmrfed.evaluation.results.catalogue import unavailable, word
 from cmrfed.evaluation.results.result import Findings
 from cmrfed.evaluation.settings import NNUNET, NnunetConfig
-from cmrfed.evaluation.slices import SliceSet
+from cmrfed.evaluation.slices import SliceSet, rows_of
 from cmrfed.evaluation.utility.arms import ARMS, Runs, arms_findings
 from cmrfed.evaluation.utility.contours import Scored
 from cmrfed.evaluation.utility.segmenter import Patients, score_volumes
@@ -56,16 +59,61 @@ def missing() -> str | None:
 
 
 # --- what it is given -----------------------------------------------------------------------------
-def cases_of_cohort(cohort: Cohort) -> list[Case]:
+@dataclass(frozen=True)
+class Cases:
+    """Cases that are read when they are asked for: memory holds one of them.
+
+    Args:
+        readers: What reads each.
+    """
+
+    readers: tuple[Callable[[], Case], ...]
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    def __getitem__(self, number: int) -> Case:
+        return self.readers[number]()
+
+    def __iter__(self) -> Iterator[Case]:
+        return (read() for read in self.readers)
+
+    def __add__(self, others: "Cases") -> "Cases":
+        return Cases(self.readers + others.readers)
+
+
+def cases_of_cohort(cohort: Cohort) -> Cases:
     """All volumes with masks."""
-    return [(np.asarray(v.image, np.float32), v.mask) for v in cohort.iter_volumes() if v.mask is not None]
+
+    def case(patient: int, number: int) -> Case:
+        volume = cohort.volumes(patient)[number]
+        if volume.mask is None:
+            raise AssertionError(f"{volume.patient_id} has no mask")
+        return np.asarray(volume.image, np.float32), volume.mask
+
+    masked = [i for i, record in enumerate(cohort.patients) if record.has_mask]
+    return Cases(tuple(partial(case, i, number) for i in masked for number in range(len(cohort.volumes(i)))))
 
 
-def cases_of_slices(slices: SliceSet) -> list[Case]:
+def cases_of_slices(slices: SliceSet) -> Cases:
     """All cases with masks."""
     chosen = slices.take(slices.has_mask)
-    rows = [np.flatnonzero(chosen.cases == case) for case in np.unique(chosen.cases)]
-    return [(np.asarray(chosen.images[r], np.float32), chosen.masks[r]) for r in rows]
+
+    def case(rows: np.ndarray) -> Case:
+        return np.asarray(chosen.images[rows], np.float32), np.asarray(chosen.masks[rows])
+
+    return Cases(tuple(partial(case, rows) for rows in rows_of(chosen.cases).values()))
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of all volumes with masks of some sets, one after the other, as often as they are asked for."""
+
+    sets: tuple[Patients, ...]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for patients in self.sets:
+            yield from (np.asarray(v.image, np.float32) for v in patients.iter_volumes() if v.mask is not None)
 
 
 def _renumbered(labels: Sequence[Label]) -> np.ndarray:
@@ -75,7 +123,7 @@ def _renumbered(labels: Sequence[Label]) -> np.ndarray:
     return table
 
 
-def _write_cases(folder: Path, cases: Sequence[Case], labels: Sequence[Label]) -> None:
+def _write_cases(folder: Path, cases: Cases, labels: Sequence[Label]) -> None:
     """A raw data set in nnU-Net's layout."""
     table, affine = _renumbered(labels), np.diag([*SPACING[::-1], 1.0])
     for name in ("imagesTr", "labelsTr"):
@@ -90,8 +138,8 @@ def _write_cases(folder: Path, cases: Sequence[Case], labels: Sequence[Label]) -
 
 # --- one training ---------------------------------------------------------------------------------
 def _found(
-    cases: Sequence[Case],
-    images: Sequence[np.ndarray],
+    cases: Cases,
+    images: Iterable[np.ndarray],
     labels: Sequence[Label],
     settings: Mapping[str, Any],
     out: Path,
@@ -99,7 +147,8 @@ def _found(
 ) -> list[np.ndarray]:
     """Train on the cases, or read what was trained on them before, and segment the images (Z, H, W).
 
-    A training that was stopped goes on from nnU-Net's last checkpoint; the trained weights stay in ``out``.
+    A training that was stopped goes on from nnU-Net's last checkpoint; the trained weights stay in ``out``. The images
+    are gone through twice.
 
     Raises:
         EvaluationError: nnU-Net ended without a result.
@@ -117,12 +166,16 @@ def _found(
         _run(here, asked, device)
     with np.load(found) as kept:
         back = np.array([0, *sorted(labels)], np.uint8)
-        return [back[kept[f"arr_{i}"]] for i in range(len(images))]
+        return [back[kept[f"arr_{i}"]] for i in range(len(kept.files))]
 
 
-def _save(path: Path, arrays: Sequence[np.ndarray]) -> None:
+def _save(path: Path, arrays: Iterable[np.ndarray]) -> None:
+    """As `numpy.savez_compressed`, but one array at a time."""
     part = path.with_name(f".{path.name}")
-    np.savez_compressed(part.open("wb"), *arrays)
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, array in enumerate(arrays):
+            with archive.open(f"arr_{number}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
     part.replace(path)
 
 
@@ -161,8 +214,8 @@ def work() -> None:
         for name in ("nnUNet_raw", "nnUNet_preprocessed"):
             shutil.rmtree(here / name, ignore_errors=True)
     with np.load(here / f"asked-{asked}.npz") as kept:
-        images = [kept[f"arr_{i}"] for i in range(len(kept.files))]
-    _save(here / f"found-{asked}.npz", _predicted(here / read_json(trained)["folder"], images, device))
+        images = (kept[f"arr_{i}"] for i in range(len(kept.files)))
+        _save(here / f"found-{asked}.npz", _predicted(here / read_json(trained)["folder"], images, device))
     (here / f"asked-{asked}.npz").unlink()
 
 
@@ -212,13 +265,13 @@ def _trainer(job: Mapping[str, Any], device: torch.device) -> Any:
     return trainer
 
 
-def _predicted(folder: Path, images: Sequence[np.ndarray], device: torch.device) -> list[np.ndarray]:
+def _predicted(folder: Path, images: Iterable[np.ndarray], device: torch.device) -> Iterator[np.ndarray]:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(device=device, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), ("all",))
     about = {"spacing": list(SPACING)}
-    return [predictor.predict_single_npy_array(image[None], about).astype(np.uint8) for image in images]
+    return (predictor.predict_single_npy_array(image[None], about).astype(np.uint8) for image in images)
 
 
 # --- the arms -------------------------------------------------------------------------------------
@@ -257,7 +310,7 @@ def nnunet_utility(
     first, second = cases_of_cohort(real), cases_of_slices(synthetic)
     arms = {"real": first, "synthetic": second, "both": first + second}
     tests: dict[str, Patients] = {HOLDOUT: holdout, **external}
-    images = [np.asarray(v.image, np.float32) for p in tests.values() for v in p.iter_volumes() if v.mask is not None]
+    images = _Images(tuple(tests.values()))
     scores: dict[str, dict[str, Runs]] = {test: {} for test in tests}
     try:
         with track(f"utility, {NNUNET}", len(ARMS)) as bar:

@@ -37,7 +37,7 @@ def test_the_memory_limit_of_a_container_counts(tmp_path: Path, monkeypatch) -> 
     assert (total, free) == (2 * GIB, min(free, GIB))
     memory = by_name(tmp_path)["memory"]
     assert (memory.state, memory.text.split(",")[0]) == ("warning", "2.0 GiB")
-    assert memory.advice == "end other programs: the demo takes about 2 GB, larger recipes more"
+    assert memory.advice == "end other programs: the demo takes about 1 GB, larger recipes more"
 
 
 def test_a_system_without_proc_is_no_error(tmp_path: Path, monkeypatch) -> None:

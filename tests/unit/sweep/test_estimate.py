@@ -10,7 +10,7 @@ from cmrfed.pipeline.training import stage_specs
 from cmrfed.report.results import duration
 from cmrfed.sweep.clock import DRAWN, TOGETHER, Clock
 from cmrfed.sweep.estimate import dry_run, left_to_do, run_seconds, step_seconds
-from cmrfed.sweep.timing import JUDGE_S, JUDGE_SLICE_S, PHANTOM_S, REPORT_S, SCORE_SLICE_S
+from cmrfed.sweep.timing import JUDGE_S, JUDGE_SLICE_S, PHANTOM_S, REPORT_S, SCORE_SLICE_S, WRITE_SLICE_S
 from cmrfed.sweep.work import states
 from tests.support import ROOT
 from tests.sweep_world import BASE, make_sweep
@@ -30,7 +30,8 @@ def rest(experiment, arms):
     drawn, real = experiment.synthesis.patients * 18, 18 * experiment.data.phantom.patients
     area = (experiment.data.size_px / 64) ** 2
     scored = arms * SCORE_SLICE_S * real / 3 * area
-    return JUDGE_S + JUDGE_SLICE_S * area * (real + drawn) + scored + REPORT_S
+    written = WRITE_SLICE_S * area * (drawn + real / 3)
+    return JUDGE_S + JUDGE_SLICE_S * area * (real + drawn) + scored + written + REPORT_S
 
 
 def cells(text, axis="epsilon"):
@@ -100,7 +101,8 @@ def test_a_run_takes_the_time_of_all_its_parts(monkeypatch):
     parts = step_seconds(experiment, Fixed())
     assert list(parts) == [*experiment.stages, "synthesis", "evaluation", "report"], "as run.json, after its data"
     assert parts["mask"] == experiment.sites * experiment.mask.training.rounds * experiment.mask.training.local_steps
-    assert parts["synthesis"] == pytest.approx(1000.0 * (2 * drawn + held_out))
+    written = WRITE_SLICE_S * (drawn + held_out)
+    assert parts["synthesis"] == pytest.approx(1000.0 * (2 * drawn + held_out) + written)
 
 
 def test_what_a_run_folder_has_is_not_counted_again(tmp_path):

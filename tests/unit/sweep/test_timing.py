@@ -8,6 +8,7 @@ from cmrfed.sweep import clock as clocks
 from cmrfed.sweep.clock import DRAWN, MOST_REPEATS, PATIENTS, TOGETHER, Clock
 from cmrfed.sweep.timing import (
     SCORE_SLICE_S,
+    WRITE_SLICE_S,
     drawing_seconds,
     extractor_seconds,
     public_seconds,
@@ -63,7 +64,8 @@ def test_a_private_step_is_its_noise_and_a_gradient_for_each_patient_who_is_expe
 def test_drawing_segmenters_and_public_weights(clock):
     experiment = resolve(put(TREE, LATENT))
     drawn, held_out = 10 * 2 * 8, 9 * 2 * 8 / 3
-    assert drawing_seconds(experiment, clock) == pytest.approx((2 * drawn + held_out) / DRAWN)
+    written = WRITE_SLICE_S * (drawn + held_out) * (16 / 64) ** 2
+    assert drawing_seconds(experiment, clock) == pytest.approx((2 * drawn + held_out) / DRAWN + written)
     scored = SCORE_SLICE_S * held_out * (16 / 64) ** 2
     steps = experiment.evaluation.segmenter.steps
     assert segmenter_seconds(experiment, 2 * steps, clock) == pytest.approx(2 * (steps / TOGETHER + scored))

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cmrfed.data.cohort import Cohort
 from cmrfed.data.labels import Label
 from cmrfed.evaluation.settings import NnunetConfig
 from cmrfed.evaluation.slices import slices_of_cohort
@@ -36,6 +37,29 @@ def test_slices_are_the_cases_that_a_cohort_is(world):
     for (image, mask), (same_image, same_mask) in zip(of_cohort, of_slices, strict=True):
         np.testing.assert_array_equal(image, same_image)
         np.testing.assert_array_equal(mask, same_mask)
+
+
+def test_cases_are_read_one_at_a_time(world, monkeypatch):
+    read = []
+    volumes = Cohort.volumes
+    monkeypatch.setattr(Cohort, "volumes", lambda self, i: read.append(i) or volumes(self, i))
+    cases = cases_of_cohort(world["real"]) + cases_of_slices(world["synthetic"])
+    read.clear()
+    assert len(cases) == 16
+    next(iter(cases))
+    cases[2]
+    assert read == [0, 1]
+
+
+def test_arrays_are_written_as_numpy_does(tmp_path):
+    arrays = [np.arange(6.0, dtype=np.float32).reshape(2, 3).T, np.zeros((0, 4), np.uint8)]
+    module._save(tmp_path / "a.npz", iter(arrays))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    with np.load(tmp_path / "a.npz") as kept:
+        assert kept.files == ["arr_0", "arr_1"]
+        for name, array in zip(kept.files, arrays, strict=True):
+            np.testing.assert_array_equal(kept[name], array)
+            assert kept[name].dtype == array.dtype
 
 
 def test_structures_that_are_not_learned_are_background_and_the_rest_has_no_gaps(tmp_path, world):
