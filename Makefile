@@ -9,6 +9,9 @@ ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	command -v $$p > /dev/null 2>&1 && $$p -c '$(ENOUGH)' > /dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# pip compiles what it installs on one core; this does it on all
+COMPILE := $(BIN)/python -c 'import compileall, sysconfig; \
+	compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)'
 # bytecode is kept, whatever the environment says: else each of the tests' many processes compiles everything again
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest \
 	-n $(WORKERS) --dist worksteal
@@ -65,10 +68,12 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable .
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt $(wildcard requirements-nnunet.txt) | $(BIN)/pip
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(if $(wildcard requirements-nnunet.txt),$(PIP) install --quiet --no-deps --requirement requirements-nnunet.txt)
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(if $(wildcard requirements-nnunet.txt),$(PIP) install --quiet --no-compile --no-deps --requirement requirements-nnunet.txt)
+	$(COMPILE)
 	@touch $(VENV)/.installed $@
