@@ -100,6 +100,9 @@ SLOW: Modules = {
         ),
         "test_plan_says_what_a_target_means_for_each_site": (4, "a search for the noise of each site"),
     },
+    "unit/cli/test_light.py": {
+        "test_heavy_libraries_are_not_loaded[a server and a site train without privacy]": (5, "loads all of training"),
+    },
     "unit/test_encodings.py": {
         "test_the_same_files_are_written_in_every_locale": (19, "three commands in two locales"),
         "test_a_command_speaks_in_a_locale_without_utf_8": (22, "a command in a C locale"),
