@@ -350,7 +350,10 @@ SLOW: Modules = {
     },
     # --- sweeps, figures, study ----------------------------------------------------------------------
     "unit/sweep/test_timing.py": {
-        "test_a_private_step_is_one_gradient_for_each_patient_who_is_expected_in_it": (3, "times private steps"),
+        "test_a_private_step_is_its_noise_and_a_gradient_for_each_patient_who_is_expected_in_it": (
+            3,
+            "times private steps",
+        ),
     },
     "unit/sweep/test_estimate.py": {
         "test_points_steps_and_the_epsilon_of_all": (4, "searches for the noise of all points"),
