@@ -22,7 +22,7 @@ EXTRA = "pip install 'cmrfed[dicom-jpeg]'"
 MOST_VALUES = 1 << 28
 """Largest number of values of one cine: twenty times those of a large one."""
 TILE_PX, MOST_TILES = 192, 36
-"""Side of an image in a picture, and the most images of one."""
+"""Largest side of an image in a picture, and the most images of one."""
 OFF_GRID = 0.25
 """Largest displacement in plane, in pixels, at which a slice counts as lying on the common grid."""
 
@@ -140,7 +140,7 @@ def placing(image: Image, reference: Image) -> tuple[np.ndarray, np.ndarray]:
 
 def sheet_of(images: Sequence[Image]) -> np.ndarray:
     """The images side by side, each in its own range: uint8 (H, W, 3); what cannot be decoded is left black."""
-    tiles = []
+    tiles, side = [], min(TILE_PX, max(max(image.header.shape) for image in images))
     for image in images[:MOST_TILES]:
         try:
             pixels = stored(image)
@@ -148,8 +148,8 @@ def sheet_of(images: Sequence[Image]) -> np.ndarray:
             pixels = np.zeros(image.header.shape, np.float32)
         low, high = np.percentile(pixels, (1, 99))
         shown = 2 * (pixels - low) / max(high - low, 1e-6) - 1
-        part = shown[:: (step := -(-max(pixels.shape) // TILE_PX)), ::step]
-        tile = np.full((TILE_PX, TILE_PX), -1.0)
+        part = shown[:: (step := -(-max(pixels.shape) // side)), ::step]
+        tile = np.full((side, side), -1.0)
         tile[: part.shape[0], : part.shape[1]] = part
         tiles.append(grey(tile))
     return sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)])
