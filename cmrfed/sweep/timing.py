@@ -1,6 +1,7 @@
 """How long the parts of a point will take on this machine, from a few steps of each kind that are timed when asked."""
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cmrfed.data.cohort import Cohort
 from cmrfed.evaluation.features.phantom_cnn import NAME, Recipe, cached
 from cmrfed.federation.server.run import StageSpec
 from cmrfed.generators.stages import DRAWING, STAGES, StageName
+from cmrfed.generators.trainable import weight_layout
 from cmrfed.pipeline.pretrain import cached as is_pretrained
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs
@@ -26,6 +28,8 @@ ASSUMED_PATIENTS = 100
 # on a Xeon of 2023. What grows with pixels is in proportion to them.
 PHANTOM_S = 0.4
 """Of each phantom patient: drawn and prepared."""
+ROUND_S = 0.16
+"""Of each site in a round, beside its steps, for a million weights: messages, digests, states on the disk, averages."""
 WRITE_SLICE_S = 0.013
 """Of each slice that is drawn, beside its network: conditions, compression, digests."""
 JUDGE_S, JUDGE_SLICE_S, SCORE_SLICE_S = 6.0, 0.008, 0.008
@@ -82,13 +86,18 @@ def stage_seconds(experiment: Experiment, clock: Clock) -> dict[str, float]:
 def _stage(experiment: Experiment, spec: StageSpec, clock: Clock) -> float:
     training, private = spec.training, spec.privacy
     steps = experiment.sites * training.rounds * training.local_steps
+    rounds = experiment.sites * training.rounds * ROUND_S * _weights(spec) / 1e6
     if private is None:
-        return steps * clock.training_step(spec.name, spec.generator, training)
+        return rounds + steps * clock.training_step(spec.name, spec.generator, training)
     step, record = clock.private_step(spec.name, spec.generator, training, private)
-    seconds = steps * (step + private.sampling_rate * private.declared_patients * record)
+    seconds = rounds + steps * (step + private.sampling_rate * private.declared_patients * record)
     if private.subspace:  # gradients of simulated patients, anew in every round, once for all sites of a process
         seconds += training.rounds * private.subspace.patients * record
     return seconds
+
+
+def _weights(spec: StageSpec) -> int:
+    return sum(math.prod(shape) for _, shape in weight_layout(spec.name, spec.generator).values())
 
 
 def public_seconds(experiment: Experiment, stage: StageName, clock: Clock) -> float:

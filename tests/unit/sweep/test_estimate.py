@@ -5,12 +5,13 @@ import pytest
 from cmrfed.config.experiment import resolve
 from cmrfed.federation.server.checkpoint import RoundStore
 from cmrfed.federation.server.metrics import RoundMetrics
+from cmrfed.generators.generator import Generator
 from cmrfed.pipeline.privacy.plan import PrivacyPlan
 from cmrfed.pipeline.training import stage_specs
 from cmrfed.report.results import duration
 from cmrfed.sweep.clock import DRAWN, TOGETHER, Clock
 from cmrfed.sweep.estimate import dry_run, left_to_do, run_seconds, step_seconds
-from cmrfed.sweep.timing import JUDGE_S, JUDGE_SLICE_S, PHANTOM_S, REPORT_S, SCORE_SLICE_S, WRITE_SLICE_S
+from cmrfed.sweep.timing import JUDGE_S, JUDGE_SLICE_S, PHANTOM_S, REPORT_S, ROUND_S, SCORE_SLICE_S, WRITE_SLICE_S
 from cmrfed.sweep.work import states
 from tests.support import ROOT
 from tests.sweep_world import BASE, make_sweep
@@ -25,13 +26,20 @@ def every_step_takes_a_minute(monkeypatch, tmp_path):
     monkeypatch.setattr(Clock, "_timed", lambda *_: 60.0)
 
 
+def round_seconds(experiment, stage):
+    """Of all sites in all rounds of a stage, beside their steps."""
+    size = sum(p.numel() for p in Generator(experiment.generator(stage)).network.parameters())
+    return experiment.sites * experiment.training(stage).rounds * ROUND_S * size / 1e6
+
+
 def rest(experiment, arms):
     """What is not timed: as it was measured elsewhere."""
     drawn, real = experiment.synthesis.patients * 18, 18 * experiment.data.phantom.patients
     area = (experiment.data.size_px / 64) ** 2
     scored = arms * SCORE_SLICE_S * real / 3 * area
     written = WRITE_SLICE_S * area * (drawn + real / 3)
-    return JUDGE_S + JUDGE_SLICE_S * area * (real + drawn) + scored + written + REPORT_S
+    rounds = sum(round_seconds(experiment, stage) for stage in experiment.stages)
+    return rounds + JUDGE_S + JUDGE_SLICE_S * area * (real + drawn) + scored + written + REPORT_S
 
 
 def cells(text, axis="epsilon"):
@@ -100,7 +108,8 @@ def test_a_run_takes_the_time_of_all_its_parts(monkeypatch):
     assert run_seconds(experiment, Fixed()) == pytest.approx(data + timed + measured)
     parts = step_seconds(experiment, Fixed())
     assert list(parts) == [*experiment.stages, "synthesis", "evaluation", "report"], "as run.json, after its data"
-    assert parts["mask"] == experiment.sites * experiment.mask.training.rounds * experiment.mask.training.local_steps
+    steps = experiment.sites * experiment.mask.training.rounds * experiment.mask.training.local_steps
+    assert parts["mask"] == pytest.approx(steps + round_seconds(experiment, "mask"))
     written = WRITE_SLICE_S * (drawn + held_out)
     assert parts["synthesis"] == pytest.approx(1000.0 * (2 * drawn + held_out) + written)
 

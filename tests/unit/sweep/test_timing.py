@@ -3,10 +3,12 @@ import pytest
 from cmrfed.config.experiment import put, resolve
 from cmrfed.core.artifacts import digest_json
 from cmrfed.evaluation.features.phantom_cnn import cached
+from cmrfed.generators.generator import Generator
 from cmrfed.pipeline.pretrain import stage_origin
 from cmrfed.sweep import clock as clocks
 from cmrfed.sweep.clock import DRAWN, MOST_REPEATS, PATIENTS, TOGETHER, Clock
 from cmrfed.sweep.timing import (
+    ROUND_S,
     SCORE_SLICE_S,
     WRITE_SLICE_S,
     drawing_seconds,
@@ -44,8 +46,15 @@ def clock():
     return Even(1)
 
 
+def round_seconds(experiment):
+    """Of all sites in all rounds, beside their steps."""
+    sizes = [sum(p.numel() for p in Generator(experiment.generator(s)).network.parameters()) for s in ("mask", "image")]
+    return 3 * ROUND_S * (2 * sizes[0] + 3 * sizes[1]) / 1e6
+
+
 def test_steps_at_all_sites_count(clock):
-    assert training_seconds(resolve(TREE), clock) == 3 * (2 + 3) * 5
+    experiment = resolve(TREE)
+    assert training_seconds(experiment, clock) == pytest.approx(3 * (2 + 3) * 5 + round_seconds(experiment))
 
 
 def test_a_private_step_is_its_noise_and_a_gradient_for_each_patient_who_is_expected_in_it(clock):
@@ -55,8 +64,9 @@ def test_a_private_step_is_its_noise_and_a_gradient_for_each_patient_who_is_expe
         "image": {"sampling_rate": 0.2, "noise_multiplicity": 2},
     }
     tree = TREE | {"privacy": privacy | stages, "federation": {"weighting": "equal"}}
-    expected = 3 * (10 * (1 + 0.5 * 10) + 15 * (1 + 0.2 * 10))
-    assert training_seconds(resolve(tree), clock) == pytest.approx(expected)
+    experiment = resolve(tree)
+    expected = 3 * (10 * (1 + 0.5 * 10) + 15 * (1 + 0.2 * 10)) + round_seconds(experiment)
+    assert training_seconds(experiment, clock) == pytest.approx(expected)
     few = put(tree, {"privacy.image.subspace": {"rank": 2, "patients": 6, "scanners": 3, "draws": 2}})
     assert training_seconds(resolve(few), clock) == pytest.approx(expected + 3 * 6)
 
@@ -91,7 +101,7 @@ def test_each_kind_is_timed_once_and_takes_time(monkeypatch):
     monkeypatch.setattr(clocks, "_seconds", lambda step, _: timed.append(step()) or 0.5)
     experiment = resolve(TREE)
     first, second = training_seconds(experiment, clock), training_seconds(experiment, clock)
-    assert first == second == 3 * (2 + 3) * 5 * 0.5
+    assert first == second == pytest.approx(3 * (2 + 3) * 5 * 0.5 + round_seconds(experiment))
     assert len(timed) == 2 * (1 + clocks.REPEATS)
 
 
