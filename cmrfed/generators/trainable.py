@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,9 @@ from cmrfed.core.errors import ConfigError
 from cmrfed.generators.autoencoder import autoencoder_losses, build_autoencoder, save_autoencoder
 from cmrfed.generators.condition import Condition
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.labeller import TrainableSegmenter
 from cmrfed.generators.settings import AutoencoderConfig, GeneratorConfig
 from cmrfed.generators.stages import STAGES, StageName
-
-if TYPE_CHECKING:
-    from cmrfed.generators.labeller import TrainableSegmenter
 
 KL_WEIGHT = 1e-4
 """Of the divergence per latent number where an autoencoder learns at the sites; public training has its own setting."""
@@ -86,7 +84,7 @@ class TrainableAutoencoder(nn.Module):
 
 def make_trainable(
     stage: StageName, config: GeneratorConfig, seed: int = 0, autoencoder: Mapping[str, Tensor] | None = None
-) -> "Generator | TrainableAutoencoder | TrainableSegmenter":
+) -> Generator | TrainableAutoencoder | TrainableSegmenter:
     """What a stage trains, with random weights.
 
     Args:
@@ -98,8 +96,6 @@ def make_trainable(
     if STAGES[stage].trains_autoencoder:
         return TrainableAutoencoder(config, seed)
     if STAGES[stage].trains_segmenter:
-        from cmrfed.generators.labeller import TrainableSegmenter  # MONAI takes seconds to import
-
         return TrainableSegmenter(config, seed)
     return Generator(config, seed, autoencoder)
 

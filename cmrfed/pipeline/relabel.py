@@ -129,7 +129,7 @@ def relabel(experiment: Experiment, start: Path, segmenter: Path, out: Path, *, 
         ``out``.
     """
     work = out.with_name(f".{out.name}")
-    work.mkdir(exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     cohort = _labelled(experiment, segmenter, work / COHORT, cache or cache_folder())
     if (start / CODEC).is_dir() and not (work / CODEC).is_dir():
         with new_folder(work / CODEC) as part:

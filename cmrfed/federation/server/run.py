@@ -29,6 +29,7 @@ from cmrfed.generators.settings import GeneratorConfig
 from cmrfed.generators.stages import STAGES, StageName
 from cmrfed.generators.trainable import make_trainable
 from cmrfed.privacy.settings import PrivateTraining
+from cmrfed.segmentation.files import load_segmenter
 from cmrfed.training.average import moved_average
 from cmrfed.training.settings import TrainingConfig
 
@@ -263,8 +264,6 @@ def _start(stage: StageSpec) -> State:
     if STAGES[stage.name].trains_autoencoder:
         return load_autoencoder(stage.start)
     if STAGES[stage.name].trains_segmenter:
-        from cmrfed.segmentation.files import load_segmenter  # MONAI takes seconds to import
-
         return load_segmenter(stage.start).state_dict()
     return _read_start(stage.start, stage.generator).network.state_dict()
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from flwr.app import Context, RecordDict
@@ -27,6 +27,7 @@ from cmrfed.federation.site.folder import SiteFolder, SiteRecord
 from cmrfed.federation.site.limits import GIB, check_request, rehearse
 from cmrfed.federation.site.timing import remaining
 from cmrfed.generators.generator import Generator
+from cmrfed.generators.labeller import TrainableSegmenter
 from cmrfed.generators.trainable import TrainableAutoencoder, make_trainable
 from cmrfed.privacy.dpsgd.noise import entropy_generator
 from cmrfed.privacy.ledger.ledger import History, PrivacyLedger
@@ -34,9 +35,6 @@ from cmrfed.privacy.ledger.statement import Loss
 from cmrfed.privacy.settings import strict_delta
 from cmrfed.training.loop import LocalResult, LocalTrainer, Trainer, optimizer_state, restore_optimizer
 from cmrfed.training.subspace import FindDirections, public_directions
-
-if TYPE_CHECKING:
-    from cmrfed.generators.labeller import TrainableSegmenter
 
 KEPT_ROUNDS = 2
 _log = logging.getLogger("cmrfed")
@@ -161,7 +159,7 @@ class Site(SiteFolder):
     def _ready(
         self,
         job: StageJob,
-        generator: "Generator | TrainableAutoencoder | TrainableSegmenter",
+        generator: Generator | TrainableAutoencoder | TrainableSegmenter,
         arrays: State,
         previous: State | None,
     ) -> Callable[[], tuple[LocalResult, TrainReply, State]]:
