@@ -212,6 +212,9 @@ SLOW: Modules = {
     "unit/federation/test_labeller.py": {
         "": (30, "whole runs of a recipe with a segmenter: open, private with its audit, and killed"),
     },
+    "unit/pipeline/test_relabel.py": {
+        "": (6, "trains and reads segmenters, and completes public cohorts"),
+    },
     "unit/federation/site/test_private_site.py": {
         "test_an_old_round_with_other_settings_loses_no_answer_and_is_paid_anew": (5, "four private rounds"),
         "test_it_stops_at_the_cap_and_never_beyond": (4, "private rounds up to the cap"),
