@@ -8,6 +8,7 @@ from cmrfed.core.artifacts import write_text
 from cmrfed.core.text import read_text
 from cmrfed.data.synthetic import LearnedFrom
 from cmrfed.generators.backbone import UNet
+from cmrfed.generators.codec import MaskCodec
 from cmrfed.generators.condition import CLASSES, global_planes
 from cmrfed.generators.stages import LABELS, drawn_by
 
@@ -132,7 +133,7 @@ def example(generator: "Generator", network: UNet) -> str:
 
 def _codec(generator: "Generator") -> str:
     """The codec's name in the texts here."""
-    shares = generator.config.codec == "mask" and generator.codec.shrink != 1
+    shares = isinstance(generator.codec, MaskCodec) and generator.codec.shrink != 1
     return "shares" if shares else generator.config.codec
 
 
