@@ -72,7 +72,7 @@ SETS = (
         "https://www.kaggle.com/c/second-annual-data-science-bowl/data",
         "Kaggle and Booz Allen Hamilton, 2015",
         None,
-        "DICOM without masks: choose ED and ES and write them as NIfTI in ACDC's layout, then --source acdc",
+        "DICOM without masks: --source dicom makes a cohort without masks of it",
     ),
     PublicSet(
         "uk-biobank", "UK Biobank, cardiac imaging", "by application", "none with the images",
@@ -80,7 +80,7 @@ SETS = (
         "https://www.ukbiobank.ac.uk/use-our-data/",
         "Petersen et al., JCMR 2016, doi 10.1186/s12968-016-0227-4",
         None,
-        "DICOM: short-axis series to NIfTI in ACDC's layout, then --source acdc. Not public in the sense of "
+        "DICOM without masks: --source dicom makes a cohort without masks of it. Not public in the sense of "
         "pretrain.cohorts: participants are promised that access is controlled",
     ),
 )  # fmt: skip

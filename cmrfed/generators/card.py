@@ -56,7 +56,7 @@ from torch.nn.functional import {interpolate}pixel_shuffle, pixel_unshuffle
 folder = "generators/{stage}"
 unet = UNet2DModel.from_pretrained(folder, subfolder="unet")
 sampler = {sampler}.from_pretrained(folder, subfolder="scheduler"{options})
-sampler.set_timesteps({times})
+{times}
 masks = torch.full((1, {masks}, {size_px}, {size_px}), {fill})  # {fill_words}
 one_hot = (masks[:, :, None] == torch.arange({classes}).view({classes}, 1, 1)).flatten(1, 2).float()
 values = torch.tensor([[1.0, 0.0, -1.0, 1.0, {styles}.0] + [0.0] * {others}])  # ED, at the base, style of site 0
@@ -138,11 +138,13 @@ def _codec(generator: "Generator") -> str:
 
 
 def _times(sampler: Any, steps: int) -> str:
-    """Arguments by which ``set_timesteps`` gives a scheduler the times of ``sampler``."""
+    """Python that gives a scheduler the times of ``sampler``."""
     plain = type(sampler).from_config(sampler.config)
     plain.set_timesteps(steps)
     same = plain.timesteps.tolist() == sampler.timesteps.tolist()
-    return str(steps) if same else f"timesteps={sampler.timesteps.tolist()}"
+    if same:
+        return f"sampler.set_timesteps({steps})"
+    return f"times = {sampler.timesteps.tolist()}\nsampler.set_timesteps(timesteps=times)"
 
 
 def model_card(generator: "Generator") -> str:
