@@ -72,7 +72,7 @@ def _of_field(section: type[Section], name: str, key: str, given: Any) -> Iterat
     if not inner:
         yield Setting(key, takes, _default(field, given), meaning)
         return
-    needed = None if isinstance(default, Section | tuple) else _default(field, None)
+    needed = None if isinstance(default, Section) or (isinstance(default, tuple) and default) else _default(field, None)
     yield Setting(key, takes, needed, meaning)
     start = given if isinstance(given, Section) else default if isinstance(default, Section) else None
     prefix = f"{key}[]." if get_origin(field.annotation) is tuple else f"{key}."
