@@ -12,8 +12,6 @@ from pathlib import Path
 
 from cmrfed.core.errors import CmrfedError, ConfigError, DataError, FederationError, PrivacyError
 from cmrfed.data.cohort import Cohort
-from cmrfed.data.sources import holds_dicom
-from cmrfed.data.sources.walk import walk
 from cmrfed.deploy.approval import Approvals
 from cmrfed.deploy.certificates import days_left, public_key, read_key, read_node_key
 from cmrfed.deploy.inner import nginx_command
@@ -107,6 +105,9 @@ def _data(site: Path) -> str:
     found = SiteFolder.open(site)
     place = found.root / found.record.cohort
     if not (place / "cohort.json").exists():
+        from cmrfed.data.sources import holds_dicom  # readers of scans, which a supervisor does not wait for
+        from cmrfed.data.sources.walk import walk
+
         dicom = place.is_dir() and holds_dicom(walk(place))
         raise DataError(
             f"there is no cohort at {place}", got="DICOM files" if dicom else None,
