@@ -8,7 +8,6 @@ Folder: a kit, or ``identity/`` below the folder of a simulated site::
 Whoever stands between the sites can pass on other keys than they sent, but cannot sign them.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import SSHPrivateKeyTypes
 
-from cmrfed.core.artifacts import read_json, write_bytes
+from cmrfed.core.artifacts import OWNER_ALONE, read_json, write_bytes
 from cmrfed.core.errors import SiteRefused
 from cmrfed.federation.messages import SAFE_NAME
 
@@ -94,23 +94,23 @@ class Identity:
 
 
 def make_identities(roots: Sequence[Path]) -> None:
-    """Give simulated sites keys of their own, and each the public keys of all; keys that are there stay."""
+    """Give simulated sites keys of their own, and each the public keys of all; keys that are there and whole stay."""
     public: dict[str, bytes] = {}
     for root in roots:
-        path = root / _OWN / "node" / "node.key"
-        if not path.is_file():
-            _new_key(path)
-        key = serialization.load_ssh_private_key(path.read_bytes(), None).public_key()
         name = read_json(root / "site.json")["name"]
+        key = _own_key(root / _OWN / "node" / "node.key").public_key()
         public[name] = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b"\n"
     for root in roots:
         for name, data in public.items():
             write_bytes(root / _OWN / "peers" / f"{name}.pub", data)
 
 
-def _new_key(path: Path) -> None:
+def _own_key(path: Path) -> SSHPrivateKeyTypes:
+    """The key in a file, or a new one where there is none, or one that a killed process had only begun to write."""
+    try:
+        return serialization.load_ssh_private_key(path.read_bytes(), None)
+    except (FileNotFoundError, ValueError):
+        key = ec.generate_private_key(ec.SECP384R1())
     formats = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-    with open(handle, "wb") as file:
-        file.write(ec.generate_private_key(ec.SECP384R1()).private_bytes(*formats))
+    write_bytes(path, key.private_bytes(*formats), mode=OWNER_ALONE)
+    return key
