@@ -183,7 +183,7 @@ def run_points(
 
 
 def _queue(points: Sequence[Point], tasks: Sequence["Task"], jobs: int, foretell: Foretell) -> Queue:
-    """The tasks of points with the seconds that are foretold of each, which are said."""
+    """Queue the tasks of points by the estimated seconds of each, and print how long all will take."""
     found = foretell(points, _threads(points[0].experiment, jobs))
     queue = Queue({str(task.log): found[point.name] for task, point in zip(tasks, points, strict=True)}, jobs)
     say(f"About {spoken(queue.left)} for {len(tasks)} points, {min(jobs, len(tasks))} at a time.")
